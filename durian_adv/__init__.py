@@ -1,0 +1,21 @@
+"""Difficulty-aware advantage normalization (Durian) for RL with language models, as pure tensor functions."""
+
+from durian_adv.advantages import combine_advantages, grpo_advantage, shared_std_advantage
+from durian_adv.buckets import quantile_buckets
+from durian_adv.confidence import sequence_confidence
+from durian_adv.durian import DurianComponents, durian_advantage, durian_components
+from durian_adv.entropy import eigen_entropy
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "DurianComponents",
+    "combine_advantages",
+    "durian_advantage",
+    "durian_components",
+    "eigen_entropy",
+    "grpo_advantage",
+    "quantile_buckets",
+    "sequence_confidence",
+    "shared_std_advantage",
+]

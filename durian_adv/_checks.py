@@ -1,0 +1,128 @@
+"""Argument checks: facts that need no tensor value, so they cost nothing and trace.
+
+Every message says the argument's name, what was expected and what came.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import operator
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def tensor(name: str, value: object, *, boolean: bool = False, integer: bool = False) -> Tensor:
+    """Check that ``value`` is a real tensor (``boolean``: only bool, ``integer``: only integers); detach it."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name}: expected a torch.Tensor, got {type(value).__name__}")
+    dtype = value.dtype
+    if boolean and dtype != torch.bool:
+        raise TypeError(f"{name}: expected dtype torch.bool, got {dtype}")
+    if integer and (dtype.is_floating_point or dtype.is_complex or dtype == torch.bool):
+        raise TypeError(f"{name}: expected an integer dtype, got {dtype}")
+    if dtype.is_complex:
+        raise TypeError(f"{name}: expected a real dtype, got {dtype}")
+    return value.detach()
+
+
+def scores(name: str, value: object) -> Tensor:
+    """Check that ``value`` is a real tensor with an order worth the name, so not bool; detach it."""
+    checked = tensor(name, value)
+    if checked.dtype == torch.bool:
+        raise TypeError(f"{name}: expected a floating or integer dtype, got {checked.dtype}")
+    return checked
+
+
+def ndim(name: str, value: Tensor, expected: int, layout: str) -> None:
+    """Check the number of dimensions; ``layout`` names them, as in ``(B, G)``."""
+    if value.ndim != expected:
+        raise ValueError(f"{name}: expected shape {layout}, got {tuple(value.shape)}")
+
+
+def shape(name: str, value: Tensor, expected: Sequence[int], layout: str) -> None:
+    """Check the exact shape; ``layout`` says in letters where it comes from."""
+    if tuple(value.shape) != tuple(expected):
+        raise ValueError(f"{name}: expected shape {layout} = {tuple(expected)}, got {tuple(value.shape)}")
+
+
+def same_device(name: str, value: Tensor, other_name: str, other: Tensor) -> None:
+    """Check that two tensors lie on one device."""
+    if value.device != other.device:
+        raise ValueError(f"{name}: expected device {other.device}, as {other_name}, got {value.device}")
+
+
+def number(name: str, value: object) -> float:
+    """Check for a finite plain number (no bool, no tensor: reading one would wait for its device)."""
+    if isinstance(value, (bool, Tensor)) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name}: expected a number, got {type(value).__name__}")
+    if not -math.inf < value < math.inf:  # math.isfinite does not trace
+        raise ValueError(f"{name}: expected a finite number, got {value}")
+    return float(value)
+
+
+def epsilon(value: object) -> float:
+    """Check ``eps``: a finite number, not negative."""
+    checked = number("eps", value)
+    if checked < 0:
+        raise ValueError(f"eps: expected a number >= 0, got {value}")
+    return checked
+
+
+def correction(value: object) -> int:
+    """Check ``correction``: 0 (population std) or 1 (sample std)."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"correction: expected the integer 0 or 1, got {type(value).__name__}")
+    if value not in (0, 1):
+        raise ValueError(f"correction: expected 0 or 1, got {value}")
+    return value
+
+
+def weights(value: object, count: int) -> tuple[float, ...]:
+    """Check ``weights``: ``count`` finite numbers, none negative."""
+    if isinstance(value, (str, bytes, Tensor)) or not isinstance(value, Sequence):
+        raise TypeError(f"weights: expected a sequence of {count} numbers, got {type(value).__name__}")
+    if len(value) != count:
+        raise ValueError(f"weights: expected {count} numbers, got {len(value)}")
+    checked = tuple(number(f"weights[{i}]", weight) for i, weight in enumerate(value))
+    for i, weight in enumerate(checked):
+        if weight < 0:
+            raise ValueError(f"weights[{i}]: expected a number >= 0, got {weight}")
+    if not sum(checked) < math.inf:
+        raise ValueError(f"weights: expected a finite sum, got {checked}")
+    return checked
+
+
+def levels(name: str, value: object) -> int | tuple[float, ...]:
+    """Check quantiles: a number of buckets, or increasing levels strictly between 0 and 1."""
+    if isinstance(value, (bool, float, str, bytes, Tensor)):
+        raise TypeError(f"{name}: expected an int or a sequence of levels, got {type(value).__name__}")
+    if isinstance(value, Sequence):
+        checked = tuple(number(f"{name}[{i}]", level) for i, level in enumerate(value))
+        if any(not 0 < level < 1 for level in checked):
+            raise ValueError(f"{name}: expected levels in (0, 1), got {checked}")
+        if any(a >= b for a, b in itertools.pairwise(checked)):
+            raise ValueError(f"{name}: expected increasing levels, got {checked}")
+        return checked or 1  # no threshold, one bucket
+    return bucket_count(name, value)
+
+
+def bucket_count(name: str, value: object) -> int:
+    """Check a number of buckets: an integer, at least 1."""
+    if isinstance(value, (bool, Tensor)):
+        raise TypeError(f"{name}: expected an int, got {type(value).__name__}")
+    try:
+        count = operator.index(value)  # type: ignore[arg-type]  # the except branch is for what has no index
+    except TypeError:
+        raise TypeError(f"{name}: expected an int, got {type(value).__name__}") from None
+    if count < 1:
+        raise ValueError(f"{name}: expected at least 1 bucket, got {count}")
+    return count
+
+
+def choice(name: str, value: object, options: Sequence[str]) -> None:
+    """Check a name against the names there are."""
+    if value not in options:
+        raise ValueError(f"{name}: expected one of {', '.join(map(repr, options))}, got {value!r}")

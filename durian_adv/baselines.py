@@ -1,0 +1,105 @@
+"""The estimators Durian is compared with: other choices of centre and scale over the same statistics.
+
+Rewards, ``prompt_index``, ``valid``, ``eps``, ``correction``, results and errors are those of ``grpo_advantage``.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from durian_adv import _checks, statistics
+from durian_adv.advantages import Batch, grpo_advantage, measure, scaled
+
+
+def dr_grpo_advantage(rewards: Tensor, *, prompt_index: Tensor | None = None, valid: Tensor | None = None) -> Tensor:
+    """Dr. GRPO (arXiv 2503.20783): ``r - mean``, the prompt's mean, no scale.
+
+    >>> import torch
+    >>> dr_grpo_advantage(torch.tensor([[1.0, 1.0, 1.0, 0.0]]))
+    tensor([[ 0.2500,  0.2500,  0.2500, -0.7500]])
+    """
+    batch = measure(rewards, prompt_index, valid)
+    return scaled(batch, batch.prompts.unit)
+
+
+def rloo_advantage(rewards: Tensor, *, prompt_index: Tensor | None = None, valid: Tensor | None = None) -> Tensor:
+    """RLOO (arXiv 2402.14740): ``r_i`` minus the mean of the prompt's other rewards, ``(r - mean) n / (n - 1)``.
+
+    >>> import torch
+    >>> rloo_advantage(torch.tensor([[1.0, 1.0, 1.0, 0.0]]))
+    tensor([[ 0.3333,  0.3333,  0.3333, -1.0000]])
+    """
+    batch = measure(rewards, prompt_index, valid)
+    size = batch.prompts.size
+    return scaled(batch, batch.prompts.unit * (size / (size - 1).clamp(min=1)))
+
+
+def batch_std_advantage(
+    rewards: Tensor,
+    *,
+    prompt_index: Tensor | None = None,
+    valid: Tensor | None = None,
+    eps: float = 1e-6,
+    correction: int = 1,
+) -> Tensor:
+    """LitePPO (arXiv 2508.08221), TRL's ``scale_rewards="batch"``: ``(r - mean) / (std of all rewards + eps)``.
+
+    >>> import torch
+    >>> batch_std_advantage(torch.tensor([[1.0, 1.0, 1.0, 0.0], [1.0, 1.0, 0.0, 0.0]]))
+    tensor([[ 0.4830,  0.4830,  0.4830, -1.4491],
+            [ 0.9661,  0.9661, -0.9661, -0.9661]])
+    """
+    eps, correction = _checks.epsilon(eps), _checks.correction(correction)
+    batch = measure(rewards, prompt_index, valid)
+    return _over_the_batch(batch, batch.prompts, eps, correction)
+
+
+def reinforce_plus_plus_baseline_advantage(
+    rewards: Tensor,
+    *,
+    prompt_index: Tensor | None = None,
+    valid: Tensor | None = None,
+    eps: float = 1e-6,
+    correction: int = 1,
+) -> Tensor:
+    """REINFORCE++-baseline (arXiv 2501.03262): ``A' = r - mean``, then ``A' / (std of all A' + eps)``.
+
+    >>> import torch
+    >>> reinforce_plus_plus_baseline_advantage(torch.tensor([[1.0, 0.0], [0.5, 0.5]]))
+    tensor([[ 1.2247, -1.2247],
+            [ 0.0000,  0.0000]])
+    """
+    eps, correction = _checks.epsilon(eps), _checks.correction(correction)
+    batch = measure(rewards, prompt_index, valid)
+    zero = torch.zeros_like(batch.prompts.unit)
+    around_zero = batch.prompts._replace(low=-batch.prompts.unit, high=batch.prompts.unit, middle=zero, mean=zero)
+    return _over_the_batch(batch, around_zero, eps, correction)
+
+
+def reinforce_plus_plus_advantage(
+    rewards: Tensor,
+    *,
+    prompt_index: Tensor | None = None,
+    valid: Tensor | None = None,
+    eps: float = 1e-6,
+    correction: int = 1,
+) -> Tensor:
+    """REINFORCE++ (arXiv 2501.03262): ``(r - mean of all rewards) / (std of all rewards + eps)``.
+
+    The whole batch is one group, so a prompt whose own rewards are all equal has an advantage like any other.
+
+    >>> import torch
+    >>> reinforce_plus_plus_advantage(torch.tensor([[1.0, 1.0], [1.0, 0.0]]))
+    tensor([[ 0.5000,  0.5000],
+            [ 0.5000, -1.5000]])
+    """
+    measure(rewards, prompt_index, valid)  # the same errors as everywhere
+    whole = rewards.reshape(1, -1)
+    mask = None if valid is None else valid.reshape(1, -1)
+    return grpo_advantage(whole, valid=mask, eps=eps, correction=correction).reshape(rewards.shape)
+
+
+def _over_the_batch(batch: Batch, prompts: statistics.Rows, eps: float, correction: int) -> Tensor:
+    shared = statistics.bucket_std(prompts, torch.zeros_like(prompts.has_signal, dtype=torch.int64), 1, correction)
+    return scaled(batch, statistics.inverse(prompts, shared, eps))

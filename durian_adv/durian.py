@@ -1,0 +1,217 @@
+"""Durian: difficulty buckets, shared stds and their weighted sum, from rewards and two difficulty scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from durian_adv import _checks, exact, ragged, statistics
+from durian_adv.advantages import Batch, left_weights, measure, restore, scaled, weighted_sum
+from durian_adv.buckets import bucket_numbers, num_buckets
+
+
+class DurianComponents(NamedTuple):
+    """What ``durian_components`` returns; what belongs to a component that was left out is None.
+
+    The first four have the shape of rewards. The others hold one value a prompt: ``(B,)``, or repeated to ``(N,)`` with
+    ``prompt_index``.
+    """
+
+    advantages: Tensor  # the weighted sum, eq. 20
+    grpo: Tensor  # scaled by the prompt's own std, eq. 2
+    perceptual: Tensor | None  # scaled by the entropy bucket's std, eqs. 11-13
+    reasoning: Tensor | None  # scaled by the confidence bucket's std, eqs. 17-19
+    entropy_bucket: Tensor | None  # int64, eq. 10; one more bucket for prompts without an entropy
+    confidence_bucket: Tensor | None  # int64, eq. 16; one more bucket for prompts without a confidence
+    prompt_std: Tensor
+    perceptual_std: Tensor | None
+    reasoning_std: Tensor | None
+    has_signal: Tensor  # bool: not all valid rewards are equal
+    visual_entropy: Tensor | None  # the score that was bucketed, NaN where there is none
+    confidence: Tensor | None  # likewise, eq. 15
+
+
+class _Component(NamedTuple):
+    """One value a prompt each, or nothing for a component that is left out."""
+
+    factor: Tensor | None = None
+    std: Tensor | None = None
+    bucket: Tensor | None = None
+    score: Tensor | None = None
+
+
+def durian_advantage(
+    rewards: Tensor,
+    *,
+    visual_entropy: Tensor | None = None,
+    confidence: Tensor | None = None,
+    prompt_index: Tensor | None = None,
+    valid: Tensor | None = None,
+    weights: Sequence[float] = (0.1, 0.2, 0.7),
+    entropy_quantiles: int | Sequence[float] = (0.25, 0.75),
+    num_confidence_buckets: int = 12,
+    eps: float = 1e-6,
+    correction: int = 1,
+    process_group: Any = None,
+) -> Tensor:
+    r"""Advantages normalised by difficulty: Durian.
+
+    .. math::
+        A_{s,i} = (r_{s,i} - \operatorname{mean}_i r_{s,\cdot}) \left[
+        \frac{w_0}{\operatorname{std}_i r_{s,\cdot} + \epsilon} + \frac{w_1}{\operatorname{std} R_{a(s)} + \epsilon} +
+        \frac{w_2}{\operatorname{std} R_{u(s)} + \epsilon} \right]
+
+    with :math:`R_{a(s)}` all rewards of the prompts in the same bucket of visual entropy, and :math:`R_{u(s)}` those of
+    the prompts in the same bucket of confidence.
+
+    Args:
+        rewards: ``(B, G)``, or ``(N,)`` with ``prompt_index``; any real dtype. Non-finite rewards are invalid.
+        visual_entropy: ``(B,)``, or ``(N,)`` with ``prompt_index``, from ``eigen_entropy``; NaN: the prompt has no
+            image. None leaves the component out; the other weights are scaled up to the same sum.
+        confidence: ``(B,)`` or ``(B, G)``, or ``(N,)`` with ``prompt_index``, from ``sequence_confidence``; higher is
+            more confident, NaN unknown. A prompt's score is the mean over its valid rollouts that have one (eq. 15).
+            None leaves the component out.
+        prompt_index: ``(N,)`` integers, any values in any order; rollouts of one prompt share a value.
+        valid: bool, the shape of rewards; False where a rollout does not count.
+        weights: of the GRPO, perceptual and reasoning component.
+        entropy_quantiles: levels of the entropy buckets, or their number; boundary values go outwards (eq. 10).
+        num_confidence_buckets: how many equally probable buckets of confidence; boundary values go up (eq. 16).
+        eps: added to every std, in units of rewards; finite and not negative.
+        correction: every std divides by the number of its rewards minus this, 0 or 1.
+        process_group: not implemented yet.
+
+    Returns:
+        The shape of rewards; float64 for float64 rewards, else float32. Exactly 0.0 for invalid rollouts and for
+        prompts without signal; never NaN or infinite.
+
+    Raises:
+        TypeError, ValueError: a wrong dtype, shape, level or number, with the argument's name.
+        NotImplementedError: ``process_group`` is not None.
+
+    Source: Durian (arXiv 2602.21743), eqs. 2 and 10-20.
+
+    >>> import torch
+    >>> rewards = torch.tensor([[1.0, 1, 1, 0], [1, 1, 0, 0], [0, 0, 0, 1], [0, 0, 0, 0]])
+    >>> entropy, confidence = torch.tensor([1.0, 2, 3, 4]), torch.tensor([-3.0, -1, -4, -2])
+    >>> durian_advantage(
+    ...     rewards, visual_entropy=entropy, confidence=confidence, weights=(0.6, 0.2, 0.2), num_confidence_buckets=2
+    ... )
+    tensor([[ 0.4935,  0.4935,  0.4935, -1.4806],
+            [ 0.9289,  0.9289, -0.9289, -0.9289],
+            [-0.4901, -0.4901, -0.4901,  1.4704],
+            [ 0.0000,  0.0000,  0.0000,  0.0000]])
+    """
+    return durian_components(
+        rewards,
+        visual_entropy=visual_entropy,
+        confidence=confidence,
+        prompt_index=prompt_index,
+        valid=valid,
+        weights=weights,
+        entropy_quantiles=entropy_quantiles,
+        num_confidence_buckets=num_confidence_buckets,
+        eps=eps,
+        correction=correction,
+        process_group=process_group,
+    ).advantages
+
+
+def durian_components(
+    rewards: Tensor,
+    *,
+    visual_entropy: Tensor | None = None,
+    confidence: Tensor | None = None,
+    prompt_index: Tensor | None = None,
+    valid: Tensor | None = None,
+    weights: Sequence[float] = (0.1, 0.2, 0.7),
+    entropy_quantiles: int | Sequence[float] = (0.25, 0.75),
+    num_confidence_buckets: int = 12,
+    eps: float = 1e-6,
+    correction: int = 1,
+    process_group: Any = None,
+) -> DurianComponents:
+    """Durian's advantages with everything they are made of.
+
+    Arguments, errors and source are those of ``durian_advantage``, whose result is the first field.
+
+    Returns:
+        ``DurianComponents``: the advantages and their components in the shape of rewards; buckets, stds, signal and
+        scores, one a prompt.
+
+    >>> import torch
+    >>> rewards = torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])
+    >>> components = durian_components(rewards, visual_entropy=torch.tensor([2.0, 1.0, float("nan")]))
+    >>> components.entropy_bucket
+    tensor([2, 0, 3])
+    >>> components.has_signal
+    tensor([ True, False,  True])
+    >>> components.reasoning is None
+    True
+    """
+    if process_group is not None:
+        raise NotImplementedError("process_group: statistics across ranks are not implemented yet; pass None")
+    present = (True, visual_entropy is not None, confidence is not None)
+    scale = left_weights(_checks.weights(weights, 3), present)
+    entropy_levels = _checks.levels("entropy_quantiles", entropy_quantiles)
+    confidence_levels = _checks.bucket_count("num_confidence_buckets", num_confidence_buckets)
+    eps, correction = _checks.epsilon(eps), _checks.correction(correction)
+    batch = measure(rewards, prompt_index, valid)
+
+    def component(score: Tensor, levels: int | tuple[float, ...], boundary: str) -> _Component:
+        bucket = bucket_numbers(score, levels, boundary)
+        shared = statistics.bucket_std(batch.prompts, bucket, num_buckets(levels), correction)
+        factor = statistics.inverse(batch.prompts, shared, eps)
+        return _Component(factor, shared.std * shared.unit, bucket, score)
+
+    own = statistics.own_std(batch.prompts, correction)
+    own_factor = statistics.inverse(batch.prompts, own, eps)
+    perceptual = reasoning = _Component()
+    if visual_entropy is not None:
+        score = _prompt_score("visual_entropy", visual_entropy, batch, rewards, a_rollout=False)
+        perceptual = component(score, entropy_levels, "outer")
+    if confidence is not None:
+        score = _prompt_score("confidence", confidence, batch, rewards, a_rollout=True)
+        reasoning = component(score, confidence_levels, "upper")
+    factors = [f for f in (own_factor, perceptual.factor, reasoning.factor) if f is not None]
+
+    def result(value: Tensor | None) -> Tensor | None:
+        return None if value is None else restore(value, batch)
+
+    return DurianComponents(
+        # all components share the centred rewards, so eq. 20 is taken on the factors
+        advantages=scaled(batch, weighted_sum(factors, scale)),
+        grpo=scaled(batch, own_factor),
+        perceptual=None if perceptual.factor is None else scaled(batch, perceptual.factor),
+        reasoning=None if reasoning.factor is None else scaled(batch, reasoning.factor),
+        entropy_bucket=result(perceptual.bucket),
+        confidence_bucket=result(reasoning.bucket),
+        prompt_std=restore(own.std * own.unit, batch),
+        perceptual_std=result(perceptual.std),
+        reasoning_std=result(reasoning.std),
+        has_signal=restore(batch.prompts.has_signal, batch),
+        visual_entropy=result(perceptual.score),
+        confidence=result(reasoning.score),
+    )
+
+
+def _prompt_score(name: str, scores: Tensor, batch: Batch, rewards: Tensor, *, a_rollout: bool) -> Tensor:
+    """Return one score a prompt (eq. 15): NaN where the prompt has no valid rollout with a score."""
+    scores = _checks.scores(name, scores)
+    _checks.same_device(name, scores, "rewards", rewards)
+    if batch.layout is not None:
+        _checks.shape(name, scores, batch.shape, "(N,)")
+    elif not (a_rollout and scores.ndim == 2):
+        _checks.shape(name, scores, batch.shape[:1], "(B,) or (B, G)" if a_rollout else "(B,)")
+        scores = scores.to(exact.working_dtype(scores.device))
+        return torch.where(batch.prompts.size > 0, scores, torch.nan)
+    else:
+        _checks.shape(name, scores, batch.shape, "(B, G)")
+    scores = scores.to(exact.working_dtype(scores.device))
+    if batch.layout is not None:
+        scores = ragged.pack(scores, batch.layout, torch.nan)
+    if scores.shape != batch.valid.shape:
+        scores = scores.new_full(batch.valid.shape, torch.nan)  # prompts without rollouts
+    return statistics.row_means(scores, batch.valid & ~scores.isnan())

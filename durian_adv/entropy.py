@@ -1,0 +1,158 @@
+"""Eigen-entropy of an image's patch features: how much there is to see."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from einops import pack, unpack
+from torch import Tensor
+
+from durian_adv import _checks, exact
+
+
+def eigen_entropy(
+    features: Tensor,
+    *,
+    mask: Tensor | None = None,
+    lengths: Tensor | Sequence[int] | None = None,
+    normalize: bool = False,
+) -> Tensor:
+    r"""Entropy of the normalised eigenvalues of the covariance of an image's patch features, in nats.
+
+    With :math:`F_c` the ``P x D`` features minus their mean patch and :math:`\lambda_k` the eigenvalues of
+    :math:`F_c F_c^T / (P - 1)`,
+
+    .. math:: H = -\sum_k p_k \log p_k, \qquad p_k = \lambda_k / \sum_j \lambda_j, \qquad 0 \le H \le \log\min(P-1, D)
+
+    ``D x D`` and ``P x P`` covariances have the same nonzero eigenvalues, so the smaller is used. Images are worked
+    through one by one: beyond the input, memory is needed for one image's features and Gram matrix, and an image's
+    entropy depends on its own real patches only, never on its batch or on padding.
+
+    Args:
+        features: ``(..., P, D)``, or ``(sum(lengths), D)`` with ``lengths``.
+        mask: ``(..., P)`` bool or numeric, nonzero where a patch is real. Masked patches influence nothing.
+        lengths: patches of each image, for features packed one image after the other: 1-D integers.
+        normalize: divide by ``log(min(P - 1, D))``, P the real patches: entropies between 0 and 1 that can be compared
+            across image sizes. An image that can have only one nonzero eigenvalue has 0.
+
+    Returns:
+        ``(...)``, or ``(len(lengths),)``; float64 for float64 features, else float32. Exactly 0 for constant features
+        and for a single patch; NaN for an image without a patch or with a non-finite feature in a real patch.
+
+    Raises:
+        TypeError: complex features, or lengths that are not integers.
+        ValueError: wrong shapes; both ``mask`` and ``lengths``; lengths that are negative or do not sum to the rows.
+
+    Source: Durian (arXiv 2602.21743), eqs. 5-9.
+
+    >>> import torch
+    >>> corners = torch.tensor([[1.0, 1], [1, -1], [-1, 1], [-1, -1]])
+    >>> eigen_entropy(corners)  # two equal eigenvalues: log 2
+    tensor(0.6931)
+    >>> eigen_entropy(torch.cat([corners, torch.ones(3, 2)]), lengths=[4, 3])  # the second image is constant
+    tensor([0.6931, 0.0000])
+    """
+    features = _checks.tensor("features", features)
+    if not isinstance(normalize, bool):
+        raise TypeError(f"normalize: expected a bool, got {type(normalize).__name__}")
+    if mask is not None and lengths is not None:
+        raise ValueError("mask: expected None together with lengths (packed features have no padding), got a mask")
+    if not features.is_floating_point():
+        features = features.float()
+    if lengths is not None:
+        _checks.ndim("features", features, 2, "(sum(lengths), D) with lengths")
+        packed: Tensor = packed_entropy(features, _lengths(lengths), normalize)
+        return packed
+    if features.ndim < 2:
+        raise ValueError(f"features: expected shape (..., P, D), got {tuple(features.shape)}")
+    if mask is not None:
+        mask = _checks.tensor("mask", mask)
+        _checks.shape("mask", mask, features.shape[:-1], "(..., P)")
+        _checks.same_device("mask", mask, "features", features)
+    padded: Tensor = padded_entropy(features, mask, normalize)
+    return padded
+
+
+def _lengths(lengths: object) -> Tensor:
+    if isinstance(lengths, Tensor):
+        checked = _checks.tensor("lengths", lengths, integer=True)
+    elif isinstance(lengths, Sequence) and not isinstance(lengths, (str, bytes)):
+        if any(isinstance(n, bool) or not isinstance(n, int) for n in lengths):
+            raise TypeError(f"lengths: expected integers, got {lengths}")
+        checked = torch.tensor(list(lengths), dtype=torch.int64)
+    else:
+        raise TypeError(f"lengths: expected a 1-D tensor or a sequence of integers, got {type(lengths).__name__}")
+    _checks.ndim("lengths", checked, 1, "(images,)")
+    return checked
+
+
+def _padded_entropy(features: Tensor, mask: Tensor | None, normalize: bool) -> Tensor:
+    images, leading = pack([features], "* p d")
+    if mask is None:
+        entropies = _stack([_image_entropy(image, normalize) for image in images], features)
+    else:
+        real, _ = pack([mask != 0], "* p")
+        entropies = _stack([_image_entropy(i[m], normalize) for i, m in zip(images, real, strict=True)], features)
+    return unpack(entropies, leading, "*")[0].clone()  # an operator returns no view
+
+
+def _packed_entropy(features: Tensor, lengths: Tensor, normalize: bool) -> Tensor:
+    sizes: list[int] = lengths.tolist()
+    if any(size < 0 for size in sizes):
+        raise ValueError(f"lengths: expected no negative length, got {min(sizes)}")
+    if sum(sizes) != len(features):
+        raise ValueError(f"lengths: expected a sum of {len(features)}, the rows of features, got {sum(sizes)}")
+    return _stack([_image_entropy(image, normalize) for image in torch.split(features, sizes)], features)
+
+
+# As custom operators they are one node to torch.compile, which could not trace a loop over a changing number of images,
+# data-dependent sizes and an eigensolver that checks its result on the host.
+padded_entropy = torch.library.custom_op("durian_adv::padded_entropy", _padded_entropy, mutates_args=())
+packed_entropy = torch.library.custom_op("durian_adv::packed_entropy", _packed_entropy, mutates_args=())
+
+
+@padded_entropy.register_fake
+def _(features: Tensor, mask: Tensor | None, normalize: bool) -> Tensor:
+    return features.new_empty(features.shape[:-2], dtype=exact.result_dtype(features.dtype))
+
+
+@packed_entropy.register_fake
+def _(features: Tensor, lengths: Tensor, normalize: bool) -> Tensor:
+    return features.new_empty(lengths.shape, dtype=exact.result_dtype(features.dtype))
+
+
+def _stack(entropies: list[Tensor], like: Tensor) -> Tensor:
+    dtype = exact.result_dtype(like.dtype)
+    return torch.stack(entropies).to(dtype) if entropies else like.new_empty(0, dtype=dtype)
+
+
+def _image_entropy(patches: Tensor, normalize: bool) -> Tensor:
+    """Entropy of one image: ``patches (P, D)``, all real."""
+    num_patches, num_features = patches.shape
+    patches = patches.to(exact.result_dtype(patches.dtype))
+    if num_patches == 0 or not bool(patches.isfinite().all()):
+        return torch.full((), torch.nan, dtype=torch.float64, device=patches.device)
+    rank = min(num_patches - 1, num_features)
+    if rank <= 1:
+        # at most one nonzero eigenvalue
+        return torch.zeros((), dtype=torch.float64, device=patches.device)
+    # the first patch before the mean: equal patches become exactly 0, which a rounded mean would not make them
+    largest = patches.abs().amax()
+    patches = patches * torch.where(largest > 1, 0.5, 1.0)  # exact where it matters, and no difference overflows
+    centred = patches - patches[0]
+    centred = centred / _nonzero(centred.abs().amax())
+    centred = centred - centred.mean(0)
+    gram = centred @ centred.T if num_patches <= num_features else centred.T @ centred
+    gram = gram / _nonzero(gram.trace())
+    p = torch.linalg.eigvalsh(gram).double()
+    p = p / _nonzero(p.sum())
+    # Rounding spreads eigenvalues that are zero evenly around it. Continued oddly, -p log|p| lets them cancel;
+    # clamped at zero they would add up to 7e-5 nats in float32.
+    entropy: Tensor = (0.0 - torch.special.xlogy(p, p.abs()).sum()).clamp(0.0, math.log(rank))
+    return entropy / math.log(rank) if normalize else entropy
+
+
+def _nonzero(value: Tensor) -> Tensor:
+    return torch.where(value > 0, value, 1.0)
