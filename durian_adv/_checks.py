@@ -28,14 +28,6 @@ def tensor(name: str, value: object, *, boolean: bool = False, integer: bool = F
     return value.detach()
 
 
-def scores(name: str, value: object) -> Tensor:
-    """Check that ``value`` is a real tensor with an order worth the name, so not bool; detach it."""
-    checked = tensor(name, value)
-    if checked.dtype == torch.bool:
-        raise TypeError(f"{name}: expected a floating or integer dtype, got {checked.dtype}")
-    return checked
-
-
 def ndim(name: str, value: Tensor, expected: int, layout: str) -> None:
     """Check the number of dimensions; ``layout`` names them, as in ``(B, G)``."""
     if value.ndim != expected:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from durian_adv import _checks, exact, ragged, statistics
-from durian_adv.buckets import dense_numbers
+from durian_adv.buckets import small_numbers
 
 
 class Batch(NamedTuple):
@@ -22,22 +22,28 @@ class Batch(NamedTuple):
     dtype: torch.dtype  # of the results
 
 
-def measure(rewards: Tensor, prompt_index: Tensor | None, valid: Tensor | None) -> Batch:
-    """Check rewards in either form and measure each prompt's; non-finite rewards become invalid."""
-    rewards = _checks.tensor("rewards", rewards)
+def check_rewards(rewards: Tensor, prompt_index: Tensor | None, valid: Tensor | None) -> None:
+    """Check rewards in either form and what has their shape."""
+    _checks.tensor("rewards", rewards)
     if prompt_index is None:
         _checks.ndim("rewards", rewards, 2, "(B, G), or (N,) with prompt_index")
     else:
         _checks.ndim("rewards", rewards, 1, "(N,) with prompt_index")
-        prompt_index = _checks.tensor("prompt_index", prompt_index, integer=True)
+        _checks.tensor("prompt_index", prompt_index, integer=True)
         _checks.shape("prompt_index", prompt_index, rewards.shape, "(N,)")
         _checks.same_device("prompt_index", prompt_index, "rewards", rewards)
+    if valid is not None:
+        _checks.tensor("valid", valid, boolean=True)
+        _checks.shape("valid", valid, rewards.shape, "rewards.shape")
+        _checks.same_device("valid", valid, "rewards", rewards)
+
+
+def measure(rewards: Tensor, prompt_index: Tensor | None, valid: Tensor | None) -> Batch:
+    """Measure each prompt's rewards, which have been checked; non-finite rewards become invalid."""
+    rewards = rewards.detach()
     values = rewards.to(exact.working_dtype(rewards.device))
     usable = values.isfinite()
     if valid is not None:
-        valid = _checks.tensor("valid", valid, boolean=True)
-        _checks.shape("valid", valid, rewards.shape, "rewards.shape")
-        _checks.same_device("valid", valid, "rewards", rewards)
         usable = usable & valid
     layout = None if prompt_index is None else ragged.layout(prompt_index)
     if layout is not None:
@@ -97,6 +103,7 @@ def grpo_advantage(
             [ 0.0000,  0.0000,  0.0000,  0.0000]])
     """
     eps, correction = _checks.epsilon(eps), _checks.correction(correction)
+    check_rewards(rewards, prompt_index, valid)
     batch = measure(rewards, prompt_index, valid)
     own = statistics.own_std(batch.prompts, correction)
     return scaled(batch, statistics.inverse(batch.prompts, own, eps))
@@ -143,19 +150,20 @@ def shared_std_advantage(
             [ 0.9661,  0.9661, -0.9661, -0.9661]])
     """
     eps, correction = _checks.epsilon(eps), _checks.correction(correction)
+    check_rewards(rewards, prompt_index, valid)
     buckets = _checks.tensor("buckets", buckets, integer=True)
-    batch = measure(rewards, prompt_index, valid)
-    if batch.layout is None:
-        _checks.shape("buckets", buckets, batch.shape[:1], "(B,)")
+    if prompt_index is None:
+        _checks.shape("buckets", buckets, rewards.shape[:1], "(B,)")
     else:
-        _checks.shape("buckets", buckets, batch.shape, "(N,)")
+        _checks.shape("buckets", buckets, rewards.shape, "(N,)")
     _checks.same_device("buckets", buckets, "rewards", rewards)
+    batch = measure(rewards, prompt_index, valid)
     labels = buckets.long()
     if batch.layout is not None:
         lowest = torch.iinfo(torch.int64).min
-        packed = ragged.pack(labels, batch.layout, lowest)
-        labels = torch.where(batch.valid, packed, lowest).amax(1) if len(packed) else packed[:, 0]
-    shared = statistics.bucket_std(batch.prompts, dense_numbers(labels), len(labels), correction)
+        counted = torch.where(ragged.unpack(batch.valid, batch.layout), labels, lowest)
+        labels = labels.new_full(batch.valid.shape[:1], lowest).scatter_reduce(0, batch.layout.row, counted, "amax")
+    shared = statistics.bucket_std(batch.prompts, small_numbers(labels), len(labels), correction)
     return scaled(batch, statistics.inverse(batch.prompts, shared, eps))
 
 

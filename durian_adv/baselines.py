@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from durian_adv import _checks, statistics
-from durian_adv.advantages import Batch, grpo_advantage, measure, scaled
+from durian_adv.advantages import Batch, check_rewards, grpo_advantage, measure, scaled
 
 
 def dr_grpo_advantage(rewards: Tensor, *, prompt_index: Tensor | None = None, valid: Tensor | None = None) -> Tensor:
@@ -19,6 +19,7 @@ def dr_grpo_advantage(rewards: Tensor, *, prompt_index: Tensor | None = None, va
     >>> dr_grpo_advantage(torch.tensor([[1.0, 1.0, 1.0, 0.0]]))
     tensor([[ 0.2500,  0.2500,  0.2500, -0.7500]])
     """
+    check_rewards(rewards, prompt_index, valid)
     batch = measure(rewards, prompt_index, valid)
     return scaled(batch, batch.prompts.unit)
 
@@ -30,8 +31,9 @@ def rloo_advantage(rewards: Tensor, *, prompt_index: Tensor | None = None, valid
     >>> rloo_advantage(torch.tensor([[1.0, 1.0, 1.0, 0.0]]))
     tensor([[ 0.3333,  0.3333,  0.3333, -1.0000]])
     """
+    check_rewards(rewards, prompt_index, valid)
     batch = measure(rewards, prompt_index, valid)
-    size = batch.prompts.size
+    size = batch.prompts.size.to(batch.prompts.unit.dtype)
     return scaled(batch, batch.prompts.unit * (size / (size - 1).clamp(min=1)))
 
 
@@ -51,6 +53,7 @@ def batch_std_advantage(
             [ 0.9661,  0.9661, -0.9661, -0.9661]])
     """
     eps, correction = _checks.epsilon(eps), _checks.correction(correction)
+    check_rewards(rewards, prompt_index, valid)
     batch = measure(rewards, prompt_index, valid)
     return _over_the_batch(batch, batch.prompts, eps, correction)
 
@@ -71,6 +74,7 @@ def reinforce_plus_plus_baseline_advantage(
             [ 0.0000,  0.0000]])
     """
     eps, correction = _checks.epsilon(eps), _checks.correction(correction)
+    check_rewards(rewards, prompt_index, valid)
     batch = measure(rewards, prompt_index, valid)
     zero = torch.zeros_like(batch.prompts.unit)
     around_zero = batch.prompts._replace(low=-batch.prompts.unit, high=batch.prompts.unit, middle=zero, mean=zero)
@@ -94,7 +98,7 @@ def reinforce_plus_plus_advantage(
     tensor([[ 0.5000,  0.5000],
             [ 0.5000, -1.5000]])
     """
-    measure(rewards, prompt_index, valid)  # the same errors as everywhere
+    check_rewards(rewards, prompt_index, valid)
     whole = rewards.reshape(1, -1)
     mask = None if valid is None else valid.reshape(1, -1)
     return grpo_advantage(whole, valid=mask, eps=eps, correction=correction).reshape(rewards.shape)

@@ -33,7 +33,7 @@ def quantile_buckets(
     interpolated value: only ranks decide, and no rounding moves a score.
 
     Args:
-        scores: ``(B,)``, floating or integer. Infinite scores are ordered as usual. NaN scores share one bucket of
+        scores: ``(B,)``, any real dtype. Infinite scores are ordered as usual. NaN scores share one bucket of
             their own, numbered after the others, and do not move the quantiles.
         quantiles: a number b of equally probable buckets (levels k/b, positions exactly ``k (n - 1) / b``), or
             increasing levels in (0, 1).
@@ -54,7 +54,7 @@ def quantile_buckets(
     >>> quantile_buckets(torch.tensor([-3.0, -1.0, float("nan"), -4.0, -2.0]), 2)
     tensor([0, 1, 2, 0, 1])
     """
-    scores = _checks.scores("scores", scores)
+    scores = _checks.tensor("scores", scores)
     _checks.ndim("scores", scores, 1, "(B,)")
     levels = _checks.levels("quantiles", quantiles)
     _checks.choice("boundary", boundary, _BOUNDARIES)
@@ -70,9 +70,8 @@ def bucket_numbers(scores: Tensor, levels: int | tuple[float, ...], boundary: st
     """Compute ``quantile_buckets`` for arguments that have been checked."""
     if len(scores) == 0:
         return torch.zeros_like(scores, dtype=torch.int64)
-    # exact, and what sorting and searching support on all devices
-    if scores.dtype in (torch.float16, torch.bfloat16):
-        scores = scores.float()
+    if scores.dtype in (torch.bool, torch.float16, torch.bfloat16):
+        scores = scores.float()  # exact, and can be searched on all devices
     missing = scores.isnan()
     last = (~missing).sum().clamp(min=1) - 1  # NaN sorts last: the order statistics are 0..last
     if isinstance(levels, int):
@@ -96,8 +95,6 @@ def bucket_numbers(scores: Tensor, levels: int | tuple[float, ...], boundary: st
     return torch.where(missing, num_buckets(levels) - 1, bucket)
 
 
-def dense_numbers(labels: Tensor) -> Tensor:
-    """Renumber arbitrary integer ``labels (B,)`` to ``0..B-1``, equal numbers for equal labels, with static shapes."""
-    ordered, order = labels.sort()
-    changed = torch.nn.functional.pad((ordered[1:] != ordered[:-1]).long(), (1, 0))
-    return torch.empty_like(order).scatter(0, order, changed.cumsum(0))
+def small_numbers(labels: Tensor) -> Tensor:
+    """Renumber arbitrary integer ``labels (B,)`` within ``0..B-1``: by how many labels are smaller."""
+    return torch.searchsorted(labels.sort().values, labels.contiguous())

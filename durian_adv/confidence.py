@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from durian_adv import _checks, exact
 
 _REDUCTIONS = ("sum", "mean")
+_BLOCK = 2**18  # tokens: a few MB, which stay in a cache
 
 
 def sequence_confidence(
@@ -23,7 +25,7 @@ def sequence_confidence(
     is the sum, its text speaks of an average.
 
     Args:
-        logprobs: ``(..., T)``, floating, in nats. Minus infinity is a value like others.
+        logprobs: ``(..., T)`` in nats, any real dtype. Minus infinity is a value like others.
         mask: ``(..., T)``, bool or numeric, nonzero where a token counts; None where all do. Masked tokens influence
             nothing, whatever is in them.
         reduction: ``"sum"`` or ``"mean"`` over the tokens that count.
@@ -32,7 +34,7 @@ def sequence_confidence(
         ``(...)``: float64 for float64 log-probabilities, else float32. NaN for a response without a token.
 
     Raises:
-        TypeError: log-probabilities that are not floating, a complex mask.
+        TypeError: complex log-probabilities or mask.
         ValueError: a scalar, a mask of another shape or device, an unknown reduction.
 
     Source: Durian (arXiv 2602.21743), eq. 14. The printed equation lost its logarithm.
@@ -46,22 +48,38 @@ def sequence_confidence(
     tensor([-1.5000, -1.0000])
     """
     logprobs = _checks.tensor("logprobs", logprobs)
-    if not logprobs.is_floating_point():
-        raise TypeError(f"logprobs: expected a floating dtype, got {logprobs.dtype}")
     if logprobs.ndim == 0:
         raise ValueError("logprobs: expected shape (..., T), got ()")
     _checks.choice("reduction", reduction, _REDUCTIONS)
-    dtype = exact.result_dtype(logprobs.dtype)
     if mask is None:
-        total = logprobs.sum(-1, dtype=dtype)
-        count = torch.full_like(total, logprobs.shape[-1])
+        size = torch.full(logprobs.shape[:-1], logprobs.shape[-1], device=logprobs.device)
     else:
         mask = _checks.tensor("mask", mask)
         _checks.shape("mask", mask, logprobs.shape, "logprobs.shape")
         _checks.same_device("mask", mask, "logprobs", logprobs)
-        counted = mask != 0
-        total = torch.where(counted, logprobs, 0.0).sum(-1, dtype=dtype)
-        count = counted.sum(-1)
+        mask = mask != 0
+        size = mask.sum(-1)
+    total = _sums(logprobs, mask)
     if reduction == "mean":
-        total = total / count
-    return torch.where(count > 0, total, torch.nan)
+        total = total / size
+    return torch.where(size > 0, total, torch.nan).to(exact.result_dtype(logprobs.dtype))
+
+
+def _sums(logprobs: Tensor, mask: Tensor | None) -> Tensor:
+    """Sum over the last dimension in the working dtype, block by block: the input is never copied whole.
+
+    Rounded to float32, sums of float64 do not show how far a sequence was padded.
+    """
+    dtype = exact.working_dtype(logprobs.device)
+    if torch.compiler.is_compiling():  # which fuses, and could not trace a loop over a changing number of blocks
+        return _masked(logprobs, mask).sum(-1, dtype=dtype)
+    tokens = rearrange(logprobs, "... t -> (...) t")
+    rows = max(1, _BLOCK // max(1, tokens.shape[1]))
+    blocks = torch.split(tokens, rows)
+    masks = [None] * len(blocks) if mask is None else torch.split(rearrange(mask, "... t -> (...) t"), rows)
+    sums = [_masked(block, m).sum(-1, dtype=dtype) for block, m in zip(blocks, masks, strict=True)]
+    return torch.cat(sums).reshape(logprobs.shape[:-1])
+
+
+def _masked(logprobs: Tensor, mask: Tensor | None) -> Tensor:
+    return logprobs if mask is None else torch.where(mask, logprobs, 0)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from durian_adv import _checks, exact, ragged, statistics
-from durian_adv.advantages import Batch, left_weights, measure, restore, scaled, weighted_sum
+from durian_adv.advantages import Batch, check_rewards, left_weights, measure, restore, scaled, weighted_sum
 from durian_adv.buckets import bucket_numbers, num_buckets
 
 
@@ -158,6 +158,12 @@ def durian_components(
     entropy_levels = _checks.levels("entropy_quantiles", entropy_quantiles)
     confidence_levels = _checks.bucket_count("num_confidence_buckets", num_confidence_buckets)
     eps, correction = _checks.epsilon(eps), _checks.correction(correction)
+    check_rewards(rewards, prompt_index, valid)
+    if visual_entropy is not None:
+        _check_score("visual_entropy", visual_entropy, rewards, "(B,)", rewards.shape[:1])
+    if confidence is not None:
+        a_rollout = isinstance(confidence, Tensor) and confidence.ndim == rewards.ndim
+        _check_score("confidence", confidence, rewards, "(B,) or (B, G)", rewards.shape[: 1 + a_rollout])
     batch = measure(rewards, prompt_index, valid)
 
     def component(score: Tensor, levels: int | tuple[float, ...], boundary: str) -> _Component:
@@ -170,11 +176,9 @@ def durian_components(
     own_factor = statistics.inverse(batch.prompts, own, eps)
     perceptual = reasoning = _Component()
     if visual_entropy is not None:
-        score = _prompt_score("visual_entropy", visual_entropy, batch, rewards, a_rollout=False)
-        perceptual = component(score, entropy_levels, "outer")
+        perceptual = component(_prompt_score(visual_entropy, batch), entropy_levels, "outer")
     if confidence is not None:
-        score = _prompt_score("confidence", confidence, batch, rewards, a_rollout=True)
-        reasoning = component(score, confidence_levels, "upper")
+        reasoning = component(_prompt_score(confidence, batch), confidence_levels, "upper")
     factors = [f for f in (own_factor, perceptual.factor, reasoning.factor) if f is not None]
 
     def result(value: Tensor | None) -> Tensor | None:
@@ -197,21 +201,19 @@ def durian_components(
     )
 
 
-def _prompt_score(name: str, scores: Tensor, batch: Batch, rewards: Tensor, *, a_rollout: bool) -> Tensor:
+def _check_score(name: str, score: Tensor, rewards: Tensor, layout: str, shape: torch.Size) -> None:
+    _checks.tensor(name, score)
+    _checks.shape(name, score, shape, layout if rewards.ndim == 2 else "(N,)")
+    _checks.same_device(name, score, "rewards", rewards)
+
+
+def _prompt_score(scores: Tensor, batch: Batch) -> Tensor:
     """Return one score a prompt (eq. 15): NaN where the prompt has no valid rollout with a score."""
-    scores = _checks.scores(name, scores)
-    _checks.same_device(name, scores, "rewards", rewards)
-    if batch.layout is not None:
-        _checks.shape(name, scores, batch.shape, "(N,)")
-    elif not (a_rollout and scores.ndim == 2):
-        _checks.shape(name, scores, batch.shape[:1], "(B,) or (B, G)" if a_rollout else "(B,)")
-        scores = scores.to(exact.working_dtype(scores.device))
-        return torch.where(batch.prompts.size > 0, scores, torch.nan)
-    else:
-        _checks.shape(name, scores, batch.shape, "(B, G)")
-    scores = scores.to(exact.working_dtype(scores.device))
+    scores = scores.detach().to(exact.working_dtype(scores.device))
     if batch.layout is not None:
         scores = ragged.pack(scores, batch.layout, torch.nan)
-    if scores.shape != batch.valid.shape:
-        scores = scores.new_full(batch.valid.shape, torch.nan)  # prompts without rollouts
+    elif scores.ndim == 1:
+        return torch.where(batch.prompts.size > 0, scores, torch.nan)
+    if scores.shape[1] == 0:
+        return scores.new_full((len(scores),), torch.nan)
     return statistics.row_means(scores, batch.valid & ~scores.isnan())

@@ -6,10 +6,12 @@ import math
 from collections.abc import Sequence
 
 import torch
-from einops import pack, unpack
+from einops import rearrange
 from torch import Tensor
 
 from durian_adv import _checks, exact
+
+_SMALL_SIDE = 64  # up to here everything runs in float64
 
 
 def eigen_entropy(
@@ -63,7 +65,7 @@ def eigen_entropy(
         features = features.float()
     if lengths is not None:
         _checks.ndim("features", features, 2, "(sum(lengths), D) with lengths")
-        packed: Tensor = packed_entropy(features, _lengths(lengths), normalize)
+        packed: Tensor = packed_entropy(features, _lengths(lengths, len(features)), normalize)
         return packed
     if features.ndim < 2:
         raise ValueError(f"features: expected shape (..., P, D), got {tuple(features.shape)}")
@@ -75,35 +77,38 @@ def eigen_entropy(
     return padded
 
 
-def _lengths(lengths: object) -> Tensor:
+def _lengths(lengths: object, rows: int) -> Tensor:
     if isinstance(lengths, Tensor):
         checked = _checks.tensor("lengths", lengths, integer=True)
-    elif isinstance(lengths, Sequence) and not isinstance(lengths, (str, bytes)):
-        if any(isinstance(n, bool) or not isinstance(n, int) for n in lengths):
-            raise TypeError(f"lengths: expected integers, got {lengths}")
-        checked = torch.tensor(list(lengths), dtype=torch.int64)
-    else:
+        _checks.ndim("lengths", checked, 1, "(images,)")
+        return checked
+    if not isinstance(lengths, Sequence) or isinstance(lengths, (str, bytes)):
         raise TypeError(f"lengths: expected a 1-D tensor or a sequence of integers, got {type(lengths).__name__}")
-    _checks.ndim("lengths", checked, 1, "(images,)")
-    return checked
+    if any(isinstance(size, bool) or not isinstance(size, int) for size in lengths):
+        raise TypeError(f"lengths: expected integers, got {lengths}")
+    _check_sizes(lengths, rows)
+    return torch.tensor(lengths, dtype=torch.int64)
+
+
+def _check_sizes(sizes: Sequence[int], rows: int) -> None:
+    if any(size < 0 for size in sizes):
+        raise ValueError(f"lengths: expected no negative length, got {min(sizes)}")
+    if sum(sizes) != rows:
+        raise ValueError(f"lengths: expected a sum of {rows}, the rows of features, got {sum(sizes)}")
 
 
 def _padded_entropy(features: Tensor, mask: Tensor | None, normalize: bool) -> Tensor:
-    images, leading = pack([features], "* p d")
-    if mask is None:
-        entropies = _stack([_image_entropy(image, normalize) for image in images], features)
-    else:
-        real, _ = pack([mask != 0], "* p")
-        entropies = _stack([_image_entropy(i[m], normalize) for i, m in zip(images, real, strict=True)], features)
-    return unpack(entropies, leading, "*")[0].clone()  # an operator returns no view
+    images = list(rearrange(features, "... p d -> (...) p d"))
+    if mask is not None:
+        real = rearrange(mask != 0, "... p -> (...) p")
+        images = [image[patches] for image, patches in zip(images, real, strict=True)]
+    entropies = [_image_entropy(image, normalize) for image in images]
+    return _stack(entropies, features).reshape(features.shape[:-2])
 
 
 def _packed_entropy(features: Tensor, lengths: Tensor, normalize: bool) -> Tensor:
     sizes: list[int] = lengths.tolist()
-    if any(size < 0 for size in sizes):
-        raise ValueError(f"lengths: expected no negative length, got {min(sizes)}")
-    if sum(sizes) != len(features):
-        raise ValueError(f"lengths: expected a sum of {len(features)}, the rows of features, got {sum(sizes)}")
+    _check_sizes(sizes, len(features))
     return _stack([_image_entropy(image, normalize) for image in torch.split(features, sizes)], features)
 
 
@@ -131,7 +136,9 @@ def _stack(entropies: list[Tensor], like: Tensor) -> Tensor:
 def _image_entropy(patches: Tensor, normalize: bool) -> Tensor:
     """Entropy of one image: ``patches (P, D)``, all real."""
     num_patches, num_features = patches.shape
-    patches = patches.to(exact.result_dtype(patches.dtype))
+    # a few eigenvalues do not average their rounding out, and few are cheap
+    small = min(num_patches, num_features) <= _SMALL_SIDE
+    patches = patches.to(exact.working_dtype(patches.device) if small else exact.result_dtype(patches.dtype))
     if num_patches == 0 or not bool(patches.isfinite().all()):
         return torch.full((), torch.nan, dtype=torch.float64, device=patches.device)
     rank = min(num_patches - 1, num_features)

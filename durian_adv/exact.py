@@ -1,8 +1,8 @@
 """Sums that do not depend on the order of their terms, and the number formats everything is computed in.
 
 Floating-point addition is not associative, so an ordinary sum changes its last bits when rollouts are permuted,
-padded or spread over ranks. Terms of size at most one that lie on a fixed binary grid add up without any rounding;
-a sum without rounding is associative. Each term is therefore split over two grids, and each half is summed exactly.
+padded or spread over ranks. Terms of limited size that lie on a fixed binary grid add up without any rounding; a sum
+without rounding is associative. Each term is therefore split over two grids, and each half is summed exactly.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 
 # For each working dtype the two magic numbers M: (x + M) - M rounds x to the grid of M's last bit.
-# float64: grids of 2^-32 and 2^-65, exact up to 2^20 terms. float32: 2^-13 and 2^-27, exact up to 2^10 terms.
+# float64: grids of 2^-31 and 2^-64, exact for sums up to 2^22. float32: 2^-12 and 2^-25, exact for sums up to 2^12.
 _GRIDS = {
-    torch.float64: (1.5 * 2.0 ** (52 - 32), 1.5 * 2.0 ** (52 - 65)),
-    torch.float32: (1.5 * 2.0 ** (23 - 13), 1.5 * 2.0 ** (23 - 27)),
+    torch.float64: (1.5 * 2.0 ** (52 - 31), 1.5 * 2.0 ** (52 - 64)),
+    torch.float32: (1.5 * 2.0 ** (23 - 12), 1.5 * 2.0 ** (23 - 25)),
 }
+# The integer dtype of the same width, and the bits of the exponent.
+_EXPONENTS = {torch.float64: (torch.int64, 0x7FF << 52), torch.float32: (torch.int32, 0xFF << 23)}
 
 
 def working_dtype(device: torch.device) -> torch.dtype:
@@ -34,20 +36,27 @@ def to_result(value: Tensor, dtype: torch.dtype) -> Tensor:
     return value.clamp(-limit, limit).to(dtype)
 
 
+def power_of_two(value: Tensor) -> Tensor:
+    """Return the largest power of two that does not exceed ``value >= 0``; subnormal numbers and 0 as they are."""
+    integer, exponent = _EXPONENTS[value.dtype]
+    power = (value.view(integer) & exponent).view(value.dtype)
+    return torch.where(power > 0, power, value)
+
+
 def split(terms: Tensor) -> tuple[Tensor, Tensor]:
-    """Split terms into two parts, each on a fixed grid; their sum is within 2^-66 of the term (float64)."""
+    """Split terms into two parts, each on a fixed grid; their sum is within 2^-65 of the term (float64)."""
     coarse, fine = _GRIDS[terms.dtype]
     high = (terms + coarse) - coarse
     return high, ((terms - high) + fine) - fine
 
 
 def row_sum(terms: Tensor) -> Tensor:
-    """Sum each row of ``terms (B, G)``, whose sums of absolute values are at most G, to ``(B,)``."""
+    """Sum each row of ``terms (B, G)`` to ``(B,)``; exact while the absolute values sum to at most 2^22 (float64)."""
     high, low = split(terms)
     return high.sum(1) + low.sum(1)
 
 
 def segment_sum(terms: Tensor, segment: Tensor, num_segments: int) -> Tensor:
-    """Sum ``terms (B,)`` within each of ``num_segments`` segments (``segment (B,)``); absolute sums up to 2^20."""
+    """Sum ``terms (B,)`` within each of ``num_segments`` segments, numbered by ``segment (B,)``; exact likewise."""
     halves = torch.stack(split(terms), 1)
     return halves.new_zeros(num_segments, 2).index_add(0, segment, halves).sum(1)

@@ -1,0 +1,104 @@
+"""The command ``durian-adv``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import durian_adv
+from durian_adv.diagnostics import durian_metrics
+
+_SCORES = ("visual_entropy", "confidence")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status: 0, or 2 for input that cannot be used."""
+    options = _parser().parse_args(arguments)
+    try:
+        metrics(options)
+    except (ValueError, TypeError, OSError) as error:
+        print(f"durian-adv {options.command}: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="durian-adv", description=durian_adv.__doc__)
+    parser.add_argument("--version", action="version", version=f"%(prog)s {durian_adv.__version__}")
+    commands = parser.add_subparsers(dest="command", required=True)
+    command = commands.add_parser(
+        "metrics",
+        help="what Durian would do with logged rollouts",
+        description="Read rollouts, one JSON object a line with the keys prompt, reward and, where there, "
+        "visual_entropy, confidence and step; write the metrics of each step, one JSON object a line.",
+    )
+    command.add_argument("log", type=Path, help="a file of JSON lines")
+    command.add_argument("--weights", type=float, nargs=3, default=(0.1, 0.2, 0.7), metavar=("GRPO", "PERC", "REAS"))
+    command.add_argument("--entropy-quantiles", type=float, nargs="+", default=(0.25, 0.75), metavar="LEVEL")
+    command.add_argument("--num-confidence-buckets", type=int, default=12, metavar="N")
+    command.add_argument("--success-threshold", type=float, default=0.5, metavar="REWARD")
+    return parser
+
+
+def metrics(options: argparse.Namespace) -> None:
+    """Print the metrics of each step of a rollout log."""
+    steps: dict[Any, list[dict[str, Any]]] = {}
+    with options.log.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                rollout = _rollout(line, f"{options.log}, line {number}")
+                steps.setdefault(rollout.get("step"), []).append(rollout)
+    if not steps:
+        raise ValueError(f"{options.log}: expected at least one rollout, got none")
+    for step, rollouts in steps.items():
+        numbers: dict[Any, int] = {}
+        prompt_index = torch.tensor([numbers.setdefault(rollout["prompt"], len(numbers)) for rollout in rollouts])
+        rewards = _column(rollouts, "reward")
+        # a score that no rollout of the step has leaves its component out
+        scores = {name: _column(rollouts, name) for name in _SCORES if any(name in rollout for rollout in rollouts)}
+        components = durian_adv.durian_components(
+            rewards,
+            visual_entropy=scores.get("visual_entropy"),
+            confidence=scores.get("confidence"),
+            prompt_index=prompt_index,
+            weights=options.weights,
+            entropy_quantiles=options.entropy_quantiles,
+            num_confidence_buckets=options.num_confidence_buckets,
+        )
+        found = durian_metrics(
+            components, rewards, prompt_index=prompt_index, success_threshold=options.success_threshold
+        )
+        print(json.dumps(({} if step is None else {"step": step}) | found))
+
+
+def _rollout(line: str, where: str) -> dict[str, Any]:
+    try:
+        rollout = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{where}: expected a JSON object, got {line.strip()[:60]!r} ({error})") from None
+    if not isinstance(rollout, dict):
+        raise ValueError(f"{where}: expected a JSON object, got {line.strip()[:60]!r}")
+    for key in ("prompt", "reward"):
+        if key not in rollout:
+            raise ValueError(f"{where}: expected the key {key!r}, got {sorted(rollout)}")
+    for key in ("prompt", "step"):
+        if not isinstance(rollout.get(key), (str, int, float, type(None))) or (
+            key == "prompt" and rollout[key] is None
+        ):
+            raise ValueError(f"{where}: {key}: expected a number or a string, got {rollout[key]!r}")
+    for key in ("reward", *_SCORES):
+        if not isinstance(rollout.get(key), (int, float, type(None))):
+            raise ValueError(f"{where}: {key}: expected a number or null, got {rollout[key]!r}")
+    return rollout
+
+
+def _column(rollouts: list[dict[str, Any]], key: str) -> torch.Tensor:
+    values = [rollout.get(key) for rollout in rollouts]
+    return torch.tensor([math.nan if value is None else float(value) for value in values], dtype=torch.float64)
