@@ -89,10 +89,8 @@ def _rollout(line: str, where: str) -> dict[str, Any]:
         if key not in rollout:
             raise ValueError(f"{where}: expected the key {key!r}, got {sorted(rollout)}")
     for key in ("prompt", "step"):
-        if not isinstance(rollout.get(key), (str, int, float, type(None))) or (
-            key == "prompt" and rollout[key] is None
-        ):
-            raise ValueError(f"{where}: {key}: expected a number or a string, got {rollout[key]!r}")
+        if key in rollout and not isinstance(rollout[key], (str, int)):
+            raise ValueError(f"{where}: {key}: expected an integer or a string, got {rollout[key]!r}")
     for key in ("reward", *_SCORES):
         if not isinstance(rollout.get(key), (int, float, type(None))):
             raise ValueError(f"{where}: {key}: expected a number or null, got {rollout[key]!r}")

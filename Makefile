@@ -1,0 +1,48 @@
+# Every target sets itself up: a Python >= 3.10 and make are all that must be there.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# one thread: the suite's arrays are small, and results must not depend on the machine's cores
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: test demo lint format types unit doctest inductor package nightly clean
+
+test: lint types unit package  ## everything CI runs
+	@echo "all checks passed"
+
+demo: $(VENV)/.installed-demo  ## the paper's training loop in miniature: about 3 minutes
+	$(BIN)/python -m benchmarks.rlvr
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(VENV)/.installed-dev
+	$(BIN)/mypy
+
+unit: $(VENV)/.installed-dev  ## tests, docstring and documentation examples, coverage of 100%
+	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage report
+
+package: $(VENV)/.installed-dev  ## build wheel and sdist, and import each in an environment of its own
+	$(BIN)/python tests/check_package.py
+
+nightly: $(VENV)/.installed-dev  ## the properties, 25 times as many examples
+	HYPOTHESIS_PROFILE=nightly $(BIN)/pytest -m "not inductor" tests
+
+$(VENV)/.installed-dev: pyproject.toml constraints.txt requirements-dev.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --requirement requirements-dev.txt
+	touch $@ $(VENV)/.installed-demo
+
+$(VENV)/.installed-demo: pyproject.toml constraints.txt requirements-demo.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --requirement requirements-demo.txt
+	touch $@
+
+clean:
+	rm -rf $(VENV) dist out .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache

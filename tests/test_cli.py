@@ -1,0 +1,101 @@
+"""The command, run as a user runs it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import durian_adv
+from durian_adv.cli import main
+from durian_adv.diagnostics import durian_metrics
+
+
+def write(path, rollouts):
+    path.write_text("".join(json.dumps(rollout) + "\n" for rollout in rollouts))
+    return str(path)
+
+
+def run(capsys, *arguments):
+    status = main(arguments)
+    return status, *capsys.readouterr()
+
+
+def test_the_installed_command_answers():
+    command = Path(sys.executable).with_name("durian-adv")
+    answer = subprocess.run([command, "--version"], check=True, capture_output=True, text=True)
+    assert answer.stdout.strip() == f"durian-adv {durian_adv.__version__}"
+
+
+def test_metrics_of_a_log_are_those_of_the_library_step_by_step(tmp_path, capsys):
+    generator = torch.Generator().manual_seed(0)
+    rewards = torch.rand(2, 12, generator=generator, dtype=torch.float64).round()
+    scores = torch.rand(2, 12, generator=generator, dtype=torch.float64)
+    log = write(
+        tmp_path / "log.jsonl",
+        [
+            {
+                "step": step,
+                "prompt": f"p{i % 3}",
+                "reward": rewards[step, i].item(),
+                "confidence": scores[step, i].item(),
+            }
+            for i in range(12)
+            for step in range(2)
+        ],
+    )
+    status, out, err = run(capsys, "metrics", log, "--num-confidence-buckets", "2", "--weights", "1", "1", "1")
+    assert (status, err) == (0, "")
+    for step, line in enumerate(out.splitlines()):
+        index = torch.arange(12) % 3
+        parts = durian_adv.durian_components(
+            rewards[step], confidence=scores[step], prompt_index=index, num_confidence_buckets=2, weights=(1, 1, 1)
+        )
+        assert json.loads(line) == {"step": step} | durian_metrics(parts, rewards[step], prompt_index=index)
+
+
+def test_a_null_reward_is_an_invalid_rollout_and_a_null_score_an_unknown_one(tmp_path, capsys):
+    rollouts = [
+        {"prompt": 1, "reward": 1, "visual_entropy": 2.0},
+        {"prompt": 1, "reward": None, "visual_entropy": None},
+        {"prompt": 1, "reward": False},
+    ]
+    status, out, _ = run(capsys, "metrics", write(tmp_path / "log", rollouts))
+    found = json.loads(out)
+    assert status == 0
+    assert "step" not in found
+    assert found["durian/rollouts"] == 2
+    assert found["durian/visual_entropy_mean"] == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("", "expected at least one rollout"),
+        ("\n{]\n", "line 2: expected a JSON object"),
+        ("[1]\n", "line 1: expected a JSON object"),
+        ('{"reward": 1}\n', "line 1: expected the key 'prompt'"),
+        ('{"prompt": 1}\n', "line 1: expected the key 'reward'"),
+        ('{"prompt": null, "reward": 1}\n', "line 1: prompt: expected an integer or a string, got None"),
+        ('{"prompt": 1, "reward": 1, "step": [2]}\n', "line 1: step: expected an integer or a string"),
+        ('{"prompt": 1, "reward": "1"}\n', "line 1: reward: expected a number or null, got '1'"),
+        ('{"prompt": 1, "reward": 1, "confidence": "x"}\n', "line 1: confidence: expected a number or null"),
+    ],
+)
+def test_what_cannot_be_used_is_named_with_its_line(tmp_path, capsys, text, complaint):
+    (tmp_path / "log").write_text(text)
+    status, out, err = run(capsys, "metrics", str(tmp_path / "log"))
+    assert (status, out) == (2, "")
+    assert complaint in err
+
+
+def test_a_missing_file_and_a_bad_option_are_errors_without_a_traceback(tmp_path, capsys):
+    status, _, err = run(capsys, "metrics", str(tmp_path / "none"))
+    assert status == 2
+    assert "No such file" in err
+    log = write(tmp_path / "log", [{"prompt": 1, "reward": 1}])
+    status, _, err = run(capsys, "metrics", log, "--weights", "0", "0", "0")
+    assert status == 2
+    assert "weights: expected a positive sum" in err

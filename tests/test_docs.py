@@ -1,0 +1,49 @@
+"""Every example of the documentation and the README runs, every link leads somewhere."""
+
+import doctest
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+import durian_adv
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = sorted([*ROOT.glob("docs/*.md"), *ROOT.glob("*.md")])
+
+
+def names(pages):
+    return [page.name for page in pages]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=names(PAGES))
+def test_the_examples_of_a_page_give_what_it_says(page):
+    failed, _ = doctest.testfile(str(page), module_relative=False, optionflags=doctest.ELLIPSIS)
+    assert failed == 0
+
+
+@pytest.mark.parametrize("page", PAGES, ids=names(PAGES))
+def test_the_links_of_a_page_lead_to_files(page):
+    for link in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+        assert link.startswith("https://") or (page.parent / link).exists(), link
+
+
+def test_the_paper_index_names_tests_and_functions_that_exist():
+    index = (ROOT / "docs/paper-index.md").read_text()
+    for test in re.findall(r"`(test_\w+\.py)`", index):
+        assert (ROOT / "tests" / test).exists(), test
+    for name in durian_adv.__all__:
+        assert name in index or name == "DurianComponents", name
+
+
+def test_the_first_example_of_the_readme_runs():
+    code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL).group(1)
+    given = {
+        "patch_features": torch.randn(4, 9, 8),
+        "logprobs": -torch.rand(4, 3, 5),
+        "response_mask": torch.ones(4, 3, 5),
+        "rewards": torch.rand(4, 3),
+    }
+    exec(code, given)
+    assert given["advantages"].shape == (4, 3)
