@@ -76,9 +76,7 @@ def reinforce_plus_plus_baseline_advantage(
     eps, correction = _checks.epsilon(eps), _checks.correction(correction)
     check_rewards(rewards, prompt_index, valid)
     batch = measure(rewards, prompt_index, valid)
-    zero = torch.zeros_like(batch.prompts.unit)
-    around_zero = batch.prompts._replace(low=-batch.prompts.unit, high=batch.prompts.unit, middle=zero, mean=zero)
-    return _over_the_batch(batch, around_zero, eps, correction)
+    return _over_the_batch(batch, statistics.around_zero(batch.prompts), eps, correction)
 
 
 def reinforce_plus_plus_advantage(
@@ -105,5 +103,7 @@ def reinforce_plus_plus_advantage(
 
 
 def _over_the_batch(batch: Batch, prompts: statistics.Rows, eps: float, correction: int) -> Tensor:
-    shared = statistics.bucket_std(prompts, torch.zeros_like(prompts.has_signal, dtype=torch.int64), 1, correction)
+    everyone = torch.zeros_like(prompts.has_signal, dtype=torch.int64)
+    # two buckets, the second empty: torch 2.6 compiles a scatter into a single place wrongly
+    shared = statistics.bucket_std(prompts, everyone, 2, correction)
     return scaled(batch, statistics.inverse(prompts, shared, eps))

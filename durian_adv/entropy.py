@@ -98,11 +98,11 @@ def _check_sizes(sizes: Sequence[int], rows: int) -> None:
 
 
 def _padded_entropy(features: Tensor, mask: Tensor | None, normalize: bool) -> Tensor:
-    images = list(rearrange(features, "... p d -> (...) p d"))
-    if mask is not None:
-        real = rearrange(mask != 0, "... p -> (...) p")
-        images = [image[patches] for image, patches in zip(images, real, strict=True)]
-    entropies = [_image_entropy(image, normalize) for image in images]
+    images = rearrange(features, "... p d -> (...) p d")
+    real = None if mask is None else rearrange(mask != 0, "... p -> (...) p")
+    entropies = [
+        _image_entropy(images[i] if real is None else images[i][real[i]], normalize) for i in range(len(images))
+    ]
     return _stack(entropies, features).reshape(features.shape[:-2])
 
 

@@ -73,6 +73,12 @@ def row_means(values: Tensor, valid: Tensor) -> Tensor:
     return torch.where(measured.has_signal, mean, torch.where(measured.size > 0, high, torch.nan))
 
 
+def around_zero(measured: Rows) -> Rows:
+    """Shift every row so that its mean is 0."""
+    size, unit, zero = measured.size, measured.unit, torch.zeros_like(measured.unit)
+    return Rows(size, -unit, unit, measured.has_signal, zero, unit, zero, zero, measured.centred, measured.squares)
+
+
 def own_std(prompts: Rows, correction: int) -> Scale:
     """Return each prompt's own std (eq. 2)."""
     return Scale(_std(prompts.squares, prompts.size, correction), prompts.unit)

@@ -1,0 +1,31 @@
+"""Test settings: Hypothesis profiles, threads."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+from hypothesis import HealthCheck, Phase, settings
+
+_COMMON = {
+    "deadline": None,
+    "print_blob": True,
+    "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large],
+}
+settings.register_profile("ci", max_examples=200, derandomize=True, **_COMMON)
+settings.register_profile("nightly", max_examples=5000, **_COMMON)
+settings.register_profile(  # a first look: few examples, and failures are shown as found
+    "quick", max_examples=30, derandomize=True, phases=[Phase.explicit, Phase.generate], **_COMMON
+)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+torch.set_num_threads(1)  # the arrays are small: a second thread costs more than it saves
+
+
+@pytest.fixture
+def fresh_dynamo():
+    """A compiler that remembers nothing of the tests before."""
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()

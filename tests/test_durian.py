@@ -1,0 +1,332 @@
+"""The whole of Durian (equations 2, 10-13, 15-20) against the reference, and its own rules."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import reference
+import strategies as own
+import torch
+from helpers import COMPONENTS, TOLERANCE, assert_matches, assert_same_bits, dense_cases, result_dtype
+from hypothesis import given
+from hypothesis import strategies as st
+
+from durian_adv import (
+    combine_advantages,
+    durian_advantage,
+    durian_components,
+    grpo_advantage,
+    quantile_buckets,
+    shared_std_advantage,
+)
+
+STDS = ("prompt_std", "perceptual_std", "reasoning_std")
+BUCKETS = ("entropy_bucket", "confidence_bucket")
+
+
+def assert_components_match(parts, expected, dtype):
+    """Every field of the named tuple against the oracle's."""
+    for name in COMPONENTS:
+        if expected[name] is None:
+            assert getattr(parts, name) is None, name
+        else:
+            assert getattr(parts, name).dtype == result_dtype(dtype), name
+            assert_matches(getattr(parts, name), expected[name], where=name)
+    assert parts.has_signal.dtype == torch.bool
+    assert parts.has_signal.tolist() == expected["has_signal"].tolist()
+    for name in BUCKETS:
+        if expected[name] is None:
+            assert getattr(parts, name) is None, name
+        else:
+            assert getattr(parts, name).dtype == torch.int64, name
+            assert getattr(parts, name).tolist() == expected[name].tolist(), name
+    for name in STDS:
+        if expected[name] is None:
+            assert getattr(parts, name) is None, name
+            continue
+        std = getattr(parts, name)
+        assert std.dtype == result_dtype(dtype), name
+        assert std.shape == parts.has_signal.shape, name
+        limit = torch.finfo(std.dtype)
+        wanted = np.minimum(expected[name], limit.max)[expected["has_signal"]]
+        off = np.abs(own.as_numpy(std)[expected["has_signal"]] - wanted)
+        assert (off <= TOLERANCE[std.dtype] * wanted + 4 * limit.smallest_normal * limit.eps).all(), name
+
+
+@given(st.data(), own.dense_batches(dtypes=own.DTYPES), own.durian_options())
+def test_durian_agrees_with_the_reference_on_dense_batches(data, batch, options):
+    scores = data.draw(own.difficulty(batch))
+    parts = durian_components(batch.rewards, valid=batch.valid, **scores, **options)
+    expected = reference.durian(**batch.for_reference, **{k: own.as_numpy(v) for k, v in scores.items()}, **options)
+    assert_components_match(parts, expected, batch.rewards.dtype)
+
+
+@given(st.data(), own.flat_batches(dtypes=own.DTYPES), own.durian_options())
+def test_durian_agrees_with_the_reference_on_ragged_batches(data, batch, options):
+    scores = data.draw(own.difficulty(batch))
+    parts = durian_components(batch.rewards, **batch.kwargs, **scores, **options)
+    expected = reference.durian(**batch.for_reference, **{k: own.as_numpy(v) for k, v in scores.items()}, **options)
+    assert_components_match(parts, expected, batch.rewards.dtype)
+
+
+@given(dense_cases())
+def test_the_advantage_is_the_first_field_of_the_components(case):
+    kwargs = {"visual_entropy": case.entropy, "confidence": case.confidence, "valid": case.batch.valid}
+    parts = durian_components(case.batch.rewards, **kwargs)
+    assert parts[0] is parts.advantages
+    assert_same_bits(durian_advantage(case.batch.rewards, **kwargs), parts.advantages)
+
+
+@given(dense_cases(masked=False))
+def test_durian_is_made_of_the_public_functions(case):
+    rewards = case.batch.rewards
+    score = case.confidence if case.confidence.ndim == 1 else case.entropy.flip(0)
+    parts = durian_components(rewards, visual_entropy=case.entropy, confidence=score)
+    entropy_bucket = quantile_buckets(case.entropy, (0.25, 0.75), boundary="outer")
+    confidence_bucket = quantile_buckets(score, 12)
+    assert_same_bits(parts.entropy_bucket, entropy_bucket)
+    assert_same_bits(parts.confidence_bucket, confidence_bucket)
+    assert_same_bits(parts.grpo, grpo_advantage(rewards))
+    assert_same_bits(parts.perceptual, shared_std_advantage(rewards, entropy_bucket))
+    assert_same_bits(parts.reasoning, shared_std_advantage(rewards, confidence_bucket))
+    both = combine_advantages((parts.grpo, parts.perceptual, parts.reasoning), (0.1, 0.2, 0.7))
+    assert_matches(parts.advantages, own.as_numpy(both))
+
+
+@given(dense_cases(min_prompts=1), own.seeds, own.durian_options())
+def test_only_the_ranks_of_the_scores_matter_bitwise(case, seed, options):
+    rng = np.random.default_rng(seed)
+
+    def relabel(scores):
+        """Another strictly increasing sequence in place of the distinct values."""
+        flat = scores.to(torch.float64).numpy()
+        known = ~np.isnan(flat)
+        values, ranks = np.unique(flat[known], return_inverse=True)
+        steps = np.cumsum(rng.choice((5e-300, 1e-12, 1.0, 1e12), len(values)))
+        fresh = np.unique(np.concatenate([steps, 1e13 + 2 * np.arange(len(values))]))
+        out = flat.copy()
+        out[known] = np.sort(rng.choice(fresh, len(values), replace=False))[ranks]
+        return torch.tensor(out)
+
+    score = case.confidence if case.confidence.ndim == 1 else case.entropy.flip(0)
+    kwargs = {"valid": case.batch.valid, **options}
+    plain = durian_components(case.batch.rewards, visual_entropy=case.entropy, confidence=score, **kwargs)
+    mapped = durian_components(
+        case.batch.rewards, visual_entropy=relabel(case.entropy), confidence=relabel(score), **kwargs
+    )
+    for name in (*COMPONENTS, *BUCKETS, *STDS):
+        assert_same_bits(getattr(mapped, name), getattr(plain, name), name)
+
+
+@given(dense_cases(min_prompts=1))
+def test_monotone_functions_of_the_scores_change_no_bit(case):
+    grid = torch.round(case.entropy.nan_to_num(0.5, 3.0, -3.0) * 8) / 8
+    plain = durian_advantage(case.batch.rewards, visual_entropy=grid, confidence=grid, valid=case.batch.valid)
+    for function in (torch.exp, lambda x: 3 * x - 1e3, lambda x: x**3 + x, torch.sinh):
+        mapped = durian_advantage(
+            case.batch.rewards, visual_entropy=function(grid), confidence=function(grid), valid=case.batch.valid
+        )
+        assert_same_bits(mapped, plain)
+
+
+@given(dense_cases(), st.sampled_from((None, "entropy", "confidence")))
+def test_an_absent_score_leaves_its_component_out_and_the_other_weights_keep_their_sum(case, there):
+    scores = {
+        "visual_entropy": case.entropy if there == "entropy" else None,
+        "confidence": case.confidence if there == "confidence" else None,
+    }
+    parts = durian_components(case.batch.rewards, valid=case.batch.valid, **scores)
+    if there is None:
+        assert_matches(parts.advantages, own.as_numpy(parts.grpo))
+        assert parts.perceptual is None
+        assert parts.reasoning is None
+    else:
+        left, weight = (parts.perceptual, 0.2) if there == "entropy" else (parts.reasoning, 0.7)
+        out = own.as_numpy(parts.grpo) * 0.1 + own.as_numpy(left) * weight
+        assert_matches(parts.advantages, out / (0.1 + weight))
+    absent = {None: (0, 1), "entropy": (1,), "confidence": (0,)}[there]
+    for index in absent:
+        assert getattr(parts, BUCKETS[index]) is None
+        assert getattr(parts, STDS[index + 1]) is None
+        assert getattr(parts, ("perceptual", "reasoning")[index]) is None
+
+
+@given(dense_cases(min_prompts=1), own.seeds)
+def test_rollouts_that_agree_on_a_score_give_exactly_that_score(case, seed):
+    rng = np.random.default_rng(seed)
+    rewards, usable = case.batch.rewards, case.batch.usable()
+    score = torch.tensor(rng.normal(size=case.batch.prompts) / 3)
+    repeated = score[:, None].repeat(1, rewards.shape[1])
+    repeated = torch.where(usable & torch.tensor(rng.random(rewards.shape) < 0.8), repeated, float("nan"))
+    lone = torch.where(torch.isnan(repeated).all(1), float("nan"), score)
+    options = {"valid": case.batch.valid, "num_confidence_buckets": 5}
+    assert_same_bits(
+        durian_advantage(rewards, confidence=repeated, **options),
+        durian_advantage(rewards, confidence=lone, **options),
+    )
+
+
+@given(own.seeds, st.integers(2, 9), st.integers(2, 6))
+def test_prompts_with_the_same_rollout_scores_in_any_order_have_the_same_score(seed, width, prompts):
+    # a sum that depended on its order would break these ties
+    rng = np.random.default_rng(seed)
+    base = rng.normal(size=width) * 10.0 ** rng.uniform(-6, 6, width)
+    confidence = torch.tensor(np.stack([rng.permutation(base) for _ in range(prompts)]))
+    rewards = torch.tensor(rng.integers(0, 2, (prompts, width)).astype(np.float64))
+    bucket = durian_components(rewards, confidence=confidence, num_confidence_buckets=4).confidence_bucket
+    assert len(set(bucket.tolist())) == 1
+
+
+@given(own.seeds, st.integers(2, 12), st.integers(1, 9), st.sampled_from((2, 3, 5, 12)), st.booleans())
+def test_prompts_with_equal_mean_scores_are_in_one_bucket_whatever_the_means_are_made_of(
+    seed, prompts, width, count, ragged
+):
+    # multiples of 1/8: the sums are exact, so equal means are equal floats and no rounding may part them
+    rng = np.random.default_rng(seed)
+    confidence = rng.integers(-3, 4, (prompts, width)) / 8.0
+    valid = rng.random((prompts, width)) < (0.7 if ragged else 1.0)
+    rewards = rng.integers(0, 2, (prompts, width)).astype(np.float64)
+    parts = durian_components(
+        torch.tensor(rewards),
+        confidence=torch.tensor(confidence),
+        valid=torch.tensor(valid),
+        num_confidence_buckets=count,
+    )
+    expected = reference.durian(rewards, None, confidence, valid, num_confidence_buckets=count)
+    assert parts.confidence_bucket.tolist() == expected["confidence_bucket"].tolist()
+    assert_matches(parts.reasoning, expected["reasoning"])
+
+
+def test_the_worked_fixture():
+    rewards = torch.tensor([[1, 1, 1, 0], [1, 1, 0, 0], [0, 0, 0, 1], [0, 0, 0, 0]], dtype=torch.float64)
+    eps = 1e-6
+    parts = durian_components(
+        rewards,
+        visual_entropy=torch.tensor([1.0, 2.0, 3.0, 4.0]),
+        confidence=torch.tensor([-3.0, -1.0, -4.0, -2.0]),
+        weights=(0.6, 0.2, 0.2),
+        num_confidence_buckets=2,
+        eps=eps,
+    )
+
+    def std(successes, n):  # binary rewards
+        m = successes / n
+        return math.sqrt(n / (n - 1) * m * (1 - m))
+
+    assert parts.entropy_bucket.tolist() == [0, 1, 1, 2]
+    assert parts.confidence_bucket.tolist() == [0, 1, 0, 1]
+    assert parts.has_signal.tolist() == [True, True, True, False]
+    prompt = [std(3, 4), std(2, 4), std(1, 4), 0.0]
+    perceptual = [std(3, 4), std(3, 8), std(3, 8), 0.0]
+    reasoning = [std(4, 8), std(2, 8), std(4, 8), std(2, 8)]
+    assert_matches(parts.prompt_std, prompt)
+    assert_matches(parts.perceptual_std, perceptual)
+    assert_matches(parts.reasoning_std, reasoning)
+    assert perceptual[1] == pytest.approx(0.5175492, abs=5e-8)
+    assert reasoning[:2] == pytest.approx([0.5345225, 0.4629100], abs=5e-8)
+
+    centred = rewards.numpy() - np.array([[0.75], [0.5], [0.25], [0.0]])
+    expected = [centred / (np.array(s)[:, None] + eps) for s in (prompt, perceptual, reasoning)]
+    assert_matches(parts.grpo, expected[0])
+    assert_matches(parts.perceptual, expected[1])
+    assert_matches(parts.reasoning, expected[2])
+    assert_matches(parts.advantages, 0.6 * expected[0] + 0.2 * expected[1] + 0.2 * expected[2])
+    paper = [[0.4935] * 3 + [-1.4806], [0.9289] * 2 + [-0.9289] * 2, [-0.4901] * 3 + [1.4704], [0.0] * 4]
+    assert_matches(parts.advantages, paper, 6e-5)
+
+
+def test_the_defaults_are_those_of_the_contract():
+    rng = np.random.default_rng(0)
+    rewards, h, c = (torch.tensor(rng.normal(size=s)) for s in ((40, 8), (40,), (40,)))
+    explicit = durian_advantage(
+        rewards,
+        visual_entropy=h,
+        confidence=c,
+        prompt_index=None,
+        valid=None,
+        weights=(0.1, 0.2, 0.7),
+        entropy_quantiles=(0.25, 0.75),
+        num_confidence_buckets=12,
+        eps=1e-6,
+        correction=1,
+        process_group=None,
+    )
+    assert_same_bits(durian_advantage(rewards, visual_entropy=h, confidence=c), explicit)
+
+
+def test_prompts_without_an_image_share_a_bucket_of_their_own_and_move_no_quantile():
+    nan = float("nan")
+    rewards = torch.tensor([[1.0, 0.0], [2.0, 0.0], [5.0, 0.0], [1.0, 0.0], [9.0, 0.0]], dtype=torch.float64)
+    parts = durian_components(rewards, visual_entropy=torch.tensor([1.0, nan, 2.0, 3.0, nan]), eps=0.0)
+    assert parts.entropy_bucket.tolist() == [0, 3, 1, 2, 3]
+    shared = float(np.std([2.0, 0.0, 9.0, 0.0], ddof=1))
+    assert_matches(parts.perceptual[1], [1.0 / shared, -1.0 / shared])
+    assert_matches(parts.perceptual[4], [4.5 / shared, -4.5 / shared])
+
+
+def test_a_prompt_without_a_valid_rollout_moves_no_quantile():
+    rewards = torch.tensor([[1.0, 0.0], [2.0, 0.0], [5.0, 0.0], [float("nan")] * 2])
+    scores = torch.tensor([1.0, 2.0, 3.0, 1e9])
+    with_it = durian_components(rewards, visual_entropy=scores, confidence=scores, num_confidence_buckets=2)
+    without = durian_components(rewards[:3], visual_entropy=scores[:3], confidence=scores[:3], num_confidence_buckets=2)
+    for name in (*BUCKETS, *COMPONENTS):
+        assert_same_bits(getattr(with_it, name)[:3], getattr(without, name), name)
+    assert not with_it.advantages[3].any()
+
+
+def test_a_no_signal_prompt_still_counts_in_its_bucket():
+    # its raw rewards belong to R_a: equation 11 takes all raw rewards of the bucket
+    rewards = torch.tensor([[1.0, 0.0], [4.0, 4.0]], dtype=torch.float64)
+    parts = durian_components(rewards, visual_entropy=torch.tensor([1.0, 1.0]), eps=0.0)
+    assert_matches(parts.perceptual_std, [np.std([1.0, 0.0, 4.0, 4.0], ddof=1)] * 2)
+
+
+def test_the_bucket_std_is_around_the_bucket_mean_so_between_prompt_variance_counts():
+    rewards = torch.tensor([[0.0, 1.0], [10.0, 11.0]], dtype=torch.float64)
+    advantages = shared_std_advantage(rewards, torch.tensor([0, 0]), eps=0.0)
+    spread = np.std([0.0, 1.0, 10.0, 11.0], ddof=1)
+    assert_matches(advantages, np.array([[-0.5, 0.5], [-0.5, 0.5]]) / spread)
+
+
+@pytest.mark.parametrize("weights", [(0, 0, 1), (0.0, 1.0, 0.0), (1, 0, 0)])
+def test_a_single_weight_picks_a_single_component(weights):
+    rng = np.random.default_rng(1)
+    rewards, h, c = (torch.tensor(rng.normal(size=s)) for s in ((20, 8), (20,), (20,)))
+    parts = durian_components(rewards, visual_entropy=h, confidence=c, weights=weights)
+    chosen = (parts.grpo, parts.perceptual, parts.reasoning)[weights.index(1)]
+    assert_matches(parts.advantages, chosen.numpy())
+
+
+@pytest.mark.parametrize("weights", [(0.0, 0.0, 1.0), (0.0, 1.0, 0.0), (0, 0, 0)])
+def test_weights_that_vanish_on_the_components_left_are_refused(weights):
+    rewards = torch.tensor([[1.0, 0.0]])
+    scores = {"visual_entropy": None, "confidence": None}
+    if weights[1] == 1.0:
+        scores["confidence"] = torch.ones(1)
+    if weights[2] == 1.0:
+        scores["visual_entropy"] = torch.ones(1)
+    with pytest.raises(ValueError, match="weights"):
+        durian_advantage(rewards, weights=weights, **scores)
+
+
+def test_the_flat_form_repeats_the_values_of_a_prompt_to_its_rollouts():
+    index = torch.tensor([7, -1, 7, 7, -1])
+    parts = durian_components(
+        torch.tensor([1.0, 3.0, 0.0, 0.0, 3.0]),
+        prompt_index=index,
+        visual_entropy=torch.tensor([2.0, 1.0, 2.0, 2.0, 1.0]),
+        confidence=torch.tensor([1.0, 5.0, 2.0, 6.0, 5.0]),
+    )
+    assert parts.has_signal.tolist() == [True, False, True, True, False]
+    assert parts.entropy_bucket.tolist() == [2, 0, 2, 2, 0]
+    third = math.sqrt(1 / 3)
+    assert_matches(parts.prompt_std, [third, 0.0, third, third, 0.0])
+
+
+def test_components_are_a_named_tuple_with_the_names_of_the_contract():
+    parts = durian_components(torch.tensor([[1.0, 0.0]]))
+    assert isinstance(parts, tuple)
+    assert {*COMPONENTS, *STDS, *BUCKETS, "has_signal"} <= set(parts._fields)
+    assert parts._fields[0] == "advantages"
