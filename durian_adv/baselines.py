@@ -103,7 +103,7 @@ def reinforce_plus_plus_advantage(
 
 
 def _over_the_batch(batch: Batch, prompts: statistics.Rows, eps: float, correction: int) -> Tensor:
-    everyone = torch.zeros_like(prompts.has_signal, dtype=torch.int64)
-    # two buckets, the second empty: torch 2.6 compiles a scatter into a single place wrongly
+    # bucket 0 for all, in two: torch 2.6 compiles a scatter to a constant index, or into one place, wrongly
+    everyone = (prompts.size < 0).long()
     shared = statistics.bucket_std(prompts, everyone, 2, correction)
     return scaled(batch, statistics.inverse(prompts, shared, eps))
