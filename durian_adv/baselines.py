@@ -5,7 +5,6 @@ Rewards, ``prompt_index``, ``valid``, ``eps``, ``correction``, results and error
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from durian_adv import _checks, statistics
