@@ -89,26 +89,24 @@ def weights(value: object, count: int) -> tuple[float, ...]:
 
 def levels(name: str, value: object) -> int | tuple[float, ...]:
     """Check quantiles: a number of buckets, or increasing levels strictly between 0 and 1."""
-    if isinstance(value, (bool, float, str, bytes, Tensor)):
-        raise TypeError(f"{name}: expected an int or a sequence of levels, got {type(value).__name__}")
-    if isinstance(value, Sequence):
-        checked = tuple(number(f"{name}[{i}]", level) for i, level in enumerate(value))
-        if any(not 0 < level < 1 for level in checked):
-            raise ValueError(f"{name}: expected levels in (0, 1), got {checked}")
-        if any(a >= b for a, b in itertools.pairwise(checked)):
-            raise ValueError(f"{name}: expected increasing levels, got {checked}")
-        return checked or 1  # no threshold, one bucket
-    return bucket_count(name, value)
+    if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
+        return bucket_count(name, value, "an int or a sequence of levels")
+    checked = tuple(number(f"{name}[{i}]", level) for i, level in enumerate(value))
+    if any(not 0 < level < 1 for level in checked):
+        raise ValueError(f"{name}: expected levels in (0, 1), got {checked}")
+    if any(a >= b for a, b in itertools.pairwise(checked)):
+        raise ValueError(f"{name}: expected increasing levels, got {checked}")
+    return checked or 1  # no threshold, one bucket
 
 
-def bucket_count(name: str, value: object) -> int:
+def bucket_count(name: str, value: object, expected: str = "an int") -> int:
     """Check a number of buckets: an integer, at least 1."""
     if isinstance(value, (bool, Tensor)):
-        raise TypeError(f"{name}: expected an int, got {type(value).__name__}")
+        raise TypeError(f"{name}: expected {expected}, got {type(value).__name__}")
     try:
-        count = operator.index(value)  # type: ignore[arg-type]  # the except branch is for what has no index
+        count = operator.index(value)  # type: ignore[arg-type]  # what has no index is told so below
     except TypeError:
-        raise TypeError(f"{name}: expected an int, got {type(value).__name__}") from None
+        raise TypeError(f"{name}: expected {expected}, got {type(value).__name__}") from None
     if count < 1:
         raise ValueError(f"{name}: expected at least 1 bucket, got {count}")
     return count
