@@ -8,10 +8,13 @@ from __future__ import annotations
 import itertools
 import math
 import operator
+import sys
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+_LARGEST = sys.float_info.max
 
 
 def tensor(name: str, value: object, *, boolean: bool = False, integer: bool = False) -> Tensor:
@@ -50,9 +53,19 @@ def number(name: str, value: object) -> float:
     """Check for a finite plain number (no bool, no tensor: reading one would wait for its device)."""
     if isinstance(value, (bool, Tensor)) or not isinstance(value, (int, float)):
         raise TypeError(f"{name}: expected a number, got {type(value).__name__}")
-    if not -math.inf < value < math.inf:  # math.isfinite does not trace
+    if not -_LARGEST <= value <= _LARGEST:  # math.isfinite does not trace
         raise ValueError(f"{name}: expected a finite number, got {value}")
     return float(value)
+
+
+def integer(name: str, value: object, expected: str) -> int:
+    """Check for a plain integer, of Python or NumPy."""
+    if isinstance(value, (bool, Tensor)):
+        raise TypeError(f"{name}: expected {expected}, got {type(value).__name__}")
+    try:
+        return operator.index(value)  # type: ignore[arg-type]  # what has no index is told so below
+    except TypeError:
+        raise TypeError(f"{name}: expected {expected}, got {type(value).__name__}") from None
 
 
 def epsilon(value: object) -> float:
@@ -65,11 +78,10 @@ def epsilon(value: object) -> float:
 
 def correction(value: object) -> int:
     """Check ``correction``: 0 (population std) or 1 (sample std)."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"correction: expected the integer 0 or 1, got {type(value).__name__}")
-    if value not in (0, 1):
-        raise ValueError(f"correction: expected 0 or 1, got {value}")
-    return value
+    checked = integer("correction", value, "the integer 0 or 1")
+    if checked not in (0, 1):
+        raise ValueError(f"correction: expected 0 or 1, got {checked}")
+    return checked
 
 
 def weights(value: object, count: int) -> tuple[float, ...]:
@@ -101,12 +113,7 @@ def levels(name: str, value: object) -> int | tuple[float, ...]:
 
 def bucket_count(name: str, value: object, expected: str = "an int") -> int:
     """Check a number of buckets: an integer, at least 1."""
-    if isinstance(value, (bool, Tensor)):
-        raise TypeError(f"{name}: expected {expected}, got {type(value).__name__}")
-    try:
-        count = operator.index(value)  # type: ignore[arg-type]  # what has no index is told so below
-    except TypeError:
-        raise TypeError(f"{name}: expected {expected}, got {type(value).__name__}") from None
+    count = integer(name, value, expected)
     if count < 1:
         raise ValueError(f"{name}: expected at least 1 bucket, got {count}")
     return count

@@ -56,9 +56,7 @@ def measure(rewards: Tensor, prompt_index: Tensor | None, valid: Tensor | None) 
 
 
 def restore(value: Tensor, batch: Batch) -> Tensor:
-    """Bring a result, ``(B, G)`` or one value a prompt ``(B,)``, into the caller's form and dtype."""
-    if value.is_floating_point():
-        value = exact.to_result(value, batch.dtype)
+    """Bring a result, ``(B, G)`` or one value a prompt ``(B,)``, into the caller's form."""
     if batch.layout is not None:
         return ragged.unpack(value, batch.layout)
     return value[:, : batch.shape[1]] if value.ndim == 2 else value
@@ -66,7 +64,9 @@ def restore(value: Tensor, batch: Batch) -> Tensor:
 
 def scaled(batch: Batch, factor: Tensor) -> Tensor:
     """Return ``centred * factor (B,)`` in the caller's form: every estimator ends here."""
-    return restore(batch.prompts.centred * factor[:, None], batch)
+    largest = torch.finfo(factor.dtype).max
+    factor = factor.clamp(max=largest)  # as 0 * inf is not a number
+    return restore(exact.to_result(batch.prompts.centred * factor[:, None], batch.dtype), batch)
 
 
 def grpo_advantage(
@@ -196,12 +196,13 @@ def combine_advantages(advantages: Sequence[Tensor | None], weights: Sequence[fl
     """
     if isinstance(advantages, Tensor) or not isinstance(advantages, Sequence):
         raise TypeError(f"advantages: expected a sequence of tensors, got {type(advantages).__name__}")
-    present = [_checks.tensor(f"advantages[{i}]", a) for i, a in enumerate(advantages) if a is not None]
+    named = [(f"advantages[{i}]", a) for i, a in enumerate(advantages) if a is not None]
+    present = [_checks.tensor(name, a) for name, a in named]
     if not present:
         raise ValueError(f"advantages: expected at least one tensor, got {len(advantages)} times None")
-    for i, a in enumerate(present[1:], 1):
-        _checks.shape(f"advantages[{i}]", a, present[0].shape, "advantages[0].shape")
-        _checks.same_device(f"advantages[{i}]", a, "advantages[0]", present[0])
+    for name, a in named[1:]:
+        _checks.shape(name, a, present[0].shape, f"{named[0][0]}.shape")
+        _checks.same_device(name, a, named[0][0], present[0])
     scale = left_weights(_checks.weights(weights, len(advantages)), [a is not None for a in advantages])
     dtype = torch.float64 if any(a.dtype == torch.float64 for a in present) else torch.float32
     working = exact.working_dtype(present[0].device)

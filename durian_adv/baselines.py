@@ -14,6 +14,8 @@ from durian_adv.advantages import Batch, check_rewards, grpo_advantage, measure,
 def dr_grpo_advantage(rewards: Tensor, *, prompt_index: Tensor | None = None, valid: Tensor | None = None) -> Tensor:
     """Dr. GRPO (arXiv 2503.20783): ``r - mean``, the prompt's mean, no scale.
 
+    Arguments, shapes, result and errors are those of ``grpo_advantage``.
+
     >>> import torch
     >>> dr_grpo_advantage(torch.tensor([[1.0, 1.0, 1.0, 0.0]]))
     tensor([[ 0.2500,  0.2500,  0.2500, -0.7500]])
@@ -25,6 +27,8 @@ def dr_grpo_advantage(rewards: Tensor, *, prompt_index: Tensor | None = None, va
 
 def rloo_advantage(rewards: Tensor, *, prompt_index: Tensor | None = None, valid: Tensor | None = None) -> Tensor:
     """RLOO (arXiv 2402.14740): ``r_i`` minus the mean of the prompt's other rewards, ``(r - mean) n / (n - 1)``.
+
+    Arguments, shapes, result and errors are those of ``grpo_advantage``.
 
     >>> import torch
     >>> rloo_advantage(torch.tensor([[1.0, 1.0, 1.0, 0.0]]))
@@ -46,6 +50,8 @@ def batch_std_advantage(
 ) -> Tensor:
     """LitePPO (arXiv 2508.08221), TRL's ``scale_rewards="batch"``: ``(r - mean) / (std of all rewards + eps)``.
 
+    Arguments, shapes, result and errors are those of ``grpo_advantage``.
+
     >>> import torch
     >>> batch_std_advantage(torch.tensor([[1.0, 1.0, 1.0, 0.0], [1.0, 1.0, 0.0, 0.0]]))
     tensor([[ 0.4830,  0.4830,  0.4830, -1.4491],
@@ -66,6 +72,8 @@ def reinforce_plus_plus_baseline_advantage(
     correction: int = 1,
 ) -> Tensor:
     """REINFORCE++-baseline (arXiv 2501.03262): ``A' = r - mean``, then ``A' / (std of all A' + eps)``.
+
+    Arguments, shapes, result and errors are those of ``grpo_advantage``.
 
     >>> import torch
     >>> reinforce_plus_plus_baseline_advantage(torch.tensor([[1.0, 0.0], [0.5, 0.5]]))
@@ -89,6 +97,8 @@ def reinforce_plus_plus_advantage(
     """REINFORCE++ (arXiv 2501.03262): ``(r - mean of all rewards) / (std of all rewards + eps)``.
 
     The whole batch is one group, so a prompt whose own rewards are all equal has an advantage like any other.
+
+    Arguments, shapes, result and errors are those of ``grpo_advantage``.
 
     >>> import torch
     >>> reinforce_plus_plus_advantage(torch.tensor([[1.0, 1.0], [1.0, 0.0]]))

@@ -70,8 +70,13 @@ def bucket_numbers(scores: Tensor, levels: int | tuple[float, ...], boundary: st
     """Compute ``quantile_buckets`` for arguments that have been checked."""
     if len(scores) == 0:
         return torch.zeros_like(scores, dtype=torch.int64)
-    if scores.dtype in (torch.bool, torch.float16, torch.bfloat16):
-        scores = scores.float()  # exact, and can be searched on all devices
+    # what can be sorted and searched on all devices; exact but for uint64 beyond 2^53
+    if scores.dtype == torch.uint64:
+        scores = scores.to(exact.working_dtype(scores.device))
+    elif scores.dtype.is_floating_point:
+        scores = scores.float() if scores.itemsize < 4 else scores
+    else:
+        scores = scores.long()
     missing = scores.isnan()
     last = (~missing).sum().clamp(min=1) - 1  # NaN sorts last: the order statistics are 0..last
     if isinstance(levels, int):

@@ -43,6 +43,8 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--weights", type=float, nargs=3, default=(0.1, 0.2, 0.7), metavar=("GRPO", "PERC", "REAS"))
     command.add_argument("--entropy-quantiles", type=float, nargs="+", default=(0.25, 0.75), metavar="LEVEL")
     command.add_argument("--num-confidence-buckets", type=int, default=12, metavar="N")
+    command.add_argument("--eps", type=float, default=1e-6)
+    command.add_argument("--correction", type=int, default=1, choices=(0, 1))
     command.add_argument("--success-threshold", type=float, default=0.5, metavar="REWARD")
     return parser
 
@@ -63,6 +65,10 @@ def metrics(options: argparse.Namespace) -> None:
         rewards = _column(rollouts, "reward")
         # a score that no rollout of the step has leaves its component out
         scores = {name: _column(rollouts, name) for name in _SCORES if any(name in rollout for rollout in rollouts)}
+        for name in _SCORES:
+            if name not in scores:
+                where = "" if step is None else f"step {step}: "
+                print(f"durian-adv metrics: {where}no rollout has {name}, its component is left out", file=sys.stderr)
         components = durian_adv.durian_components(
             rewards,
             visual_entropy=scores.get("visual_entropy"),
@@ -71,6 +77,8 @@ def metrics(options: argparse.Namespace) -> None:
             weights=options.weights,
             entropy_quantiles=options.entropy_quantiles,
             num_confidence_buckets=options.num_confidence_buckets,
+            eps=options.eps,
+            correction=options.correction,
         )
         found = durian_metrics(
             components, rewards, prompt_index=prompt_index, success_threshold=options.success_threshold
@@ -89,11 +97,13 @@ def _rollout(line: str, where: str) -> dict[str, Any]:
         if key not in rollout:
             raise ValueError(f"{where}: expected the key {key!r}, got {sorted(rollout)}")
     for key in ("prompt", "step"):
-        if key in rollout and not isinstance(rollout[key], (str, int)):
+        if key in rollout and (not isinstance(rollout[key], (str, int)) or isinstance(rollout[key], bool)):
             raise ValueError(f"{where}: {key}: expected an integer or a string, got {rollout[key]!r}")
     for key in ("reward", *_SCORES):
         if not isinstance(rollout.get(key), (int, float, type(None))):
             raise ValueError(f"{where}: {key}: expected a number or null, got {rollout[key]!r}")
+        if abs(rollout.get(key) or 0) > sys.float_info.max and isinstance(rollout[key], int):
+            raise ValueError(f"{where}: {key}: expected a number within the range of float64, got one far outside")
     return rollout
 
 

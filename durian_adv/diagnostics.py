@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from durian_adv import _checks, ragged
+from durian_adv import _checks, exact, ragged
 from durian_adv.advantages import check_rewards, measure
 from durian_adv.durian import DurianComponents
 
@@ -32,7 +32,8 @@ def durian_metrics(
     * ``visual_entropy_mean``, ``visual_entropy_std``, ``confidence_mean``, ``confidence_std``: over prompts with a
       finite score; ``visual_entropy_missing_share``, ``confidence_missing_share``: NaN among the prompts;
     * ``entropy_bucket_K_prompts``, ``confidence_bucket_K_prompts``: prompts in bucket K, without those that have no
-      score; ``perceptual_std_K``, ``reasoning_std_K``: the std they share (absent for an empty bucket).
+      score, up to the last bucket that holds one; ``perceptual_std_K``, ``reasoning_std_K``: the std they share
+      (absent for an empty bucket).
 
     What belongs to a component that was left out is absent. Means of nothing are 0. The numbers are taken on the host.
 
@@ -86,7 +87,7 @@ def durian_metrics(
         "extreme_success": extreme_success.sum(),
         "extreme_failure": extreme_failure.sum(),
         "extreme_ratio": _mean(extreme_success | extreme_failure, effective),
-        "moved_from_grpo": moved.norm() / _nonzero(grpo.norm()),
+        "moved_from_grpo": moved.norm() / exact.nonzero(grpo.norm()),
         "cosine_with_grpo": torch.sum(_direction(grpo) * _direction(grpo + moved)),
         "prompt_std_min": _smallest(by_prompt(components.prompt_std), effective),
         "prompt_std_mean": _mean(by_prompt(components.prompt_std), effective),
@@ -136,9 +137,5 @@ def _smallest(values: Tensor, members: Tensor) -> Tensor:
     return torch.where(smallest.isfinite(), smallest, 0.0)
 
 
-def _nonzero(value: Tensor) -> Tensor:
-    return torch.where(value > 0, value, 1.0)
-
-
 def _direction(values: Tensor) -> Tensor:
-    return values / _nonzero(values.norm())
+    return values / exact.nonzero(values.norm())

@@ -170,7 +170,8 @@ def durian_components(
         bucket = bucket_numbers(score, levels, boundary)
         shared = statistics.bucket_std(batch.prompts, bucket, num_buckets(levels), correction)
         factor = statistics.inverse(batch.prompts, shared, eps)
-        return _Component(factor, shared.std * shared.unit, bucket, score)
+        std = exact.to_result(shared.std * shared.unit, batch.dtype)
+        return _Component(factor, std, bucket, score.to(batch.dtype))
 
     own = statistics.own_std(batch.prompts, correction)
     own_factor = statistics.inverse(batch.prompts, own, eps)
@@ -192,7 +193,7 @@ def durian_components(
         reasoning=None if reasoning.factor is None else scaled(batch, reasoning.factor),
         entropy_bucket=result(perceptual.bucket),
         confidence_bucket=result(reasoning.bucket),
-        prompt_std=restore(own.std * own.unit, batch),
+        prompt_std=restore(exact.to_result(own.std * own.unit, batch.dtype), batch),
         perceptual_std=result(perceptual.std),
         reasoning_std=result(reasoning.std),
         has_signal=restore(batch.prompts.has_signal, batch),

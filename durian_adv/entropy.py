@@ -84,10 +84,9 @@ def _lengths(lengths: object, rows: int) -> Tensor:
         return checked
     if not isinstance(lengths, Sequence) or isinstance(lengths, (str, bytes)):
         raise TypeError(f"lengths: expected a 1-D tensor or a sequence of integers, got {type(lengths).__name__}")
-    if any(isinstance(size, bool) or not isinstance(size, int) for size in lengths):
-        raise TypeError(f"lengths: expected integers, got {lengths}")
-    _check_sizes(lengths, rows)
-    return torch.tensor(lengths, dtype=torch.int64)
+    sizes = [_checks.integer(f"lengths[{i}]", size, "an integer") for i, size in enumerate(lengths)]
+    _check_sizes(sizes, rows)
+    return torch.tensor(sizes, dtype=torch.int64)
 
 
 def _check_sizes(sizes: Sequence[int], rows: int) -> None:
@@ -136,30 +135,43 @@ def _stack(entropies: list[Tensor], like: Tensor) -> Tensor:
 def _image_entropy(patches: Tensor, normalize: bool) -> Tensor:
     """Entropy of one image: ``patches (P, D)``, all real."""
     num_patches, num_features = patches.shape
+    working = exact.working_dtype(patches.device)
     # a few eigenvalues do not average their rounding out, and few are cheap
     small = min(num_patches, num_features) <= _SMALL_SIDE
-    patches = patches.to(exact.working_dtype(patches.device) if small else exact.result_dtype(patches.dtype))
+    # contiguous, as products of other layouts round differently
+    patches = patches.to(working if small else exact.result_dtype(patches.dtype)).contiguous()
     if num_patches == 0 or not bool(patches.isfinite().all()):
-        return torch.full((), torch.nan, dtype=torch.float64, device=patches.device)
+        return torch.full((), torch.nan, dtype=working, device=patches.device)
     rank = min(num_patches - 1, num_features)
     if rank <= 1:
         # at most one nonzero eigenvalue
-        return torch.zeros((), dtype=torch.float64, device=patches.device)
+        return torch.zeros((), dtype=working, device=patches.device)
     # the first patch before the mean: equal patches become exactly 0, which a rounded mean would not make them
     largest = patches.abs().amax()
     patches = patches * torch.where(largest > 1, 0.5, 1.0)  # exact where it matters, and no difference overflows
     centred = patches - patches[0]
-    centred = centred / _nonzero(centred.abs().amax())
+    centred = centred / exact.nonzero(centred.abs().amax())
     centred = centred - centred.mean(0)
     gram = centred @ centred.T if num_patches <= num_features else centred.T @ centred
-    gram = gram / _nonzero(gram.trace())
-    p = torch.linalg.eigvalsh(gram).double()
-    p = p / _nonzero(p.sum())
+    gram = gram / exact.nonzero(gram.trace())
+    p = _eigenvalues(gram).to(working)
+    p = p / exact.nonzero(p.sum())
     # Rounding spreads eigenvalues that are zero evenly around it. Continued oddly, -p log|p| lets them cancel;
     # clamped at zero they would add up to 7e-5 nats in float32.
     entropy: Tensor = (0.0 - torch.special.xlogy(p, p.abs()).sum()).clamp(0.0, math.log(rank))
     return entropy / math.log(rank) if normalize else entropy
 
 
-def _nonzero(value: Tensor) -> Tensor:
-    return torch.where(value > 0, value, 1.0)
+def _eigenvalues(gram: Tensor) -> Tensor:
+    """Eigenvalues of a finite symmetric matrix; in double precision where the solver for single precision fails.
+
+    Seen with many constant features: it raises, or silently returns NaN.
+    """
+    values: Tensor
+    try:
+        values = torch.linalg.eigvalsh(gram)
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # public, but not declared so
+        values = torch.full_like(gram[0], torch.nan)
+    if not bool(values.isfinite().all()):
+        values = torch.linalg.eigvalsh(gram.to(exact.working_dtype(gram.device)))
+    return values

@@ -43,6 +43,11 @@ def power_of_two(value: Tensor) -> Tensor:
     return torch.where(power > 0, power, value)
 
 
+def nonzero(value: Tensor) -> Tensor:
+    """Return ``value >= 0`` with 1 in place of 0: a divisor where nothing is to be divided."""
+    return torch.where(value > 0, value, 1.0)
+
+
 def split(terms: Tensor) -> tuple[Tensor, Tensor]:
     """Split terms into two parts, each on a fixed grid; their sum is within 2^-65 of the term (float64)."""
     coarse, fine = _GRIDS[terms.dtype]

@@ -49,7 +49,7 @@ def rows(values: Tensor, valid: Tensor) -> Rows:
     size = valid.sum(1)
     has_signal = high > low
     middle, unit = _middle_and_unit(low, high, has_signal)
-    in_units = torch.where(valid, (values - middle[:, None]) / _nonzero(unit)[:, None], 0.0)
+    in_units = torch.where(valid, (values - middle[:, None]) / exact.nonzero(unit)[:, None], 0.0)
     total = exact.row_sum(in_units)
     mean = total / size.clamp(min=1)
     centred = torch.where(valid, in_units - mean[:, None], 0.0)
@@ -95,7 +95,7 @@ def bucket_std(prompts: Rows, bucket: Tensor, num_buckets: int, correction: int)
     has_signal = high > low
     middle, unit = _middle_and_unit(low, high, has_signal)
 
-    divisor = _nonzero(unit)[bucket]
+    divisor = exact.nonzero(unit)[bucket]
     size = prompts.size.to(unit.dtype)
     sizes = size.new_zeros(num_buckets).index_add(0, bucket, size)
     ratio = prompts.unit / divisor
@@ -109,7 +109,7 @@ def bucket_std(prompts: Rows, bucket: Tensor, num_buckets: int, correction: int)
 
 def inverse(prompts: Rows, scale: Scale, eps: float) -> Tensor:
     """Return the factor ``(B,)`` that turns ``centred`` into ``(r - mean) / (std + eps)``; 0 without signal."""
-    unit = _nonzero(scale.unit)
+    unit = exact.nonzero(scale.unit)
     # In units of the scale, as std * unit may overflow where the quotient does not. Of two tensors, as torch takes
     # number / tensor for number * (1 / tensor), and 0 * (1 / 5e-324) is not a number.
     eps_in_units = torch.full_like(unit, eps) / unit
@@ -128,7 +128,3 @@ def _middle_and_unit(low: Tensor, high: Tensor, has_signal: Tensor) -> tuple[Ten
 
 def _std(squares: Tensor, size: Tensor, correction: int) -> Tensor:
     return (squares / (size - correction).clamp(min=1)).sqrt()
-
-
-def _nonzero(unit: Tensor) -> Tensor:
-    return torch.where(unit > 0, unit, 1.0)

@@ -46,12 +46,33 @@ def test_metrics_of_a_log_are_those_of_the_library_step_by_step(tmp_path, capsys
             for step in range(2)
         ],
     )
-    status, out, err = run(capsys, "metrics", log, "--num-confidence-buckets", "2", "--weights", "1", "1", "1")
-    assert (status, err) == (0, "")
+    status, out, err = run(
+        capsys,
+        "metrics",
+        log,
+        "--num-confidence-buckets",
+        "2",
+        "--weights",
+        "1",
+        "1",
+        "1",
+        "--eps",
+        "0.1",
+        "--correction",
+        "0",
+    )
+    assert status == 0
+    assert err.splitlines()[1] == "durian-adv metrics: step 1: no rollout has visual_entropy, its component is left out"
     for step, line in enumerate(out.splitlines()):
         index = torch.arange(12) % 3
         parts = durian_adv.durian_components(
-            rewards[step], confidence=scores[step], prompt_index=index, num_confidence_buckets=2, weights=(1, 1, 1)
+            rewards[step],
+            confidence=scores[step],
+            prompt_index=index,
+            num_confidence_buckets=2,
+            weights=(1, 1, 1),
+            eps=0.1,
+            correction=0,
         )
         assert json.loads(line) == {"step": step} | durian_metrics(parts, rewards[step], prompt_index=index)
 
@@ -78,6 +99,8 @@ def test_a_null_reward_is_an_invalid_rollout_and_a_null_score_an_unknown_one(tmp
         ("[1]\n", "line 1: expected a JSON object"),
         ('{"reward": 1}\n', "line 1: expected the key 'prompt'"),
         ('{"prompt": 1}\n', "line 1: expected the key 'reward'"),
+        ('{"prompt": true, "reward": 1}\n', "line 1: prompt: expected an integer or a string, got True"),
+        ('{"prompt": 1, "reward": 1' + "0" * 400 + "}\n", "line 1: reward: expected a number within the range"),
         ('{"prompt": null, "reward": 1}\n', "line 1: prompt: expected an integer or a string, got None"),
         ('{"prompt": 1, "reward": 1, "step": [2]}\n', "line 1: step: expected an integer or a string"),
         ('{"prompt": 1, "reward": "1"}\n', "line 1: reward: expected a number or null, got '1'"),

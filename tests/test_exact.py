@@ -10,7 +10,7 @@ import reference
 import torch
 from hypothesis import given
 
-from durian_adv import durian_advantage, exact
+from durian_adv import durian_advantage, entropy, exact
 
 WORKING = (torch.float64, torch.float32)
 
@@ -83,6 +83,18 @@ def single_precision_for_properties():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(exact, "working_dtype", lambda device: torch.float32)
         yield
+
+
+def test_entropy_asks_for_no_float64_where_there_is_none(single_precision, monkeypatch):
+    class Refuse(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            result = function(*args, **kwargs or {})
+            assert not isinstance(result, torch.Tensor) or result.dtype != torch.float64, function
+            return result
+
+    for shape in ((0, 3), (1, 3), (9, 5), (70, 80)):
+        with Refuse():  # around the inside of the operator, which hides it otherwise
+            assert entropy._image_entropy(torch.randn(shape), False).dtype == torch.float32
 
 
 def test_float32_work_is_order_free_too_up_to_1024_rollouts(single_precision):

@@ -12,7 +12,18 @@ import torch
 from helpers import Case, assert_matches, assert_same_bits, estimates
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from durian_adv import baselines, durian_advantage, grpo_advantage, shared_std_advantage
+from durian_adv import (
+    baselines,
+    combine_advantages,
+    durian_advantage,
+    durian_components,
+    eigen_entropy,
+    grpo_advantage,
+    quantile_buckets,
+    shared_std_advantage,
+)
+from durian_adv.baselines import rloo_advantage
+from durian_adv.diagnostics import durian_metrics
 
 NAN = float("nan")
 EPSILONS = (0.0, 1e-9, 1e-8, 1e-6, 1e-4)
@@ -176,3 +187,75 @@ def _operations(estimator, prompts, width, flat):
 def test_no_python_loop_over_rollouts_the_number_of_operations_is_independent_of_the_batch(estimator, flat):
     counts = {_operations(estimator, b, g, flat) for b, g in ((4, 2), (8, 4), (512, 8), (4096, 2))}
     assert len(counts) == 1, counts
+
+
+# --- found by readers of this library ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("patches", "features", "dead"), [(256, 128, 0.9), (576, 384, 0.8), (196, 192, 0.8)])
+def test_features_that_are_constant_in_most_columns_do_not_stop_the_eigensolver(patches, features, dead):
+    for seed in range(8):
+        generator = torch.Generator().manual_seed(seed)
+        alive = torch.rand(features, generator=generator) > dead
+        image = torch.randn(patches, features, generator=generator) * alive
+        expected = reference.eigen_entropy(image.double().numpy())
+        assert abs(eigen_entropy(image).item() - expected) < 2e-6
+
+
+def test_features_after_a_relu_have_the_entropy_of_the_reference():
+    for seed in range(8):
+        generator = torch.Generator().manual_seed(seed)
+        shift = 3 * torch.randn(160, generator=generator)
+        image = torch.relu(torch.randn(200, 160, generator=generator) - shift)
+        assert abs(eigen_entropy(image).item() - reference.eigen_entropy(image.double().numpy())) < 2e-6
+
+
+def test_the_memory_layout_of_features_changes_no_bit_of_their_entropy():
+    maps = torch.randn(3, 100, 9, 10, generator=torch.Generator().manual_seed(0))
+    view = maps.flatten(2).transpose(1, 2)
+    assert not view.is_contiguous()
+    for dtype in (torch.float32, torch.float64):
+        assert torch.equal(eigen_entropy(view.to(dtype)), eigen_entropy(view.contiguous().to(dtype)))
+
+
+def test_weights_and_rewards_at_the_end_of_the_range_leave_invalid_rollouts_at_zero():
+    rewards = torch.tensor([[1.0] + [0.0] * 7 + [float("nan")]])
+    advantages = durian_advantage(rewards, weights=(1.7e308, 0, 0))
+    assert torch.isfinite(advantages).all()
+    assert advantages[0, 8] == 0
+    extreme = torch.tensor([[1.7e308, -1.7e308, float("nan")]], dtype=torch.float64)
+    assert torch.isfinite(rloo_advantage(extreme)).all()
+    assert rloo_advantage(extreme)[0, 2] == 0
+
+
+def test_infinite_scores_are_reported_as_they_are_and_left_out_of_their_mean():
+    rewards = torch.tensor([[1.0, 0.0]] * 4)
+    parts = durian_components(rewards, confidence=torch.tensor([-float("inf"), 1.0, 2.0, float("nan")]))
+    assert parts.confidence[0] == -float("inf")
+    assert durian_metrics(parts, rewards)["durian/confidence_mean"] == 1.5
+
+
+def test_an_error_about_one_of_several_advantages_names_that_one():
+    with pytest.raises(
+        ValueError, match=r"advantages\[2\]: expected shape advantages\[1\]\.shape = \(2,\), got \(3,\)"
+    ):
+        combine_advantages([None, torch.ones(2), torch.ones(3)], [1, 1, 1])
+
+
+@pytest.mark.parametrize("argument", [{"eps": 10**400}, {"weights": (10**400, 1, 1)}])
+def test_an_integer_beyond_all_floats_is_not_a_finite_number(argument):
+    with pytest.raises(ValueError, match="expected a finite number"):
+        durian_advantage(torch.zeros(2, 2), **argument)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.uint32, torch.uint64, torch.float8_e4m3fn])
+def test_scores_of_any_real_dtype_have_buckets(dtype):
+    scores = torch.tensor([3.0, 1.0, 4.0, 2.0]).to(dtype)
+    assert quantile_buckets(scores, 2).tolist() == [1, 0, 1, 0]
+
+
+def test_integers_of_numpy_are_integers():
+    rewards = torch.tensor([[1.0, 0.0]])
+    assert torch.equal(grpo_advantage(rewards, correction=np.int64(1)), grpo_advantage(rewards))
+    assert quantile_buckets(torch.tensor([1.0, 2.0]), np.int64(2)).tolist() == [0, 1]
+    assert eigen_entropy(torch.ones(5, 3), lengths=[np.int64(2), np.int64(3)]).tolist() == [0, 0]
