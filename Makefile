@@ -1,4 +1,4 @@
-# Every target sets itself up: a Python >= 3.10 and make are all that must be there.
+# Every target sets itself up: a Python >= 3.11 and make are all that must be there.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
