@@ -8,10 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-pytest.importorskip("skimage")
-pytest.importorskip("efficientnet_lite_pytorch")
-pytest.importorskip("matplotlib")
-
 from benchmarks.rlvr.__main__ import main
 from benchmarks.rlvr.arms import ARMS, durian
 from benchmarks.rlvr.encoder import LAYERS, Gallery, build_gallery, encode_images, load_encoder

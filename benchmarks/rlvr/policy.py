@@ -3,7 +3,7 @@
 import torch
 from einops import rearrange
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from benchmarks.rlvr.language import END, QUESTION_LENGTH, RESPONSE_LENGTH, TOKENS, VOCABULARY
 from benchmarks.rlvr.scenes import COLOURS, GRID, KINDS

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 from tqdm import trange
 
 from benchmarks.rlvr.encoder import Gallery
