@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # one thread: the suite's arrays are small, and results must not depend on the machine's cores
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: test demo lint format types unit doctest inductor package nightly clean
+.PHONY: test demo lint format types unit package nightly clean
 
 test: lint types unit package  ## everything CI runs
 	@echo "all checks passed"

@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         metrics(options)
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, OSError) as error:
         print(f"durian-adv {options.command}: {error}", file=sys.stderr)
         return 2
     return 0
@@ -40,12 +40,12 @@ def _parser() -> argparse.ArgumentParser:
         "visual_entropy, confidence and step; write the metrics of each step, one JSON object a line.",
     )
     command.add_argument("log", type=Path, help="a file of JSON lines")
-    command.add_argument("--weights", type=float, nargs=3, default=(0.1, 0.2, 0.7), metavar=("GRPO", "PERC", "REAS"))
-    command.add_argument("--entropy-quantiles", type=float, nargs="+", default=(0.25, 0.75), metavar="LEVEL")
-    command.add_argument("--num-confidence-buckets", type=int, default=12, metavar="N")
-    command.add_argument("--eps", type=float, default=1e-6)
-    command.add_argument("--correction", type=int, default=1, choices=(0, 1))
-    command.add_argument("--success-threshold", type=float, default=0.5, metavar="REWARD")
+    command.add_argument("--weights", type=float, nargs=3, metavar=("GRPO", "PERC", "REAS"))
+    command.add_argument("--entropy-quantiles", type=float, nargs="+", metavar="LEVEL")
+    command.add_argument("--num-confidence-buckets", type=int, metavar="N")
+    command.add_argument("--eps", type=float)
+    command.add_argument("--correction", type=int, choices=(0, 1))
+    command.add_argument("--success-threshold", type=float, metavar="REWARD")
     return parser
 
 
@@ -74,16 +74,15 @@ def metrics(options: argparse.Namespace) -> None:
             visual_entropy=scores.get("visual_entropy"),
             confidence=scores.get("confidence"),
             prompt_index=prompt_index,
-            weights=options.weights,
-            entropy_quantiles=options.entropy_quantiles,
-            num_confidence_buckets=options.num_confidence_buckets,
-            eps=options.eps,
-            correction=options.correction,
+            **_given(options, "weights", "entropy_quantiles", "num_confidence_buckets", "eps", "correction"),
         )
-        found = durian_metrics(
-            components, rewards, prompt_index=prompt_index, success_threshold=options.success_threshold
-        )
+        found = durian_metrics(components, rewards, prompt_index=prompt_index, **_given(options, "success_threshold"))
         print(json.dumps(({} if step is None else {"step": step}) | found))
+
+
+def _given(options: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """Return the options that were given; the defaults of the others are those of the functions."""
+    return {name: getattr(options, name) for name in names if getattr(options, name) is not None}
 
 
 def _rollout(line: str, where: str) -> dict[str, Any]:

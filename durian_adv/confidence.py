@@ -68,18 +68,22 @@ def sequence_confidence(
 def _sums(logprobs: Tensor, mask: Tensor | None) -> Tensor:
     """Sum over the last dimension in the working dtype, block by block: the input is never copied whole.
 
-    Rounded to float32, sums of float64 do not show how far a sequence was padded.
+    How far a sequence is padded changes the order of its sum. Rounded to float32, a sum in float64 does not show it;
+    float64 log-probabilities, which nothing hides, are summed without an order.
     """
     dtype = exact.working_dtype(logprobs.device)
     if torch.compiler.is_compiling():  # which fuses, and could not trace a loop over a changing number of blocks
-        return _masked(logprobs, mask).sum(-1, dtype=dtype)
+        return _block_sums(logprobs, mask, dtype)
     tokens = rearrange(logprobs, "... t -> (...) t")
     rows = max(1, _BLOCK // max(1, tokens.shape[1]))
     blocks = torch.split(tokens, rows)
     masks = [None] * len(blocks) if mask is None else torch.split(rearrange(mask, "... t -> (...) t"), rows)
-    sums = [_masked(block, m).sum(-1, dtype=dtype) for block, m in zip(blocks, masks, strict=True)]
+    sums = [_block_sums(block, m, dtype) for block, m in zip(blocks, masks, strict=True)]
     return torch.cat(sums).reshape(logprobs.shape[:-1])
 
 
-def _masked(logprobs: Tensor, mask: Tensor | None) -> Tensor:
-    return logprobs if mask is None else torch.where(mask, logprobs, 0)
+def _block_sums(logprobs: Tensor, mask: Tensor | None, dtype: torch.dtype) -> Tensor:
+    counted = logprobs if mask is None else torch.where(mask, logprobs, 0)
+    if logprobs.dtype == torch.float64 and logprobs.shape[-1] > 0:
+        return exact.row_sum_of_any_size(counted)
+    return counted.sum(-1, dtype=dtype)

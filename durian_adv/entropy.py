@@ -29,8 +29,8 @@ def eigen_entropy(
     .. math:: H = -\sum_k p_k \log p_k, \qquad p_k = \lambda_k / \sum_j \lambda_j, \qquad 0 \le H \le \log\min(P-1, D)
 
     ``D x D`` and ``P x P`` covariances have the same nonzero eigenvalues, so the smaller is used. Images are worked
-    through one by one: beyond the input, memory is needed for one image's features and Gram matrix, and an image's
-    entropy depends on its own real patches only, never on its batch or on padding.
+    through one by one: beyond the input, memory is needed for a few copies of one image's features and Gram matrix, and
+    an image's entropy depends on its own real patches only, never on its batch or on padding.
 
     Args:
         features: ``(..., P, D)``, or ``(sum(lengths), D)`` with ``lengths``.

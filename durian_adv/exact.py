@@ -56,9 +56,20 @@ def split(terms: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def row_sum(terms: Tensor) -> Tensor:
-    """Sum each row of ``terms (B, G)`` to ``(B,)``; exact while the absolute values sum to at most 2^22 (float64)."""
+    """Sum ``terms (..., G)`` over the last dimension; exact while the absolute values sum to at most 2^22 (float64)."""
     high, low = split(terms)
-    return high.sum(1) + low.sum(1)
+    return high.sum(-1) + low.sum(-1)
+
+
+def row_sum_of_any_size(terms: Tensor) -> Tensor:
+    """Sum ``terms (..., T)``, T >= 1, of any size over the last dimension, on grids that fit each row's largest term.
+
+    The rounding of at most 2^21 terms does not depend on their order, nor on zeros among them. Terms that are not
+    finite give what an ordinary sum gives.
+    """
+    unit = power_of_two(terms.abs().amax(-1))
+    total = row_sum(terms / nonzero(unit)[..., None]) * unit
+    return torch.where(unit < torch.inf, total, terms.sum(-1))
 
 
 def segment_sum(terms: Tensor, segment: Tensor, num_segments: int) -> Tensor:

@@ -47,3 +47,7 @@ def test_the_first_example_of_the_readme_runs():
     }
     exec(code, given)
     assert given["advantages"].shape == (4, 3)
+
+
+def test_the_citation_has_the_version_of_the_package():
+    assert f"\nversion: {durian_adv.__version__}\n" in (ROOT / "CITATION.cff").read_text()

@@ -38,6 +38,23 @@ def test_a_row_sum_is_that_of_the_terms_on_the_grid_in_any_order(seed, width):
     assert error <= width * 2.0**-65 + abs(total.item()) * 2.0**-53
 
 
+@given(st.integers(0, 10**6), st.integers(1, 200), st.sampled_from((1e-300, 1e-30, 1.0, 1e30, 1e300)))
+def test_a_row_sum_of_any_size_is_near_the_true_one_and_has_no_order(seed, width, scale):
+    rng = np.random.default_rng(seed)
+    terms = torch.tensor(-rng.random((1, width)) * 10.0 ** rng.integers(-12, 1, (1, width)) * scale)
+    total = exact.row_sum_of_any_size(terms)
+    assert total.item() == pytest.approx(math.fsum(terms[0].tolist()), rel=1e-15)
+    padded = torch.nn.functional.pad(terms[:, torch.tensor(rng.permutation(width))], (3, 40))
+    assert torch.equal(exact.row_sum_of_any_size(padded), total)
+
+
+def test_a_row_sum_of_any_size_keeps_what_is_not_finite():
+    inf, nan = math.inf, math.nan
+    terms = torch.tensor([[-inf, 1.0], [inf, 1.0], [nan, 1.0], [inf, -inf], [0.0, 0.0]], dtype=torch.float64)
+    expected = torch.tensor([-inf, inf, nan, nan, 0.0], dtype=torch.float64)
+    assert torch.equal(exact.row_sum_of_any_size(terms).nan_to_num(7), expected.nan_to_num(7))
+
+
 def test_the_grids_hold_sums_of_two_to_the_twentieth_terms_exactly():
     generator = torch.Generator().manual_seed(0)
     terms = 4 - 3 * torch.rand(1, 2**20, generator=generator, dtype=torch.float64)  # squares of units are up to 4

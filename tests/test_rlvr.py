@@ -26,7 +26,7 @@ from benchmarks.rlvr.language import (
 from benchmarks.rlvr.policy import Policy
 from benchmarks.rlvr.prompts import Prompts, ask_about, sample_prompts
 from benchmarks.rlvr.questions import FORMS, Question, ask
-from benchmarks.rlvr.rollout import response_logprobs, sample_responses, verify
+from benchmarks.rlvr.rollout import Rollouts, response_logprobs, sample_responses, verify
 from benchmarks.rlvr.scenes import COLOURS, KINDS, PHOTOGRAPHS, Scene, draw_scene, draw_scenes, load_photograph
 from benchmarks.rlvr.training import clipped_loss, train
 from benchmarks.rlvr.warmup import demonstrate, warm_up
@@ -270,15 +270,20 @@ def test_sampled_logprobs_are_those_of_the_loss(policy, gallery, prompts):
     assert (rollouts.tokens[~rollouts.mask] == TOKENS[PAD]).all()
 
 
+def rollouts_of(tokens: torch.Tensor) -> Rollouts:
+    mask = tokens != TOKENS[PAD]
+    return Rollouts(tokens, torch.where(mask, -1.0, 0.0), mask)
+
+
 def test_verify_reads_each_response_against_its_own_question(gallery):
     prompts = ask_about(gallery, np.arange(8), np.random.default_rng(10))
     careful = [demonstrate(question, guess=False, rng=np.random.default_rng(0)) for question in prompts.questions]
     tokens = encode(careful, RESPONSE_LENGTH)[:, None].repeat(1, 2, 1)
-    right = type("Rollouts", (), {"tokens": tokens})
+    right = rollouts_of(tokens)
     rewards, correct = verify(prompts, right)
     assert (rewards == 1).all()
     assert correct.all()
-    swapped = type("Rollouts", (), {"tokens": tokens.roll(1, dims=0)})
+    swapped = rollouts_of(tokens.roll(1, dims=0))
     answers = [question.answer for question in prompts.questions]
     expected = torch.tensor([answers[row - 1] == answer for row, answer in enumerate(answers)])
     assert not expected.all()
