@@ -54,7 +54,7 @@ def unpack(inner: Tensor, layout: Layout | None, shape: torch.Size) -> Tensor:
     if layout is not None:
         return inner[layout.column] if inner.ndim == 1 else inner[layout.row, layout.column]
     if inner.ndim == 1:
-        return inner
+        return inner.clone()
     return inner[: shape[1]].t().contiguous()
 
 

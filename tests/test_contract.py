@@ -164,6 +164,15 @@ def test_tensors_that_are_not_contiguous_give_the_same_bits(name):
 
 
 @everywhere
+def test_results_are_ordinary_tensors_that_a_loss_can_keep(name):
+    for x in tensors(call(name, Inputs())):
+        assert not x.is_inference()
+        if x.is_floating_point():
+            parameter = torch.ones_like(x, requires_grad=True)
+            (parameter * x).sum().backward()
+
+
+@everywhere
 def test_functions_work_in_inference_mode(name):
     with torch.inference_mode():
         inside = tensors(call(name, Inputs()))
