@@ -57,25 +57,35 @@ def eigen_entropy(
     >>> eigen_entropy(torch.cat([corners, torch.ones(3, 2)]), lengths=[4, 3])  # the second image is constant
     tensor([0.6931, 0.0000])
     """
-    features = _checks.tensor("features", features)
     if not isinstance(normalize, bool):
         raise TypeError(f"normalize: expected a bool, got {type(normalize).__name__}")
+    features, mask, sizes = check_features(features, mask, lengths)
+    entropies: Tensor
+    entropies = (
+        padded_entropy(features, mask, normalize) if sizes is None else packed_entropy(features, sizes, normalize)
+    )
+    return entropies
+
+
+def check_features(
+    features: Tensor, mask: Tensor | None, lengths: Tensor | Sequence[int] | None
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Check images, padded or packed; return floating-point features, the mask and the lengths as tensors."""
+    features = _checks.tensor("features", features)
     if mask is not None and lengths is not None:
         raise ValueError("mask: expected None together with lengths (packed features have no padding), got a mask")
     if not features.is_floating_point():
         features = features.float()
     if lengths is not None:
         _checks.ndim("features", features, 2, "(sum(lengths), D) with lengths")
-        packed: Tensor = packed_entropy(features, _lengths(lengths, len(features)), normalize)
-        return packed
+        return features, None, _lengths(lengths, len(features))
     if features.ndim < 2:
         raise ValueError(f"features: expected shape (..., P, D), got {tuple(features.shape)}")
     if mask is not None:
         mask = _checks.tensor("mask", mask)
         _checks.shape("mask", mask, features.shape[:-1], "(..., P)")
         _checks.same_device("mask", mask, "features", features)
-    padded: Tensor = padded_entropy(features, mask, normalize)
-    return padded
+    return features, mask, None
 
 
 def _lengths(lengths: object, rows: int) -> Tensor:
@@ -88,6 +98,13 @@ def _lengths(lengths: object, rows: int) -> Tensor:
     sizes = [_checks.integer(f"lengths[{i}]", size, "an integer") for i, size in enumerate(lengths)]
     _check_sizes(sizes, rows)
     return torch.tensor(sizes, dtype=torch.int64)
+
+
+def packed_sizes(lengths: Tensor, rows: int) -> list[int]:
+    """Read the lengths of packed images, and check that they sum to the rows of the features."""
+    sizes: list[int] = lengths.tolist()
+    _check_sizes(sizes, rows)
+    return sizes
 
 
 def _check_sizes(sizes: Sequence[int], rows: int) -> None:
@@ -107,8 +124,7 @@ def _padded_entropy(features: Tensor, mask: Tensor | None, normalize: bool) -> T
 
 
 def _packed_entropy(features: Tensor, lengths: Tensor, normalize: bool) -> Tensor:
-    sizes: list[int] = lengths.tolist()
-    _check_sizes(sizes, len(features))
+    sizes = packed_sizes(lengths, len(features))
     return _stack([image_entropy(image, normalize) for image in torch.split(features, sizes)], features)
 
 
