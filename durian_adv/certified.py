@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
@@ -152,7 +151,7 @@ def _(features: Tensor, mask: Tensor | None, lengths: Tensor | None) -> tuple[Te
 
 @entropy_buckets.register_fake
 def _(features: Tensor, mask: Tensor | None, lengths: Tensor | None, count: int, positions: Sequence[float]) -> Tensor:
-    return features.new_empty(len(features) if lengths is None else len(lengths), dtype=torch.int64)
+    return features.new_empty((features if lengths is None else lengths).shape[:1], dtype=torch.int64)
 
 
 def _images(features: Tensor, mask: Tensor | None, lengths: Tensor | None) -> tuple[list[int], Callable[[int], Tensor]]:
@@ -209,12 +208,13 @@ def _chunk_bounds(images: list[Tensor]) -> Tensor:
 
 def interval(patches: Tensor) -> tuple[Tensor, Tensor]:
     """Bounds on the entropy of ``patches (..., P, D)``, all real, without allowance for rounding: ``(...)`` each."""
-    finite = all_finite(patches)
-    matrix = gram(centred(patches)).masked_fill_(~finite[..., None, None], 0.0)
-    purity = torch.linalg.vector_norm(matrix, dim=(-2, -1), dtype=exact.working_dtype(patches.device)) ** 2
+    working = exact.working_dtype(patches.device)
+    matrix = gram(centred(patches))
+    purity = torch.linalg.vector_norm(matrix, dim=-1).to(working).square().sum(-1)
     purity = purity * (1 + _SLACK * torch.finfo(matrix.dtype).eps)  # too large a purity only lowers the lower bound
     low, high = entropy_bounds(ritz_values(matrix), purity, max_rank(*patches.shape[-2:]))
-    return low.masked_fill(~finite, torch.nan), high.masked_fill(~finite, torch.nan)
+    finite = all_finite(patches)
+    return low.where(finite, torch.nan), high.where(finite, torch.nan)
 
 
 def entropy_bounds(ritz: Tensor, purity: Tensor, rank: int) -> tuple[Tensor, Tensor]:
@@ -243,45 +243,41 @@ def entropy_bounds(ritz: Tensor, purity: Tensor, rank: int) -> tuple[Tensor, Ten
 
 
 def ritz_values(matrix: Tensor) -> Tensor:
-    """Lower bounds ``(..., r)`` of the r largest eigenvalues of finite symmetric matrices ``(..., n, n)``, one by one.
+    """Lower bounds ``(..., r)`` of the r largest eigenvalues of symmetric matrices ``(..., n, n)``, one by one.
 
     They are the eigenvalues of ``Q'AQ`` divided by a bound on those of ``Q'Q``, which holds for any Q. Here Q is an
-    orthonormal basis of a block Krylov space that starts from fixed numbers.
+    orthonormal basis of a block Krylov space, that of every so manieth column of the matrix. Where the matrix is not
+    finite they are arbitrary.
     """
     side, working = matrix.shape[-1], exact.working_dtype(matrix.device)
     width = max(1, side // _BLOCKS)
-    image = matrix @ _start(side, width, matrix)
+    image = matrix[..., : side // width * width].unflatten(-1, (width, side // width)).sum(-1)
     basis = images = image[..., :0]
     for _ in range(_KRYLOV_STEPS):
-        block = image.to(working)
+        block = image
         for _ in range(2):  # a second time for what rounding left of the first
-            block = _orthonormal(block - (basis @ (basis.mT @ block.to(basis.dtype))).to(working))
-        image = matrix @ block.to(matrix.dtype)
-        basis, images = torch.cat([basis, block.to(matrix.dtype)], -1), torch.cat([images, image], -1)
-    basis, images = basis.to(working), images.to(working)
+            block = _orthonormal(block - basis @ (basis.mT @ block))
+        image = matrix @ block
+        basis, images = torch.cat([basis, block], -1), torch.cat([images, image], -1)
+    projected = (basis.mT @ images).to(working).nan_to_num(0.0, 0.0, 0.0)
+    basis = basis.to(working)
     largest = (basis.mT @ basis).abs().sum(-1).amax(-1)
-    projected = basis.mT @ images
     values: Tensor = torch.linalg.eigvalsh((projected + projected.mT) / 2)
     return values / exact.nonzero(largest)[..., None]
 
 
-def _start(side: int, width: int, like: Tensor) -> Tensor:
-    """A block of columns in general position: cosines of a quadratic phase."""
-    row, column = torch.arange(side, device=like.device)[:, None], torch.arange(width, device=like.device)
-    phase = (row * (row + 1 + 2 * column)).to(exact.working_dtype(like.device)) * math.sqrt(2)
-    return phase.cos().to(like.dtype)
-
-
 def _orthonormal(block: Tensor) -> Tensor:
-    """Orthonormal columns that span those of ``block (..., n, b)``; zeros where it has none."""
-    block = block / exact.nonzero(torch.linalg.vector_norm(block, dim=-2, keepdim=True))
-    products = block.mT @ block
-    eps = torch.finfo(block.dtype).eps
+    """Orthonormal columns that span those of ``block (..., n, b)``; shorter ones, or zeros, where it has none."""
+    wide = block.to(exact.working_dtype(block.device))
+    finfo = torch.finfo(wide.dtype)
+    products = wide.mT @ wide
+    scale = products.diagonal(dim1=-2, dim2=-1).clamp(min=finfo.tiny).rsqrt()
+    products = scale[..., :, None] * products * scale[..., None, :]
     # columns that depend on one another to within rounding would break the factorization
-    products.diagonal(dim1=-2, dim2=-1).add_(block.shape[-1] * 8 * eps)
+    products.diagonal(dim1=-2, dim2=-1).add_(8 * block.shape[-1] * finfo.eps)
     factor = torch.linalg.cholesky_ex(products).L
-    columns: Tensor = torch.linalg.solve_triangular(factor, block.mT, upper=False).mT
-    return columns.nan_to_num(0.0, 0.0, 0.0)
+    inverse = torch.linalg.solve_triangular(factor, torch.diag_embed(scale), upper=False)
+    return (wide @ inverse.mT).nan_to_num(0.0, 0.0, 0.0).to(block.dtype)
 
 
 def proved_buckets(
