@@ -202,7 +202,7 @@ def _chunk_bounds(images: list[Tensor]) -> Tensor:
     patches = images[0] if len(images) == 1 else torch.stack(images)
     low, high = interval(prepared(patches))
     allowance = _ALLOWANCE[dtype]
-    some = high > 0  # a constant image is known
+    some = high > 0  # a constant image, which has no spectrum, is known
     return torch.stack([(low - allowance * some).clamp(min=0.0), high + allowance * some], -1).view(-1, 2)
 
 
@@ -240,7 +240,8 @@ def entropy_bounds(ritz: Tensor, purity: Tensor, rank: int) -> tuple[Tensor, Ten
     low = (top + rest * (1 - c.log()) - rest_squared / c).amax(-1)
     c = torch.minimum(rest / others.clamp(min=1), smallest).clamp(min=tiny)
     high = (top + others * c - rest * (1 + c.log())).amin(-1)
-    return torch.where(purity > 0, low, 0.0).clamp(min=0.0), torch.where(purity > 0, high, 0.0).clamp(min=0.0)
+    # rounding must not bring an upper bound down to 0, which only an image without a spectrum has
+    return torch.where(purity > 0, low, 0.0).clamp(min=0.0), torch.where(purity > 0, high.clamp(min=tiny), 0.0)
 
 
 def ritz_values(matrix: Tensor) -> Tensor:

@@ -17,6 +17,8 @@ from torch._dynamo.exc import TorchDynamoException
 import durian_adv
 
 __all__ = [
+    "certified_entropy_buckets",
+    "certified_entropy_intervals",
     "combine_advantages",
     "durian_advantage",
     "durian_components",
@@ -47,6 +49,8 @@ def _compiled(function: Callable[_P, _R]) -> Callable[_P, _R]:
     return call
 
 
+certified_entropy_buckets = _compiled(durian_adv.certified_entropy_buckets)
+certified_entropy_intervals = _compiled(durian_adv.certified_entropy_intervals)
 combine_advantages = _compiled(durian_adv.combine_advantages)
 durian_advantage = _compiled(durian_adv.durian_advantage)
 durian_components = _compiled(durian_adv.durian_components)

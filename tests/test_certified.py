@@ -351,6 +351,15 @@ def test_certified_buckets_are_the_exact_ones(gallery, dtype, quantiles, small):
             assert torch.equal(unpadded, exact_buckets(features[mask], levels, **packed))
 
 
+def test_rounding_makes_no_constant_image_of_one_with_a_spectrum():
+    # the entropy of an image of rank one is a few units of rounding, above the 0 of constant images
+    ritz = torch.tensor([1 + 2.0**-52, 0.0], dtype=torch.float64)
+    _, high = certified.entropy_bounds(ritz, torch.ones((), dtype=torch.float64), 2)
+    assert high > 0
+    _, high = certified.entropy_bounds(torch.zeros_like(ritz), torch.zeros((), dtype=torch.float64), 2)
+    assert high == 0
+
+
 @pytest.mark.parametrize("dtype", [*own.FLOATS, torch.bfloat16])
 @pytest.mark.parametrize("tie", [False, True])
 def test_buckets_of_large_images_are_the_exact_ones(dtype, tie):

@@ -111,7 +111,7 @@ def test_entropy_asks_for_no_float64_where_there_is_none(single_precision, monke
 
     for shape in ((0, 3), (1, 3), (9, 5), (70, 80)):
         with Refuse():  # around the inside of the operator, which hides it otherwise
-            assert entropy._image_entropy(torch.randn(shape), False).dtype == torch.float32
+            assert entropy.image_entropy(torch.randn(shape)).dtype == torch.float32
 
 
 def test_float32_work_is_order_free_too_up_to_1024_rollouts(single_precision):
