@@ -1,9 +1,11 @@
 """Records of measurements: one CSV a topic, every row with what was run, on what, and when."""
 
 import csv
+import math
 import os
 import platform
 import subprocess
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
@@ -60,7 +62,7 @@ class Origin:
     cores: int
     threads: int
     memory_gib: int
-    load: float  # of the machine in the minute before the start: near 0 when nothing else runs
+    others: float  # cores that other processes kept busy during the rounds; NaN where it cannot be told
     python: str
     torch: str
     numpy: str
@@ -71,14 +73,43 @@ class Origin:
     date: str  # UTC
 
 
-def origin(packages: Iterable[str] = ()) -> Origin:
+class Watch:
+    """A context that adds up how busy other processes keep the machine while it is entered, which may be often."""
+
+    def __init__(self) -> None:
+        self.wall = self.busy = 0.0
+
+    def __enter__(self) -> None:
+        self.wall -= time.perf_counter()
+        self.busy -= _busy() - time.process_time()
+
+    def __exit__(self, *_: object) -> None:
+        self.wall += time.perf_counter()
+        self.busy += _busy() - time.process_time()
+
+    @property
+    def others(self) -> float:
+        """Cores in use by others, on average."""
+        return max(0.0, self.busy / self.wall) if self.wall else math.nan
+
+
+def _busy() -> float:
+    """Return the seconds that all cores together were busy since the machine started."""
+    file = Path("/proc/stat")
+    if not file.exists():
+        return math.nan
+    user, nice, system, _idle, _waiting, *interrupts = map(float, file.read_text().split("\n", 1)[0].split()[1:9])
+    return (user + nice + system + sum(interrupts)) / os.sysconf("SC_CLK_TCK")
+
+
+def origin(packages: Iterable[str] = (), others: float = math.nan) -> Origin:
     """Describe this process and its machine; ``packages`` are further distributions whose versions matter."""
     return Origin(
         cpu=_cpu(),
         cores=os.cpu_count() or 0,
         threads=torch.get_num_threads(),
         memory_gib=round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
-        load=round(os.getloadavg()[0], 2),
+        others=others,
         python=platform.python_version(),
         torch=torch.__version__,
         numpy=version("numpy"),

@@ -1,4 +1,4 @@
-"""Times side by side: every candidate of a case in every round, in random order, so that a slow moment hits all alike."""
+"""Times side by side: each round times all candidates of a case, in random order, so that slow moments hit all alike."""
 
 import math
 import random
@@ -35,16 +35,15 @@ class Case:
 def run(topic: str, cases: Sequence[Case], packages: Iterable[str] = (), extra: Iterable[Measurement] = ()) -> None:
     """Measure the cases of a topic on one thread and write its record; ``extra`` is what was measured otherwise."""
     torch.set_num_threads(1)
-    where = records.origin(packages)
-    measurements = list(extra)
+    watch, measurements = records.Watch(), list(extra)
     with tqdm(total=sum(case.rounds for case in cases)) as bar:
         for case in cases:
             bar.set_description(f"{topic}: {case.name}")
-            measurements += measure(case, bar.update)
-    records.write(records.RESULTS / f"{topic}.csv", measurements, where)
+            measurements += measure(case, watch, bar.update)
+    records.write(records.RESULTS / f"{topic}.csv", measurements, records.origin(packages, watch.others))
 
 
-def measure(case: Case, progress: Callable[[], object] = lambda: None) -> list[Measurement]:
+def measure(case: Case, watch: records.Watch, progress: Callable[[], object] = lambda: None) -> list[Measurement]:
     """Time the functions of a case in interleaved rounds: a row for each, and one for each further pair of a target."""
     functions = case.build()
     calls = {name: _calls(function) for name, function in functions.items()}
@@ -52,9 +51,10 @@ def measure(case: Case, progress: Callable[[], object] = lambda: None) -> list[M
     order, shuffle = list(functions), random.Random(0).shuffle
     for _ in range(case.rounds):
         shuffle(order)
-        for name in order:
-            seconds = timeit.Timer(functions[name]).timeit(calls[name])
-            times[name].append(1e6 * seconds / calls[name])
+        with watch:
+            for name in order:
+                seconds = timeit.Timer(functions[name]).timeit(calls[name])
+                times[name].append(1e6 * seconds / calls[name])
         progress()
     first = next(iter(functions))
     pairs = dict.fromkeys([(name, first) for name in functions] + list(case.targets))
