@@ -3,6 +3,7 @@
 Log-probabilities are float32. Masks count the first tokens of each response, as padding on the right does.
 """
 
+import itertools
 import json
 import tempfile
 from collections.abc import Callable
@@ -74,12 +75,8 @@ def peak_memory(function: Function) -> int:
         file = Path(folder, "trace.json")
         profiler.export_chrome_trace(str(file))
         events = json.loads(file.read_text())["traceEvents"]
-    changes = sorted((event["ts"], event["args"]["Bytes"]) for event in events if event["name"] == "[memory]")
-    held = peak = 0
-    for _, change in changes:
-        held += change
-        peak = max(peak, held)
-    return peak
+    changes = sorted((event for event in events if event["name"] == "[memory]"), key=lambda event: event["ts"])
+    return max(itertools.accumulate((event["args"]["Bytes"] for event in changes), initial=0))
 
 
 def memory() -> list[Measurement]:

@@ -1,4 +1,4 @@
-"""Times side by side: each round times all candidates of a case, in random order, so that slow moments hit all alike."""
+"""Times side by side: each round times all candidates of a case in random order, so slow moments hit all alike."""
 
 import math
 import random
