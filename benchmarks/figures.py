@@ -94,7 +94,7 @@ def _panel(axes: Axes, title: str, measurements: list[Measurement], names: list[
 def targets(path: Path) -> None:
     """Draw how much of what its target allows each ratio takes."""
     sources = [records.RESULTS / f"{topic}.csv" for topic in records.topics()]
-    aims = [m for source in sources for m in records.read(source)[0] if m.target][::-1]
+    aims = [m for source in sources for m in records.read(source)[0] if m.target and not m.target.endswith(" 0")][::-1]
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(12, 1.6 + 0.42 * len(aims)), layout="constrained")
         for height, m in enumerate(aims):

@@ -37,6 +37,12 @@ TOPICS = {
         "Confidence",
         "Against the sum one would write by hand. Calls repeat on the same tensors, which a large cache may hold.",
     ),
+    "gpu": (
+        "On a GPU",
+        "`python -m benchmarks.gpu` on a machine that has one. Replays are those of a captured CUDA graph; a bandwidth"
+        " is bytes read and written over time; whether a call waits for the GPU is told by"
+        ' `torch.cuda.set_sync_debug_mode("error")`.',
+    ),
     "vendi": (
         "Entropy against vendi-score",
         "The logarithm of the Vendi score of the centred patches is the same number. The package takes the positive"
@@ -122,7 +128,8 @@ def made_on(where: Origin) -> str:
         noise = "what else ran is not known"
     versions = f"Python {where.python}, torch {where.torch}, numpy {where.numpy}, einops {where.einops}"
     return (
-        f"{where.date} UTC on {where.cpu}, {where.cores} cores, {where.memory_gib} GiB; threads used: {where.threads};"
+        f"{where.date} UTC on {'' if where.device == 'cpu' else where.device + ', '}{where.cpu}, {where.cores} cores,"
+        f" {where.memory_gib} GiB; threads used: {where.threads};"
         f" {noise}. {versions}, durian-adv {where.durian_adv} at `{where.revision or 'no commit'}`"
         f"{', ' if where.packages else ''}{where.packages}."
     )
@@ -150,7 +157,9 @@ def with_figures(readme: str) -> str:
 
 def amount(value: float, unit: str) -> str:
     """Write a time in us or a number of bytes in the unit that suits it."""
-    names = {"us": ("µs", "ms", "s"), "bytes": ("B", "kB", "MB")}[unit]
+    names = {"us": ("µs", "ms", "s"), "bytes": ("B", "kB", "MB")}.get(unit)
+    if names is None:
+        return f"{short(value)} {unit}"
     power = 0 if value < 1e3 else 1 if value < 1e6 else 2
     return f"{short(value / 1e3**power)} {names[power]}"
 

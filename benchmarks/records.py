@@ -36,7 +36,7 @@ class Measurement:
     p20: float
     p50: float
     p80: float
-    unit: str  # of the three: us, bytes
+    unit: str  # of the three: us, bytes, GB/s, or what is counted
     ratio: float
     ratio_p20: float
     ratio_p80: float
@@ -58,6 +58,7 @@ class Measurement:
 class Origin:
     """What a measurement was made on and with."""
 
+    device: str  # that did the work: "cpu", or a GPU with its driver
     cpu: str
     cores: int
     threads: int
@@ -102,9 +103,10 @@ def _busy() -> float:
     return (user + nice + system + sum(interrupts)) / os.sysconf("SC_CLK_TCK")
 
 
-def origin(packages: Iterable[str] = (), others: float = math.nan) -> Origin:
+def origin(packages: Iterable[str] = (), others: float = math.nan, device: str = "cpu") -> Origin:
     """Describe this process and its machine; ``packages`` are further distributions whose versions matter."""
     return Origin(
+        device=device,
         cpu=_cpu(),
         cores=os.cpu_count() or 0,
         threads=torch.get_num_threads(),

@@ -17,6 +17,7 @@ from benchmarks.records import Measurement
 ROUND_SECONDS = 0.01  # at least, for each candidate: far above the clock's grain and a call's overhead
 
 Function = Callable[[], object]
+Clock = Callable[[Function, int], float]  # how many seconds so many calls take
 
 
 @dataclass(frozen=True)
@@ -32,29 +33,44 @@ class Case:
     size_unit: str = ""
 
 
+def host_clock(function: Function, calls: int) -> float:
+    """Time calls that are done when they return."""
+    return timeit.timeit(function, number=calls)
+
+
 def run(topic: str, cases: Sequence[Case], packages: Iterable[str] = (), extra: Iterable[Measurement] = ()) -> None:
     """Measure the cases of a topic on one thread and write its record; ``extra`` is what was measured otherwise."""
     torch.set_num_threads(1)
-    watch, measurements = records.Watch(), list(extra)
-    with tqdm(total=sum(case.rounds for case in cases)) as bar:
-        for case in cases:
-            bar.set_description(f"{topic}: {case.name}")
-            measurements += measure(case, watch, bar.update)
+    watch = records.Watch()
+    measurements = [*extra, *measure_all(topic, cases, watch)]
     records.write(records.RESULTS / f"{topic}.csv", measurements, records.origin(packages, watch.others))
 
 
-def measure(case: Case, watch: records.Watch, progress: Callable[[], object] = lambda: None) -> list[Measurement]:
+def measure_all(
+    topic: str, cases: Sequence[Case], watch: records.Watch, clock: Clock = host_clock
+) -> list[Measurement]:
+    """Measure cases one after the other, with a progress bar."""
+    measurements: list[Measurement] = []
+    with tqdm(total=sum(case.rounds for case in cases)) as bar:
+        for case in cases:
+            bar.set_description(f"{topic}: {case.name}")
+            measurements += measure(case, watch, clock, bar.update)
+    return measurements
+
+
+def measure(
+    case: Case, watch: records.Watch, clock: Clock = host_clock, progress: Callable[[], object] = lambda: None
+) -> list[Measurement]:
     """Time the functions of a case in interleaved rounds: a row for each, and one for each further pair of a target."""
     functions = case.build()
-    calls = {name: _calls(function) for name, function in functions.items()}
+    calls = {name: _calls(function, clock) for name, function in functions.items()}
     times: dict[str, list[float]] = {name: [] for name in functions}
     order, shuffle = list(functions), random.Random(0).shuffle
     for _ in range(case.rounds):
         shuffle(order)
         with watch:
             for name in order:
-                seconds = timeit.Timer(functions[name]).timeit(calls[name])
-                times[name].append(1e6 * seconds / calls[name])
+                times[name].append(1e6 * clock(functions[name], calls[name]) / calls[name])
         progress()
     first = next(iter(functions))
     pairs = dict.fromkeys([(name, first) for name in functions] + list(case.targets))
@@ -116,12 +132,12 @@ def compiled(name: str) -> Callable[..., torch.Tensor]:
     return torch.compile(getattr(durian_adv, name), fullgraph=True, dynamic=True)
 
 
-def _calls(function: Function) -> int:
+def _calls(function: Function, clock: Clock) -> int:
     """Return how many calls fill a round; the first one, which may compile, does not count."""
     function()
-    single = timeit.timeit(function, number=1)
+    single = clock(function, 1)
     if single < ROUND_SECONDS:
-        single = min(timeit.repeat(function, number=1, repeat=3))
+        single = min(clock(function, 1) for _ in range(3))
     return math.ceil(ROUND_SECONDS / single)
 
 

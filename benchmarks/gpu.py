@@ -1,0 +1,335 @@
+"""What a GPU does with the library, in one run and one record: ``python -m benchmarks.gpu``.
+
+Kernels and time of a captured CUDA graph, synchronisations, bandwidth, and entropies of a training batch of images. The
+record is ``benchmarks/results/gpu.csv``; ``python -m benchmarks.page`` takes it over into the page. With ``--dry-run``
+everything runs at small sizes on the CPU, to prove the script; that record lands in ``out/`` and says nothing.
+"""
+
+import argparse
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
+
+import durian_adv
+from benchmarks import records, timing
+from benchmarks.records import Measurement
+from benchmarks.timing import Case, Function, compare
+from durian_adv import baselines
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is measured."""
+
+    prompts: int = 512
+    rollouts: int = 8
+    responses: int = 4096
+    tokens: int = 8192
+    images: int = 512
+    patches: int = 1024
+    features: int = 1280
+    images_on_cpu: int = 32
+    rounds: int = 15
+
+
+DRY = Sizes(prompts=32, responses=64, tokens=128, images=8, patches=400, features=480, images_on_cpu=4, rounds=3)
+BASELINES = (
+    "dr_grpo_advantage",
+    "batch_std_advantage",
+    "rloo_advantage",
+    "reinforce_plus_plus_advantage",
+    "reinforce_plus_plus_baseline_advantage",
+)
+PLAIN, DURIAN = "plain GRPO expression", "durian_advantage"
+
+
+class Batch:
+    """Rewards, scores and log-probabilities on a device."""
+
+    def __init__(self, sizes: Sizes, device: str) -> None:
+        generator = torch.Generator(device).manual_seed(0)
+        shape = (sizes.prompts, sizes.rollouts)
+        self.rewards = torch.randint(0, 2, shape, generator=generator, device=device).float()
+        self.valid = torch.rand(shape, generator=generator, device=device) < 0.9
+        self.entropy = torch.rand(sizes.prompts, generator=generator, device=device)
+        self.confidence = -torch.rand(shape, generator=generator, device=device)
+        self.buckets = torch.randint(0, 12, (sizes.prompts,), generator=generator, device=device)
+        tokens = (sizes.responses, sizes.tokens)
+        self.logprobs = torch.empty(tokens, device=device).exponential_(generator=generator).neg_()
+        lengths = torch.randint(1, sizes.tokens + 1, (sizes.responses, 1), generator=generator, device=device)
+        self.mask = torch.arange(sizes.tokens, device=device) < lengths
+
+    @property
+    def scores(self) -> dict[str, Tensor]:
+        """The two difficulty scores."""
+        return {"visual_entropy": self.entropy, "confidence": self.confidence}
+
+
+def images(sizes: Sizes, device: str) -> Tensor:
+    """Draw features whose spectra fall as k^-a, a from 0.8 to 1.6 over the images, in random directions."""
+    generator = torch.Generator(device).manual_seed(0)
+    normal = partial(torch.randn, generator=generator, device=device)
+    exponents = torch.linspace(0.8, 1.6, sizes.images, device=device)[:, None]
+    scale = torch.arange(1, sizes.features + 1, device=device) ** (-exponents / 2)
+    directions = torch.linalg.qr(normal(sizes.features, sizes.features)).Q
+    features = torch.empty(sizes.images, sizes.patches, sizes.features, device=device)
+    for image, fall in zip(features, scale, strict=True):  # one by one, for the memory's sake
+        torch.matmul(normal(sizes.patches, sizes.features) * fall, directions.T, out=image)
+    return features
+
+
+# --- what differs between a GPU and the CPU that stands in for it ---------------------------------------
+
+
+def cuda_clock(function: Function, calls: int) -> float:
+    """Time calls from the start of the first to the end of the last on the GPU."""
+    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    start.record()
+    for _ in range(calls):
+        function()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end) / 1e3
+
+
+def replayed(function: Function, device: str) -> Function:
+    """Return the replay of a function captured as a CUDA graph; on the CPU the function itself."""
+    if device == "cpu":
+        return function
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            function()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        kept = function()
+    graph.kept = kept  # the graph writes to this memory
+    return graph.replay
+
+
+def kernels(function: Function, device: str) -> int:
+    """Count the kernels one call launches, copies and fills among them; on the CPU the operators it calls."""
+    function()
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device == "cuda" else [])]
+    with profile(activities=activities) as profiler:
+        function()
+        if device == "cuda":
+            torch.cuda.synchronize()
+    events = profiler.events()
+    if device == "cuda":
+        return sum(event.device_type == DeviceType.CUDA and not event.is_user_annotation for event in events)
+    return sum(event.cpu_parent is None for event in events)
+
+
+@contextmanager
+def no_synchronisation(device: str) -> Iterator[None]:
+    """Raise at the first wait of the host for the GPU."""
+    if device == "cpu":
+        yield
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that the mode is a prototype
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def synchronises(function: Function, device: str) -> bool:
+    """Tell whether a call waits for the GPU; what is only done once, such as compiling, is done before."""
+    function()
+    try:
+        with no_synchronisation(device):
+            function()
+    except RuntimeError as error:
+        if "synchroniz" not in str(error):
+            raise
+        return True
+    return False
+
+
+# --- what is measured -----------------------------------------------------------------------------------
+
+
+def counts(batch: Batch, device: str) -> list[Measurement]:
+    """Count kernels and synchronisations, each against a target of its own."""
+    durian = partial(timing.compiled("durian_advantage"), batch.rewards, **batch.scores)
+    size = " x ".join(map(str, batch.rewards.shape))
+    what = "kernels" if device == "cuda" else "operators"
+    found = [
+        compare(size, (f"{DURIAN}, {how}", [float(kernels(function, device))]), (f"1 of {what}", [1.0]), what, target=t)
+        for how, function, t in (
+            ("eager", partial(durian_adv.durian_advantage, batch.rewards, **batch.scores), ""),
+            ("compiled", durian, "<= 5"),
+        )
+    ]
+    for name, function in without_synchronisation(batch).items():
+        waits = float(synchronises(function, device))
+        found.append(compare("waits for the GPU", (name, [waits]), ("one wait", [1.0]), "waits", target="<= 0"))
+    return found
+
+
+def without_synchronisation(batch: Batch) -> dict[str, Function]:
+    """Return everything that must not wait for the GPU: all but eigenvalues and the packing of ragged batches."""
+    compiled_durian, compiled_confidence = timing.compiled("durian_advantage"), timing.compiled("sequence_confidence")
+    masks = {"no mask": None, "bool mask": batch.mask, "int64 mask": batch.mask.long()}
+    advantages = durian_adv.grpo_advantage(batch.rewards)
+    return {
+        "durian_advantage, eager": partial(durian_adv.durian_advantage, batch.rewards, **batch.scores),
+        "durian_advantage, eager, masked": partial(
+            durian_adv.durian_advantage, batch.rewards, valid=batch.valid, **batch.scores
+        ),
+        "durian_advantage, compiled": partial(compiled_durian, batch.rewards, **batch.scores),
+        "durian_components": partial(durian_adv.durian_components, batch.rewards, **batch.scores),
+        "grpo_advantage": partial(durian_adv.grpo_advantage, batch.rewards),
+        "shared_std_advantage": partial(durian_adv.shared_std_advantage, batch.rewards, batch.buckets),
+        "combine_advantages": partial(durian_adv.combine_advantages, [advantages, None, advantages], (0.1, 0.2, 0.7)),
+        "quantile_buckets": partial(durian_adv.quantile_buckets, batch.entropy, (0.25, 0.75), boundary="outer"),
+        **{name: partial(getattr(baselines, name), batch.rewards) for name in BASELINES},
+        **{
+            f"sequence_confidence, {how}, {kind}": partial(function, batch.logprobs, mask)
+            for how, function in (("eager", durian_adv.sequence_confidence), ("compiled", compiled_confidence))
+            for kind, mask in masks.items()
+        },
+    }
+
+
+def replays(batch: Batch, device: str) -> dict[str, Function]:
+    """A captured call of 512 x 8."""
+    rewards = batch.rewards
+    durian = partial(timing.compiled("durian_advantage"), rewards, **batch.scores)
+    return {
+        PLAIN: replayed(lambda: (rewards - rewards.mean(1, True)) / (rewards.std(1, keepdim=True) + 1e-6), device),
+        f"{DURIAN}, eager": replayed(partial(durian_adv.durian_advantage, rewards, **batch.scores), device),
+        f"{DURIAN}, compiled": replayed(durian, device),
+    }
+
+
+def confidences(batch: Batch) -> dict[str, tuple[Function, int]]:
+    """Confidences, against copying the log-probabilities: functions with the bytes they must move."""
+    other, compiled = torch.empty_like(batch.logprobs), timing.compiled("sequence_confidence")
+    numeric, size = batch.mask.long(), batch.logprobs.nbytes
+    return {
+        "copy": (lambda: other.copy_(batch.logprobs), 2 * size),
+        "confidence, eager, no mask": (partial(durian_adv.sequence_confidence, batch.logprobs), size),
+        "confidence, compiled, no mask": (partial(compiled, batch.logprobs), size),
+        "confidence, compiled, bool mask": (partial(compiled, batch.logprobs, batch.mask), size + batch.mask.nbytes),
+        "confidence, compiled, int64 mask": (partial(compiled, batch.logprobs, numeric), size + numeric.nbytes),
+    }
+
+
+def entropies(sizes: Sizes, device: str) -> dict[str, Function]:
+    """All images of a batch, against their Gram matrices alone."""
+    features = images(sizes, device)
+
+    def grams() -> None:
+        for block in features.split(64):  # as many matrices as one would keep
+            torch.matmul(block, block.mT)
+
+    def batched() -> None:
+        for block in features.split(64):
+            centred = block - block.mean(1, keepdim=True)
+            torch.linalg.eigvalsh(centred @ centred.mT)
+
+    return {
+        "Gram products": grams,
+        "certified intervals": partial(durian_adv.certified_entropy_intervals, features),
+        "certified buckets, exact where needed": partial(durian_adv.certified_entropy_buckets, features),
+        "eigen_entropy": partial(durian_adv.eigen_entropy, features),
+        "torch.linalg.eigvalsh of the Gram matrices, 64 at once": batched,
+    }
+
+
+def on_cpu(sizes: Sizes, device: str) -> dict[str, Function]:
+    """The same entropies by the CPU and by the device, checked to agree."""
+    features = images(sizes, device)[:: max(1, sizes.images // sizes.images_on_cpu)]
+    copy = features.cpu()
+    here, there = durian_adv.eigen_entropy(copy), durian_adv.eigen_entropy(features).cpu()
+    torch.testing.assert_close(there, here, rtol=0, atol=1e-5)
+    return {
+        "eigen_entropy, on the CPU": partial(durian_adv.eigen_entropy, copy),
+        "eigen_entropy, on the device": partial(durian_adv.eigen_entropy, features),
+    }
+
+
+def bandwidth(m: Measurement, moved: int, copied: int) -> Measurement:
+    """Turn a time into a bandwidth, and its ratio into the share of a copy's bandwidth."""
+    return replace(
+        m,
+        p20=moved / 1e3 / m.p80,
+        p50=moved / 1e3 / m.p50,
+        p80=moved / 1e3 / m.p20,
+        unit="GB/s",
+        ratio=moved / copied / m.ratio,
+        ratio_p20=moved / copied / m.ratio_p80,
+        ratio_p80=moved / copied / m.ratio_p20,
+        target=">= 0.85" if "compiled" in m.candidate else "",
+    )
+
+
+def against_time(m: Measurement, microseconds: float) -> Measurement:
+    """Hold a time against a fixed one."""
+    low, middle, high = (time / microseconds for time in (m.p20, m.p50, m.p80))
+    return replace(m, baseline=f"{microseconds:,.0f} µs", ratio=middle, ratio_p20=low, ratio_p80=high, target="<= 1")
+
+
+def run(sizes: Sizes, device: str, path: Path) -> None:
+    """Measure everything and write the record."""
+    clock = cuda_clock if device == "cuda" else timing.host_clock
+    watch, batch = records.Watch(), Batch(sizes, device)
+
+    def measure(name: str, build: Callable[[], dict[str, Function]]) -> list[Measurement]:
+        return timing.measure_all("gpu", [Case(name, build, rounds=sizes.rounds)], watch, clock)
+
+    found = counts(batch, device)
+    times = measure(f"{sizes.prompts} x {sizes.rollouts}, CUDA-graph replay", partial(replays, batch, device))
+    found += times + [against_time(m, 30) for m in times if m.candidate == f"{DURIAN}, compiled"]
+    calls = confidences(batch)
+    copied = calls["copy"][1]
+    times = measure(
+        f"{sizes.responses:,} x {sizes.tokens:,}", lambda: {name: call for name, (call, _) in calls.items()}
+    )
+    found += [bandwidth(m, calls[m.candidate][1], copied) for m in times]
+    del batch, calls
+    name = f"{sizes.images} images of {sizes.patches:,} x {sizes.features:,}"
+    times = measure(name, partial(entropies, sizes, device))
+    found += times + [against_time(m, 60_000) for m in times if m.candidate == "certified intervals"]
+    found += measure(f"{sizes.images_on_cpu} of these images", partial(on_cpu, sizes, device))
+    records.write(path, found, records.origin(others=watch.others, device=described(device)))
+    print(f"written: {path.relative_to(records.ROOT)}")
+
+
+def described(device: str) -> str:
+    """Name the GPU with its memory, driver-side CUDA and compute capability."""
+    if device == "cpu":
+        return "cpu"
+    p = torch.cuda.get_device_properties(0)
+    return f"{p.name} ({p.total_memory / 2**30:.0f} GiB, {p.major}.{p.minor}), CUDA {torch.version.cuda}"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run on the GPU, or dry on the CPU; refuse where neither is asked for."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__.splitlines()[0])
+    parser.add_argument("--dry-run", action="store_true", help="small sizes on the CPU, a record in out/")
+    if parser.parse_args(arguments).dry_run:
+        run(DRY, "cpu", records.ROOT / "out" / "gpu-dry-run.csv")
+    elif torch.cuda.is_available():
+        run(Sizes(), "cuda", records.RESULTS / "gpu.csv")
+    else:
+        sys.exit("no CUDA device here, so nothing is measured; --dry-run proves the script on the CPU")
+
+
+if __name__ == "__main__":
+    main()
