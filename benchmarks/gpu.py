@@ -7,20 +7,17 @@ everything runs at small sizes on the CPU, to prove the script; that record land
 
 import argparse
 import sys
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.autograd import DeviceType
-from torch.profiler import ProfilerActivity, profile
 
 import durian_adv
 from benchmarks import records, timing
+from benchmarks.device import cuda_clock, described, kernels, replayed, synchronises
 from benchmarks.records import Measurement
 from benchmarks.timing import Case, Function, compare
 from durian_adv import baselines
@@ -37,11 +34,23 @@ class Sizes:
     images: int = 512
     patches: int = 1024
     features: int = 1280
-    images_on_cpu: int = 32
+    images_exact: int = 64
     rounds: int = 15
+    slow_rounds: int = 5
 
 
-DRY = Sizes(prompts=32, responses=64, tokens=128, images=8, patches=400, features=480, images_on_cpu=4, rounds=3)
+DRY = Sizes(
+    prompts=32,
+    responses=64,
+    tokens=128,
+    images=8,
+    patches=400,
+    features=480,
+    images_exact=4,
+    rounds=2,
+    slow_rounds=2,
+)
+DRY_RECORD = records.ROOT / "out" / "gpu-dry-run.csv"
 BASELINES = (
     "dr_grpo_advantage",
     "batch_std_advantage",
@@ -49,7 +58,7 @@ BASELINES = (
     "reinforce_plus_plus_advantage",
     "reinforce_plus_plus_baseline_advantage",
 )
-PLAIN, DURIAN = "plain GRPO expression", "durian_advantage"
+PLAIN, DURIAN, INTERVALS = "plain GRPO expression", "durian_advantage", "certified intervals"
 
 
 class Batch:
@@ -87,89 +96,15 @@ def images(sizes: Sizes, device: str) -> Tensor:
     return features
 
 
-# --- what differs between a GPU and the CPU that stands in for it ---------------------------------------
-
-
-def cuda_clock(function: Function, calls: int) -> float:
-    """Time calls from the start of the first to the end of the last on the GPU."""
-    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    start.record()
-    for _ in range(calls):
-        function()
-    end.record()
-    end.synchronize()
-    return start.elapsed_time(end) / 1e3
-
-
-def replayed(function: Function, device: str) -> Function:
-    """Return the replay of a function captured as a CUDA graph; on the CPU the function itself."""
-    if device == "cpu":
-        return function
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            function()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        kept = function()
-    graph.kept = kept  # the graph writes to this memory
-    return graph.replay
-
-
-def kernels(function: Function, device: str) -> int:
-    """Count the kernels one call launches, copies and fills among them; on the CPU the operators it calls."""
-    function()
-    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device == "cuda" else [])]
-    with profile(activities=activities) as profiler:
-        function()
-        if device == "cuda":
-            torch.cuda.synchronize()
-    events = profiler.events()
-    if device == "cuda":
-        return sum(event.device_type == DeviceType.CUDA and not event.is_user_annotation for event in events)
-    return sum(event.cpu_parent is None for event in events)
-
-
-@contextmanager
-def no_synchronisation(device: str) -> Iterator[None]:
-    """Raise at the first wait of the host for the GPU."""
-    if device == "cpu":
-        yield
-        return
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that the mode is a prototype
-        torch.cuda.set_sync_debug_mode("error")
-    try:
-        yield
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-
-
-def synchronises(function: Function, device: str) -> bool:
-    """Tell whether a call waits for the GPU; what is only done once, such as compiling, is done before."""
-    function()
-    try:
-        with no_synchronisation(device):
-            function()
-    except RuntimeError as error:
-        if "synchroniz" not in str(error):
-            raise
-        return True
-    return False
-
-
-# --- what is measured -----------------------------------------------------------------------------------
-
-
 def counts(batch: Batch, device: str) -> list[Measurement]:
     """Count kernels and synchronisations, each against a target of its own."""
     durian = partial(timing.compiled("durian_advantage"), batch.rewards, **batch.scores)
     size = " x ".join(map(str, batch.rewards.shape))
     what = "kernels" if device == "cuda" else "operators"
     found = [
-        compare(size, (f"{DURIAN}, {how}", [float(kernels(function, device))]), (f"1 of {what}", [1.0]), what, target=t)
+        compare(
+            size, (f"{DURIAN}, {how}", [float(kernels(function, device))]), (f"one of {what}", [1.0]), what, target=t
+        )
         for how, function, t in (
             ("eager", partial(durian_adv.durian_advantage, batch.rewards, **batch.scores), ""),
             ("compiled", durian, "<= 5"),
@@ -231,36 +166,35 @@ def confidences(batch: Batch) -> dict[str, tuple[Function, int]]:
 
 
 def entropies(sizes: Sizes, device: str) -> dict[str, Function]:
-    """All images of a batch, against their Gram matrices alone."""
+    """Intervals and buckets of all images of a batch, against their Gram matrices alone."""
     features = images(sizes, device)
 
     def grams() -> None:
         for block in features.split(64):  # as many matrices as one would keep
             torch.matmul(block, block.mT)
 
-    def batched() -> None:
-        for block in features.split(64):
-            centred = block - block.mean(1, keepdim=True)
-            torch.linalg.eigvalsh(centred @ centred.mT)
-
     return {
         "Gram products": grams,
-        "certified intervals": partial(durian_adv.certified_entropy_intervals, features),
+        INTERVALS: partial(durian_adv.certified_entropy_intervals, features),
         "certified buckets, exact where needed": partial(durian_adv.certified_entropy_buckets, features),
-        "eigen_entropy": partial(durian_adv.eigen_entropy, features),
-        "torch.linalg.eigvalsh of the Gram matrices, 64 at once": batched,
     }
 
 
-def on_cpu(sizes: Sizes, device: str) -> dict[str, Function]:
-    """The same entropies by the CPU and by the device, checked to agree."""
-    features = images(sizes, device)[:: max(1, sizes.images // sizes.images_on_cpu)]
+def exact(sizes: Sizes, device: str) -> dict[str, Function]:
+    """Exact entropies of some of the images, by the CPU and by the device, checked to agree."""
+    features = images(sizes, device)[:: max(1, sizes.images // sizes.images_exact)]
     copy = features.cpu()
     here, there = durian_adv.eigen_entropy(copy), durian_adv.eigen_entropy(features).cpu()
     torch.testing.assert_close(there, here, rtol=0, atol=1e-5)
+
+    def batched() -> None:
+        centred = features - features.mean(1, keepdim=True)
+        torch.linalg.eigvalsh(centred @ centred.mT)
+
     return {
         "eigen_entropy, on the CPU": partial(durian_adv.eigen_entropy, copy),
-        "eigen_entropy, on the device": partial(durian_adv.eigen_entropy, features),
+        "eigen_entropy": partial(durian_adv.eigen_entropy, features),
+        "torch.linalg.eigvalsh of all Gram matrices at once": batched,
     }
 
 
@@ -285,38 +219,43 @@ def against_time(m: Measurement, microseconds: float) -> Measurement:
     return replace(m, baseline=f"{microseconds:,.0f} µs", ratio=middle, ratio_p20=low, ratio_p80=high, target="<= 1")
 
 
-def run(sizes: Sizes, device: str, path: Path) -> None:
-    """Measure everything and write the record."""
+def run(sizes: Sizes, device: str, path: Path) -> list[str]:
+    """Measure everything and write the record; return what went wrong, as a GPU is not lent twice."""
     clock = cuda_clock if device == "cuda" else timing.host_clock
     watch, batch = records.Watch(), Batch(sizes, device)
 
-    def measure(name: str, build: Callable[[], dict[str, Function]]) -> list[Measurement]:
-        return timing.measure_all("gpu", [Case(name, build, rounds=sizes.rounds)], watch, clock)
+    def measure(name: str, build: Callable[[], dict[str, Function]], rounds: int) -> list[Measurement]:
+        return timing.measure_all("gpu", [Case(name, build, rounds=rounds)], watch, clock)
 
-    found = counts(batch, device)
-    times = measure(f"{sizes.prompts} x {sizes.rollouts}, CUDA-graph replay", partial(replays, batch, device))
-    found += times + [against_time(m, 30) for m in times if m.candidate == f"{DURIAN}, compiled"]
-    calls = confidences(batch)
-    copied = calls["copy"][1]
-    times = measure(
-        f"{sizes.responses:,} x {sizes.tokens:,}", lambda: {name: call for name, (call, _) in calls.items()}
-    )
-    found += [bandwidth(m, calls[m.candidate][1], copied) for m in times]
-    del batch, calls
-    name = f"{sizes.images} images of {sizes.patches:,} x {sizes.features:,}"
-    times = measure(name, partial(entropies, sizes, device))
-    found += times + [against_time(m, 60_000) for m in times if m.candidate == "certified intervals"]
-    found += measure(f"{sizes.images_on_cpu} of these images", partial(on_cpu, sizes, device))
+    def of_replays() -> list[Measurement]:
+        name = f"{sizes.prompts} x {sizes.rollouts}, CUDA-graph replay"
+        times = measure(name, partial(replays, batch, device), sizes.rounds)
+        return times + [against_time(m, 30) for m in times if m.candidate == f"{DURIAN}, compiled"]
+
+    def of_confidences() -> list[Measurement]:
+        calls = confidences(batch)
+        name, functions = f"{sizes.responses:,} x {sizes.tokens:,}", {name: call for name, (call, _) in calls.items()}
+        times = measure(name, lambda: functions, sizes.rounds)
+        return [bandwidth(m, calls[m.candidate][1], calls["copy"][1]) for m in times]
+
+    def of_entropies() -> list[Measurement]:
+        name = f"{sizes.images} images of {sizes.patches:,} x {sizes.features:,}"
+        times = measure(name, partial(entropies, sizes, device), sizes.slow_rounds)
+        return times + [against_time(m, 60_000) for m in times if m.candidate == INTERVALS]
+
+    def of_exact() -> list[Measurement]:
+        return measure(f"{sizes.images_exact} of these images", partial(exact, sizes, device), sizes.slow_rounds)
+
+    found: list[Measurement] = []
+    failures: list[str] = []
+    for part in (partial(counts, batch, device), of_replays, of_confidences, of_entropies, of_exact):
+        try:
+            found += part()
+        except (RuntimeError, AssertionError) as error:  # a failed capture, kernel, compilation or comparison
+            failures.append(f"{getattr(part, '__name__', 'counts')}: {error}")
     records.write(path, found, records.origin(others=watch.others, device=described(device)))
     print(f"written: {path.relative_to(records.ROOT)}")
-
-
-def described(device: str) -> str:
-    """Name the GPU with its memory, driver-side CUDA and compute capability."""
-    if device == "cpu":
-        return "cpu"
-    p = torch.cuda.get_device_properties(0)
-    return f"{p.name} ({p.total_memory / 2**30:.0f} GiB, {p.major}.{p.minor}), CUDA {torch.version.cuda}"
+    return failures
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -324,11 +263,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__.splitlines()[0])
     parser.add_argument("--dry-run", action="store_true", help="small sizes on the CPU, a record in out/")
     if parser.parse_args(arguments).dry_run:
-        run(DRY, "cpu", records.ROOT / "out" / "gpu-dry-run.csv")
+        failures = run(DRY, "cpu", DRY_RECORD)
     elif torch.cuda.is_available():
-        run(Sizes(), "cuda", records.RESULTS / "gpu.csv")
+        failures = run(Sizes(), "cuda", records.RESULTS / "gpu.csv")
     else:
         sys.exit("no CUDA device here, so nothing is measured; --dry-run proves the script on the CPU")
+    if failures:
+        sys.exit("not measured:\n" + "\n".join(failures))
 
 
 if __name__ == "__main__":
