@@ -13,10 +13,10 @@ from durian_adv.buckets import small_numbers
 
 
 class Batch(NamedTuple):
-    """Rewards in the dense form, measured; and the way back to the caller's form."""
+    """Rewards in the inner form, measured; and the way back to the caller's form."""
 
-    prompts: statistics.Rows
-    valid: Tensor  # (B, G)
+    prompts: statistics.Prompts
+    valid: Tensor  # (G, B)
     layout: ragged.Layout | None
     shape: torch.Size  # of the caller's rewards
     dtype: torch.dtype  # of the results
@@ -41,32 +41,24 @@ def check_rewards(rewards: Tensor, prompt_index: Tensor | None, valid: Tensor | 
 def measure(rewards: Tensor, prompt_index: Tensor | None, valid: Tensor | None) -> Batch:
     """Measure each prompt's rewards, which have been checked; non-finite rewards become invalid."""
     rewards = rewards.detach()
-    values = rewards.to(exact.working_dtype(rewards.device))
-    usable = values.isfinite()
-    if valid is not None:
-        usable = usable & valid
     layout = None if prompt_index is None else ragged.layout(prompt_index)
-    if layout is not None:
-        values, usable = ragged.pack(values, layout, 0.0), ragged.pack(usable, layout, False)
-    if values.shape[1] == 0:
-        # a column of nothing: a minimum needs one, and so do prompts without rollouts
-        values, usable = values.new_zeros(len(values), 1), usable.new_zeros(len(values), 1)
-    prompts = statistics.rows(values, usable)
+    values = ragged.pack(rewards, layout, torch.nan, exact.working_dtype(rewards.device))
+    usable = values.abs() < torch.inf  # which NaN is not either
+    if valid is not None:
+        usable = usable & ragged.pack(valid, layout, False, torch.bool)
+    prompts = statistics.prompts(values, usable)
     return Batch(prompts, usable, layout, rewards.shape, exact.result_dtype(rewards.dtype))
 
 
 def restore(value: Tensor, batch: Batch) -> Tensor:
-    """Bring a result, ``(B, G)`` or one value a prompt ``(B,)``, into the caller's form."""
-    if batch.layout is not None:
-        return ragged.unpack(value, batch.layout)
-    return value[:, : batch.shape[1]] if value.ndim == 2 else value
+    """Bring a result, ``(G, B)`` or one value a prompt ``(B,)``, into the caller's form."""
+    return ragged.unpack(value, batch.layout, batch.shape)
 
 
 def scaled(batch: Batch, factor: Tensor) -> Tensor:
     """Return ``centred * factor (B,)`` in the caller's form: every estimator ends here."""
-    largest = torch.finfo(factor.dtype).max
-    factor = factor.clamp(max=largest)  # as 0 * inf is not a number
-    return restore(exact.to_result(batch.prompts.centred * factor[:, None], batch.dtype), batch)
+    factor = factor.clamp(max=torch.finfo(factor.dtype).max)  # as 0 * inf is not a number
+    return restore(exact.to_result(batch.prompts.centred * factor, batch.dtype), batch)
 
 
 def grpo_advantage(
@@ -161,10 +153,9 @@ def shared_std_advantage(
     labels = buckets.long()
     if batch.layout is not None:
         lowest = torch.iinfo(torch.int64).min
-        counted = torch.where(ragged.unpack(batch.valid, batch.layout), labels, lowest)
-        labels = labels.new_full(batch.valid.shape[:1], lowest).scatter_reduce(0, batch.layout.row, counted, "amax")
-    shared = statistics.bucket_std(batch.prompts, small_numbers(labels), len(labels), correction)
-    return scaled(batch, statistics.inverse(batch.prompts, shared, eps))
+        labels = torch.where(batch.valid, ragged.pack(labels, batch.layout, lowest, torch.int64), lowest).amax(0)
+    shared = statistics.bucket_std(batch.prompts, small_numbers(labels)[None], len(labels), correction)
+    return scaled(batch, statistics.inverse(batch.prompts, shared, eps)[0])
 
 
 def combine_advantages(advantages: Sequence[Tensor | None], weights: Sequence[float]) -> Tensor:

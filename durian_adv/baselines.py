@@ -36,7 +36,7 @@ def rloo_advantage(rewards: Tensor, *, prompt_index: Tensor | None = None, valid
     """
     check_rewards(rewards, prompt_index, valid)
     batch = measure(rewards, prompt_index, valid)
-    size = batch.prompts.size.to(batch.prompts.unit.dtype)
+    size = batch.prompts.size
     return scaled(batch, batch.prompts.unit * (size / (size - 1).clamp(min=1)))
 
 
@@ -111,8 +111,8 @@ def reinforce_plus_plus_advantage(
     return grpo_advantage(whole, valid=mask, eps=eps, correction=correction).reshape(rewards.shape)
 
 
-def _over_the_batch(batch: Batch, prompts: statistics.Rows, eps: float, correction: int) -> Tensor:
+def _over_the_batch(batch: Batch, prompts: statistics.Prompts, eps: float, correction: int) -> Tensor:
     # bucket 0 for all, in two: torch 2.6 compiles a scatter to a constant index, or into one place, wrongly
     everyone = (prompts.size < 0).long()
-    shared = statistics.bucket_std(prompts, everyone, 2, correction)
-    return scaled(batch, statistics.inverse(prompts, shared, eps))
+    shared = statistics.bucket_std(prompts, everyone[None], 2, correction)
+    return scaled(batch, statistics.inverse(prompts, shared, eps)[0])

@@ -77,27 +77,44 @@ def bucket_numbers(scores: Tensor, levels: int | tuple[float, ...], boundary: st
         scores = scores.float() if scores.itemsize < 4 else scores
     else:
         scores = scores.long()
-    missing = scores.isnan()
-    last = (~missing).sum().clamp(min=1) - 1  # NaN sorts last: the order statistics are 0..last
-    if isinstance(levels, int):
-        steps = torch.arange(1, levels, device=scores.device) * last
-        below, above = steps // levels, (steps + levels - 1) // levels
-        outer_from = (levels - 1) // 2  # the first k (from 0) with level (k + 1) / b >= 1/2
-    else:
-        # float64 as in NumPy; a device without it may round a position that falls beside a whole number
-        last = last.to(exact.working_dtype(scores.device))
-        position = torch.stack([level * last for level in levels])  # a tensor of levels would wait for a GPU
-        below, above = position.floor().long(), position.ceil().long()
-        outer_from = sum(level < 0.5 for level in levels)
-    ordered = scores.sort().values
     scores = scores.contiguous()
-    lower_from = {"upper": 0, "lower": len(below), "outer": outer_from}[boundary]
-    # s > t exactly when s > x[floor(pos)]; s >= t exactly when s >= x[ceil(pos)]
-    bucket = torch.searchsorted(ordered[below[:lower_from]], scores, right=False)
-    bucket = bucket + torch.searchsorted(ordered[above[lower_from:]], scores, right=True)
-    if boundary == "outer" and len(below) > 0:
-        bucket = torch.where(scores > ordered[below[:1]], bucket, 0)
-    return torch.where(missing, num_buckets(levels) - 1, bucket)
+    missing = scores.isnan()
+    last = (len(scores) - 1 - missing.count_nonzero()).clamp(min=0)  # NaN sorts last: the others are 0..last
+    count = num_buckets(levels) - 2
+    if count == 0:
+        return missing.long()
+    # A threshold lies between the order statistics at floor(pos) and ceil(pos): s > t exactly when s > x[floor(pos)],
+    # s >= t exactly when s >= x[ceil(pos)]. The first thresholds are compared in the one way, the others in the other.
+    first = {"upper": 0, "lower": count, "outer": _outer(levels)}[boundary]
+    thresholds = scores.sort().values.index_select(0, _positions(levels, first, last))
+    if first == 0:
+        bucket = torch.searchsorted(thresholds, scores, right=True)
+    else:
+        bucket = torch.searchsorted(thresholds[:first], scores)
+        if first < count:
+            reached = torch.searchsorted(thresholds[first:], scores, right=True)
+            # a score at or below the first threshold is in bucket 0, whatever it reaches
+            bucket = bucket + torch.minimum(reached, bucket * count)
+    return bucket.masked_fill(missing, count + 1)
+
+
+def _outer(levels: int | tuple[float, ...]) -> int:
+    """Return how many thresholds "outer" compares by s > t: those of levels under 1/2, and the first in any case."""
+    if isinstance(levels, int):
+        return min(levels - 1, max(1, (levels - 1) // 2))
+    return max(1, sum(level < 0.5 for level in levels))
+
+
+def _positions(levels: int | tuple[float, ...], first: int, last: Tensor) -> Tensor:
+    """Return the thresholds' positions among order statistics 0 to ``last``: the ``first`` rounded down, others up."""
+    if isinstance(levels, int):
+        steps = torch.arange(1, levels, device=last.device) * last
+        up = steps + (levels - 1)
+        return (torch.cat([steps[:first], up[first:]]) if first else up) // levels
+    # float64 as in NumPy; a device without it may round a position that falls beside a whole number
+    last = last.to(exact.working_dtype(last.device))
+    exactly = torch.stack([level * last for level in levels])  # a tensor of levels would wait for a GPU
+    return torch.cat([exactly[:first].floor(), exactly[first:].ceil()]).long()
 
 
 def small_numbers(labels: Tensor) -> Tensor:

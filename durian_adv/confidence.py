@@ -11,7 +11,8 @@ from torch import Tensor
 from durian_adv import _checks, exact
 
 _REDUCTIONS = ("sum", "mean")
-_BLOCK = 2**18  # tokens: a few MB, which stay in a cache
+# tokens summed at a time: a few MB, which stay in a processor's cache; elsewhere few launches, and memory is bounded
+_BLOCK, _BLOCK_ELSEWHERE = 2**18, 2**27
 
 
 def sequence_confidence(
@@ -51,39 +52,61 @@ def sequence_confidence(
     if logprobs.ndim == 0:
         raise ValueError("logprobs: expected shape (..., T), got ()")
     _checks.choice("reduction", reduction, _REDUCTIONS)
-    if mask is None:
-        size = torch.full(logprobs.shape[:-1], logprobs.shape[-1], device=logprobs.device)
-    else:
+    if mask is not None:
         mask = _checks.tensor("mask", mask)
         _checks.shape("mask", mask, logprobs.shape, "logprobs.shape")
         _checks.same_device("mask", mask, "logprobs", logprobs)
-        mask = mask != 0
-        size = mask.sum(-1)
-    total = _sums(logprobs, mask)
+    if torch.compiler.is_compiling():  # which fuses, and could not trace a loop over a changing number of blocks
+        total, size = _sums(logprobs, mask if mask is None else _loadable(mask))
+    else:
+        total, size = _sums_by_blocks(logprobs, mask)
     if reduction == "mean":
         total = total / size
     return torch.where(size > 0, total, torch.nan).to(exact.result_dtype(logprobs.dtype))
 
 
-def _sums(logprobs: Tensor, mask: Tensor | None) -> Tensor:
-    """Sum over the last dimension in the working dtype, block by block: the input is never copied whole.
+def _sums(logprobs: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Sum what counts over the last dimension in the working dtype, and count it.
 
     How far a sequence is padded changes the order of its sum. Rounded to float32, a sum in float64 does not show it;
     float64 log-probabilities, which nothing hides, are summed without an order.
     """
-    dtype = exact.working_dtype(logprobs.device)
-    if torch.compiler.is_compiling():  # which fuses, and could not trace a loop over a changing number of blocks
-        return _block_sums(logprobs, mask, dtype)
+    if mask is None:
+        counted, size = logprobs, torch.full(logprobs.shape[:-1], logprobs.shape[-1], device=logprobs.device)
+    else:
+        mask = mask if mask.dtype == torch.bool else mask != 0
+        counted, size = torch.where(mask, logprobs, 0), mask.sum(-1)
+    if logprobs.dtype == torch.float64 and logprobs.shape[-1] > 0:
+        return exact.row_sum_of_any_size(counted), size
+    return counted.sum(-1, dtype=exact.working_dtype(logprobs.device)), size
+
+
+def _sums_by_blocks(logprobs: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Do the same block by block: the input is never copied whole."""
     tokens = rearrange(logprobs, "... t -> (...) t")
-    rows = max(1, _BLOCK // max(1, tokens.shape[1]))
+    block = _BLOCK if logprobs.device.type == "cpu" else _BLOCK_ELSEWHERE
+    rows = max(1, block // max(1, tokens.shape[1]))
     blocks = torch.split(tokens, rows)
     masks = [None] * len(blocks) if mask is None else torch.split(rearrange(mask, "... t -> (...) t"), rows)
-    sums = [_block_sums(block, m, dtype) for block, m in zip(blocks, masks, strict=True)]
-    return torch.cat(sums).reshape(logprobs.shape[:-1])
+    sums = [_sums(block, m) for block, m in zip(blocks, masks, strict=True)]
+    totals, sizes = (torch.cat(column).reshape(logprobs.shape[:-1]) for column in zip(*sums, strict=True))
+    return totals, sizes
 
 
-def _block_sums(logprobs: Tensor, mask: Tensor | None, dtype: torch.dtype) -> Tensor:
-    counted = logprobs if mask is None else torch.where(mask, logprobs, 0)
-    if logprobs.dtype == torch.float64 and logprobs.shape[-1] > 0:
-        return exact.row_sum_of_any_size(counted)
-    return counted.sum(-1, dtype=dtype)
+def _loadable(mask: Tensor) -> Tensor:
+    """Bring a mask into a dtype that inductor's code for processors loads many values of at once: 8 times as fast."""
+    if mask.device.type == "cpu" and not mask.dtype.is_floating_point and mask.itemsize < 4:
+        if mask.dtype == torch.bool:
+            mask = torch.ops.durian_adv.as_bytes(mask)
+        return mask.to(torch.int32)
+    return mask
+
+
+def _as_bytes(mask: Tensor) -> Tensor:
+    return mask.view(torch.uint8).clone(memory_format=torch.contiguous_format)
+
+
+# An operator, as inductor would cast value by value what it can look into.
+torch.library.define("durian_adv::as_bytes", "(Tensor mask) -> Tensor")
+torch.library.impl("durian_adv::as_bytes", "cpu", _as_bytes)
+torch.library.register_fake("durian_adv::as_bytes", _as_bytes)

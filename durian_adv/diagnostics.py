@@ -63,15 +63,13 @@ def durian_metrics(
     _checks.shape("components.advantages", components.advantages, rewards.shape, "rewards.shape")
     components, rewards = DurianComponents._make(map(_on_host, components)), rewards.detach().cpu()
     batch = measure(rewards, _on_host(prompt_index), _on_host(valid))
-    correct = rewards > success_threshold
-    if batch.layout is not None:
-        correct = ragged.pack(correct, batch.layout, False)
-    hits = torch.zeros_like(batch.prompts.size) if correct.shape[1] == 0 else (correct & batch.valid).sum(1)
+    correct = ragged.pack(rewards > success_threshold, batch.layout, False, torch.bool)
+    hits = (correct & batch.valid).sum(0)
 
     def by_prompt(value: Tensor) -> Tensor:
         if batch.layout is None:
             return value
-        return value.new_zeros(batch.layout.num_prompts).index_copy(0, batch.layout.row, value)
+        return value.new_zeros(batch.layout.num_prompts).index_copy(0, batch.layout.column, value)
 
     size = batch.prompts.size
     there, effective = size > 0, batch.prompts.has_signal

@@ -34,15 +34,18 @@ class DurianComponents(NamedTuple):
     confidence: Tensor | None  # likewise, eq. 15
 
 
-class _Component(NamedTuple):
-    """One value a prompt each, or nothing for a component that is left out."""
+class _Parts(NamedTuple):
+    """What the results are made of. The components that are present come in the order of eq. 20, GRPO first."""
 
-    factor: Tensor | None = None
-    std: Tensor | None = None
-    bucket: Tensor | None = None
-    score: Tensor | None = None
+    batch: Batch
+    factors: Tensor  # (1 to 3, B), of centred rewards
+    weights: list[float]
+    scales: statistics.Scale  # (1 to 3, B)
+    scores: dict[str, Tensor]  # by component, one a prompt
+    buckets: dict[str, Tensor]  # likewise
 
 
+@torch.no_grad()
 def durian_advantage(
     rewards: Tensor,
     *,
@@ -104,21 +107,24 @@ def durian_advantage(
             [-0.4901, -0.4901, -0.4901,  1.4704],
             [ 0.0000,  0.0000,  0.0000,  0.0000]])
     """
-    return durian_components(
-        rewards,
-        visual_entropy=visual_entropy,
-        confidence=confidence,
-        prompt_index=prompt_index,
-        valid=valid,
-        weights=weights,
-        entropy_quantiles=entropy_quantiles,
-        num_confidence_buckets=num_confidence_buckets,
-        eps=eps,
-        correction=correction,
-        process_group=process_group,
-    ).advantages
+    return _advantages(
+        _parts(
+            rewards,
+            visual_entropy=visual_entropy,
+            confidence=confidence,
+            prompt_index=prompt_index,
+            valid=valid,
+            weights=weights,
+            entropy_quantiles=entropy_quantiles,
+            num_confidence_buckets=num_confidence_buckets,
+            eps=eps,
+            correction=correction,
+            process_group=process_group,
+        )
+    )
 
 
+@torch.no_grad()
 def durian_components(
     rewards: Tensor,
     *,
@@ -151,6 +157,61 @@ def durian_components(
     >>> components.reasoning is None
     True
     """
+    parts = _parts(
+        rewards,
+        visual_entropy=visual_entropy,
+        confidence=confidence,
+        prompt_index=prompt_index,
+        valid=valid,
+        weights=weights,
+        entropy_quantiles=entropy_quantiles,
+        num_confidence_buckets=num_confidence_buckets,
+        eps=eps,
+        correction=correction,
+        process_group=process_group,
+    )
+    batch, names = parts.batch, ["grpo", *parts.buckets]
+    stds = exact.to_result(parts.scales.std * parts.scales.unit, batch.dtype)
+    by_component = dict(zip(names, parts.factors, strict=True))
+    std_of = dict(zip(names, stds, strict=True))
+    scores = {name: score.to(batch.dtype) for name, score in parts.scores.items()}
+
+    def of_rollouts(name: str) -> Tensor | None:
+        return scaled(batch, by_component[name]) if name in by_component else None
+
+    def of_prompts(values: dict[str, Tensor], name: str) -> Tensor | None:
+        return restore(values[name], batch) if name in values else None
+
+    return DurianComponents(
+        advantages=_advantages(parts),
+        grpo=scaled(batch, by_component["grpo"]),
+        perceptual=of_rollouts("perceptual"),
+        reasoning=of_rollouts("reasoning"),
+        entropy_bucket=of_prompts(parts.buckets, "perceptual"),
+        confidence_bucket=of_prompts(parts.buckets, "reasoning"),
+        prompt_std=restore(std_of["grpo"], batch),
+        perceptual_std=of_prompts(std_of, "perceptual"),
+        reasoning_std=of_prompts(std_of, "reasoning"),
+        has_signal=restore(batch.prompts.has_signal, batch),
+        visual_entropy=of_prompts(scores, "perceptual"),
+        confidence=of_prompts(scores, "reasoning"),
+    )
+
+
+def _parts(
+    rewards: Tensor,
+    *,
+    visual_entropy: Tensor | None,
+    confidence: Tensor | None,
+    prompt_index: Tensor | None,
+    valid: Tensor | None,
+    weights: Sequence[float],
+    entropy_quantiles: int | Sequence[float],
+    num_confidence_buckets: int,
+    eps: float,
+    correction: int,
+    process_group: Any,
+) -> _Parts:
     if process_group is not None:
         raise NotImplementedError("process_group: statistics across ranks are not implemented yet; pass None")
     present = (True, visual_entropy is not None, confidence is not None)
@@ -165,41 +226,28 @@ def durian_components(
         a_rollout = isinstance(confidence, Tensor) and confidence.ndim == rewards.ndim
         _check_score("confidence", confidence, rewards, "(B,) or (B, G)", rewards.shape[: 1 + a_rollout])
     batch = measure(rewards, prompt_index, valid)
-
-    def component(score: Tensor, levels: int | tuple[float, ...], boundary: str) -> _Component:
-        bucket = bucket_numbers(score, levels, boundary)
-        shared = statistics.bucket_std(batch.prompts, bucket, num_buckets(levels), correction)
-        factor = statistics.inverse(batch.prompts, shared, eps)
-        std = exact.to_result(shared.std * shared.unit, batch.dtype)
-        return _Component(factor, std, bucket, score.to(batch.dtype))
-
     own = statistics.own_std(batch.prompts, correction)
-    own_factor = statistics.inverse(batch.prompts, own, eps)
-    perceptual = reasoning = _Component()
-    if visual_entropy is not None:
-        perceptual = component(_prompt_score(visual_entropy, batch), entropy_levels, "outer")
-    if confidence is not None:
-        reasoning = component(_prompt_score(confidence, batch), confidence_levels, "upper")
-    factors = [f for f in (own_factor, perceptual.factor, reasoning.factor) if f is not None]
+    if visual_entropy is None and confidence is None:
+        scales = statistics.Scale(own.std[None], own.unit[None])
+        return _Parts(batch, statistics.inverse(batch.prompts, scales, eps), scale, scales, {}, {})
 
-    def result(value: Tensor | None) -> Tensor | None:
-        return None if value is None else restore(value, batch)
+    scores, buckets, most = {}, {}, 0
+    for name, score, levels, boundary in (
+        ("perceptual", visual_entropy, entropy_levels, "outer"),
+        ("reasoning", confidence, confidence_levels, "upper"),
+    ):
+        if score is not None:
+            scores[name] = _prompt_score(score, batch)
+            buckets[name] = bucket_numbers(scores[name], levels, boundary)
+            most = max(most, num_buckets(levels))
+    shared = statistics.bucket_std(batch.prompts, torch.stack(list(buckets.values())), most, correction)
+    scales = statistics.Scale(*(torch.cat([mine[None], ours]) for mine, ours in zip(own, shared, strict=True)))
+    return _Parts(batch, statistics.inverse(batch.prompts, scales, eps), scale, scales, scores, buckets)
 
-    return DurianComponents(
-        # all components share the centred rewards, so eq. 20 is taken on the factors
-        advantages=scaled(batch, weighted_sum(factors, scale)),
-        grpo=scaled(batch, own_factor),
-        perceptual=None if perceptual.factor is None else scaled(batch, perceptual.factor),
-        reasoning=None if reasoning.factor is None else scaled(batch, reasoning.factor),
-        entropy_bucket=result(perceptual.bucket),
-        confidence_bucket=result(reasoning.bucket),
-        prompt_std=restore(exact.to_result(own.std * own.unit, batch.dtype), batch),
-        perceptual_std=result(perceptual.std),
-        reasoning_std=result(reasoning.std),
-        has_signal=restore(batch.prompts.has_signal, batch),
-        visual_entropy=result(perceptual.score),
-        confidence=result(reasoning.score),
-    )
+
+def _advantages(parts: _Parts) -> Tensor:
+    # all components share the centred rewards, so eq. 20 is taken on the factors
+    return scaled(parts.batch, weighted_sum(parts.factors.unbind(), parts.weights))
 
 
 def _check_score(name: str, score: Tensor, rewards: Tensor, layout: str, shape: torch.Size) -> None:
@@ -210,11 +258,8 @@ def _check_score(name: str, score: Tensor, rewards: Tensor, layout: str, shape: 
 
 def _prompt_score(scores: Tensor, batch: Batch) -> Tensor:
     """Return one score a prompt (eq. 15): NaN where the prompt has no valid rollout with a score."""
-    scores = scores.detach().to(exact.working_dtype(scores.device))
-    if batch.layout is not None:
-        scores = ragged.pack(scores, batch.layout, torch.nan)
-    elif scores.ndim == 1:
-        return torch.where(batch.prompts.size > 0, scores, torch.nan)
-    if scores.shape[1] == 0:
-        return scores.new_full((len(scores),), torch.nan)
-    return statistics.row_means(scores, batch.valid & ~scores.isnan())
+    dtype = exact.working_dtype(scores.device)
+    if batch.layout is None and scores.ndim == 1:
+        return torch.where(batch.prompts.low <= batch.prompts.high, scores.detach().to(dtype), torch.nan)
+    values = ragged.pack(scores.detach(), batch.layout, torch.nan, dtype)
+    return statistics.prompt_means(values, batch.valid & (values == values))  # not NaN

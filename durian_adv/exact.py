@@ -10,12 +10,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# For each working dtype the two magic numbers M: (x + M) - M rounds x to the grid of M's last bit.
-# float64: grids of 2^-31 and 2^-64, exact for sums up to 2^22. float32: 2^-12 and 2^-25, exact for sums up to 2^12.
-_GRIDS = {
-    torch.float64: (1.5 * 2.0 ** (52 - 31), 1.5 * 2.0 ** (52 - 64)),
-    torch.float32: (1.5 * 2.0 ** (23 - 12), 1.5 * 2.0 ** (23 - 25)),
-}
 # The integer dtype of the same width, and the bits of the exponent.
 _EXPONENTS = {torch.float64: (torch.int64, 0x7FF << 52), torch.float32: (torch.int32, 0xFF << 23)}
 
@@ -40,7 +34,7 @@ def power_of_two(value: Tensor) -> Tensor:
     """Return the largest power of two that does not exceed ``value >= 0``; subnormal numbers and 0 as they are."""
     integer, exponent = _EXPONENTS[value.dtype]
     power = (value.view(integer) & exponent).view(value.dtype)
-    return torch.where(power > 0, power, value)
+    return torch.maximum(power, value.clamp(max=torch.finfo(value.dtype).smallest_normal))  # 0 for subnormal numbers
 
 
 def nonzero(value: Tensor) -> Tensor:
@@ -50,15 +44,19 @@ def nonzero(value: Tensor) -> Tensor:
 
 def split(terms: Tensor) -> tuple[Tensor, Tensor]:
     """Split terms into two parts, each on a fixed grid; their sum is within 2^-65 of the term (float64)."""
-    coarse, fine = _GRIDS[terms.dtype]
+    # (x + M) - M rounds x to the grid of M's last bit. Literals, as torch.compile makes an input of any other float.
+    if terms.dtype == torch.float64:  # grids of 2^-31 and 2^-64, exact for sums up to 2^22
+        coarse, fine = 1.5 * 2.0**21, 1.5 * 2.0**-12
+    else:  # 2^-12 and 2^-25, exact for sums up to 2^12
+        coarse, fine = 1.5 * 2.0**11, 1.5 * 2.0**-2
     high = (terms + coarse) - coarse
     return high, ((terms - high) + fine) - fine
 
 
-def row_sum(terms: Tensor) -> Tensor:
-    """Sum ``terms (..., G)`` over the last dimension; exact while the absolute values sum to at most 2^22 (float64)."""
+def exact_sum(terms: Tensor, dim: int) -> Tensor:
+    """Sum over a dimension; exact while the absolute values sum to at most 2^22 (float64)."""
     high, low = split(terms)
-    return high.sum(-1) + low.sum(-1)
+    return high.sum(dim) + low.sum(dim)
 
 
 def row_sum_of_any_size(terms: Tensor) -> Tensor:
@@ -68,11 +66,15 @@ def row_sum_of_any_size(terms: Tensor) -> Tensor:
     finite give what an ordinary sum gives.
     """
     unit = power_of_two(terms.abs().amax(-1))
-    total = row_sum(terms / nonzero(unit)[..., None]) * unit
+    total = exact_sum(terms / nonzero(unit)[..., None], -1) * unit
     return torch.where(unit < torch.inf, total, terms.sum(-1))
 
 
 def segment_sum(terms: Tensor, segment: Tensor, num_segments: int) -> Tensor:
-    """Sum ``terms (B,)`` within each of ``num_segments`` segments, numbered by ``segment (B,)``; exact likewise."""
-    halves = torch.stack(split(terms), 1)
-    return halves.new_zeros(num_segments, 2).index_add(0, segment, halves).sum(1)
+    """Sum each row of ``terms (C, B)`` within the segments that ``segment (C, B)`` numbers from 0; exact likewise.
+
+    Returns ``(C, num_segments)``.
+    """
+    high, low = split(terms)
+    zeros = terms.new_zeros(len(terms), num_segments)
+    return zeros.scatter_add(1, segment, high) + zeros.scatter_add(1, segment, low)

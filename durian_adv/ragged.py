@@ -1,4 +1,4 @@
-"""From the flat form ``(N,)`` with a prompt index to the dense form ``(B, G)`` with a mask, and back."""
+"""Between the caller's forms, dense ``(B, G)`` or flat ``(N,)`` with a prompt index, and the inner one, ``(G, B)``."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from torch import Tensor
 
 
 class Layout(NamedTuple):
-    """Where each of the N rollouts stands in the dense form."""
+    """Where each of the N rollouts of the flat form stands in the inner form."""
 
-    row: Tensor  # (N,) the prompt's number, 0..num_prompts-1
-    column: Tensor  # (N,) the rollout's number within its prompt
+    row: Tensor  # (N,) the rollout's number within its prompt
+    column: Tensor  # (N,) the prompt's number, 0..num_prompts-1
     num_prompts: int
     num_rollouts: int  # of the prompt that has most
 
@@ -22,23 +22,48 @@ def layout(prompt_index: Tensor) -> Layout:
 
     The sizes are read on the host, the one synchronisation of the flat form.
     """
-    _, row, counts = torch.unique(prompt_index, return_inverse=True, return_counts=True)
-    by_prompt = torch.argsort(row, stable=True)
+    _, column, counts = torch.unique(prompt_index, return_inverse=True, return_counts=True)
+    by_prompt = torch.argsort(column, stable=True)
     first = counts.cumsum(0) - counts
-    place = torch.arange(len(row), device=row.device)
-    column = torch.empty_like(row)
-    column[by_prompt] = place - first[row[by_prompt]]
-    widest = int(counts.max()) if len(counts) else 0
-    return Layout(row, column, len(counts), widest)
+    place = torch.arange(len(column), device=column.device)
+    row = torch.empty_like(column)
+    row[by_prompt] = place - first[column[by_prompt]]
+    most = int(counts.max()) if len(counts) else 0
+    return Layout(row, column, len(counts), most)
 
 
-def pack(flat: Tensor, layout: Layout, fill: float | bool) -> Tensor:
-    """Bring ``flat (N,)`` into ``(B, G)``; slots that no rollout takes hold ``fill``."""
-    dense = flat.new_full((layout.num_prompts, layout.num_rollouts), fill)
-    dense[layout.row, layout.column] = flat
-    return dense
+def pack(value: Tensor, layout: Layout | None, fill: float | bool, dtype: torch.dtype) -> Tensor:
+    """Bring ``value``, flat with a layout, else dense, into the inner form ``(G, B)`` in ``dtype``.
+
+    Slots that no rollout takes hold ``fill``. There is one row at least, as a minimum needs something to look at.
+    """
+    if layout is not None:
+        inner = value.new_full((max(1, layout.num_rollouts), layout.num_prompts), fill, dtype=dtype)
+        inner[layout.row, layout.column] = value.to(dtype)
+        return inner
+    if value.shape[1] == 0:
+        return value.new_full((1, len(value)), fill, dtype=dtype)
+    if value.device.type == "cpu" and torch.compiler.is_compiling():
+        opaque: Tensor = torch.ops.durian_adv.transposed(value, dtype)
+        return opaque
+    return _transposed(value, dtype)
 
 
-def unpack(dense: Tensor, layout: Layout) -> Tensor:
-    """Bring ``dense (B, G)``, or a value a prompt ``(B,)``, back to ``(N,)``."""
-    return dense[layout.row] if dense.ndim == 1 else dense[layout.row, layout.column]
+def unpack(inner: Tensor, layout: Layout | None, shape: torch.Size) -> Tensor:
+    """Bring ``inner (G, B)``, or a value a prompt ``(B,)``, into the caller's form of rollouts, ``shape``."""
+    if layout is not None:
+        return inner[layout.column] if inner.ndim == 1 else inner[layout.row, layout.column]
+    if inner.ndim == 1:
+        return inner
+    return inner[: shape[1]].t().contiguous()
+
+
+def _transposed(value: Tensor, dtype: torch.dtype) -> Tensor:
+    return value.t().to(dtype, copy=True, memory_format=torch.contiguous_format)
+
+
+# Inductor would read the transposed tensor in place, in steps of G, and for a processor make a loop of scalars of every
+# sum over rollouts. As an operator that it cannot look into, the copy is made, and the sums run along the prompts.
+torch.library.define("durian_adv::transposed", "(Tensor value, ScalarType dtype) -> Tensor")
+torch.library.impl("durian_adv::transposed", "cpu", _transposed)
+torch.library.register_fake("durian_adv::transposed", _transposed)

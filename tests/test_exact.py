@@ -32,8 +32,8 @@ def test_zero_has_no_power_of_two_but_zero(dtype):
 def test_a_row_sum_is_that_of_the_terms_on_the_grid_in_any_order(seed, width):
     rng = np.random.default_rng(seed)
     terms = torch.tensor(rng.uniform(-2, 2, (1, width)) * 10.0 ** rng.integers(-12, 1, (1, width)))
-    total = exact.row_sum(terms)
-    assert torch.equal(total, exact.row_sum(terms[:, torch.tensor(rng.permutation(width))]))
+    total = exact.exact_sum(terms, 1)
+    assert torch.equal(total, exact.exact_sum(terms[:, torch.tensor(rng.permutation(width))], 1))
     error = abs(Fraction(total.item()) - sum(map(Fraction, terms[0].tolist())))
     assert error <= width * 2.0**-65 + abs(total.item()) * 2.0**-53
 
@@ -58,12 +58,12 @@ def test_a_row_sum_of_any_size_keeps_what_is_not_finite():
 def test_the_grids_hold_sums_of_two_to_the_twentieth_terms_exactly():
     generator = torch.Generator().manual_seed(0)
     terms = 4 - 3 * torch.rand(1, 2**20, generator=generator, dtype=torch.float64)  # squares of units are up to 4
-    forward, backward = exact.row_sum(terms), exact.row_sum(terms.flip(1))
-    shuffled = exact.row_sum(terms[:, torch.randperm(2**20, generator=generator)])
-    segments = exact.segment_sum(terms[0], torch.zeros(2**20, dtype=torch.int64), 2)
+    forward, backward = exact.exact_sum(terms, 1), exact.exact_sum(terms.flip(1), 1)
+    shuffled = exact.exact_sum(terms[:, torch.randperm(2**20, generator=generator)], 1)
+    segments = exact.segment_sum(terms, torch.zeros(1, 2**20, dtype=torch.int64), 2)
     assert torch.equal(forward, backward)
     assert torch.equal(forward, shuffled)
-    assert torch.equal(segments[:1], forward)
+    assert torch.equal(segments[0, :1], forward)
     assert forward.item() == math.fsum(terms[0].tolist())
 
 
