@@ -148,7 +148,7 @@ def scaling(
             name(*size),
             partial(build, *size, *compiled),
             targets=targets or {} if size == MAIN else {},
-            rounds=25 if size == MAIN else 7,
+            rounds=40 if size == MAIN else 7,
             figure=figure,
             size=size[0] * size[1],
             size_unit="rewards",
@@ -179,7 +179,7 @@ def cases() -> list[Case]:
             f"durian_advantage, {name(*MAIN)}",
             partial(ragged, *MAIN),
             targets={("flat (N,), shuffled", "dense (B, G)"): "<= 3"},
-            rounds=25,
+            rounds=40,
         ),
         *(
             Case(f"durian_advantage, {how}", partial(growth, function), targets={ends: f"<= {times_larger}"})

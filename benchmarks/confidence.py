@@ -127,7 +127,7 @@ def cases() -> list[Case]:
                         f"{size(*shape)}, {title}",
                         partial(build, *shape, compiled),
                         targets=targets if first else {},
-                        rounds=25 if first else 7,
+                        rounds=40 if first else 7,
                         figure=f"sequence_confidence {title}, {'tokens' if place else 'responses'}",
                         size=shape[place],
                         size_unit=axis,
