@@ -116,8 +116,8 @@ def cases() -> list[Case]:
     found = []
     for title, build, compiled, targets in forms:
         sweeps = (
-            ("tokens a response, of 4,096", 1, [MAIN, *((MAIN[0], t) for t in LENGTHS)]),
-            ("responses of 2,048 tokens", 0, [MAIN, *((b, MAIN[1]) for b in RESPONSES)]),
+            ("tokens a response (4,096 responses)", 1, [MAIN, *((MAIN[0], t) for t in LENGTHS)]),
+            ("responses (of 2,048 tokens)", 0, [MAIN, *((b, MAIN[1]) for b in RESPONSES)]),
         )
         for axis, place, sizes in sweeps:
             for shape in sizes:

@@ -4,17 +4,19 @@ They live in an environment of their own, which ``make bench`` sets up from ``re
 """
 
 import ast
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 from verl.trainer.ppo import core_algos
 
+T = TypeVar("T")
 VERL = f"verl {version('verl')}"
 TRL = f"TRL {version('trl')}"
 
@@ -40,21 +42,26 @@ def trl_grpo() -> Callable[[Tensor, int], Tensor]:
     TRL computes them in the middle of a method of its trainer. Those very statements are taken out of the installed
     source, from the group means to the advantages, so they are TRL's whatever its version; without them it is an error.
     """
-    trainer = ast.parse(_source("trl", "trainer/grpo_trainer.py"))
     summed = "self.multi_objective_aggregation == 'sum_then_normalize'"
-    blocks = [n.body for n in ast.walk(trainer) if isinstance(n, ast.If) and ast.unparse(n.test) == summed]
-    if len(blocks) != 1:
-        raise LookupError(f"{TRL}: expected one block `if {summed}` in its GRPO trainer, got {len(blocks)}")
-    lines = [ast.unparse(statement) for statement in blocks[0]]
-    first = next(i for i, line in enumerate(lines) if line.startswith("mean_grouped_rewards = "))
-    last = next(i for i, line in enumerate(lines) if line.startswith("if self.scale_rewards != 'none'"))
-    utils = ast.parse(_source("trl", "trainer/utils.py"))
-    nanstd = next(n for n in utils.body if isinstance(n, ast.FunctionDef) and n.name == "nanstd")
+    trainer, utils = (ast.parse(_source("trl", f"trainer/{file}.py")) for file in ("grpo_trainer", "utils"))
+    block = _only(n.body for n in ast.walk(trainer) if isinstance(n, ast.If) and ast.unparse(n.test) == summed)
+    lines = [ast.unparse(statement) for statement in block]
+    first = _only(i for i, line in enumerate(lines) if line.startswith("mean_grouped_rewards = torch.nanmean"))
+    last = _only(i for i, line in enumerate(lines) if line.startswith("if self.scale_rewards != 'none'"))
+    nanstd = _only(n for n in utils.body if isinstance(n, ast.FunctionDef) and n.name == "nanstd")
     body = [f"    {line}" for statement in lines[first : last + 1] for line in statement.splitlines()]
     head = "def advantages(rewards, num_generations):"
     space = {"torch": torch, "self": SimpleNamespace(scale_rewards="group")}
     exec("\n".join([ast.unparse(nanstd), head, *body, "    return advantages"]), space)
     return space["advantages"]
+
+
+def _only(found: Iterable[T]) -> T:
+    """Return the one thing that was looked for."""
+    items = list(found)
+    if len(items) != 1:
+        raise LookupError(f"{TRL}: its advantages are no longer where they were; expected one place, got {len(items)}")
+    return items[0]
 
 
 def _source(package: str, file: str) -> str:

@@ -4,6 +4,7 @@ import csv
 import math
 import re
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
@@ -164,6 +165,15 @@ def test_peak_memory_counts_what_is_held_at_one_time():
     assert peak_memory(lambda: x.clone()) == 8000
     assert peak_memory(lambda: x.clone().neg().neg().neg()) == 16000  # each is freed after the next one is made
     assert peak_memory(lambda: x.clone() + x.clone()) == 24000
+
+
+def test_what_others_used_is_known_once_something_was_watched():
+    watch = records.Watch()
+    assert math.isnan(watch.others)
+    for _ in range(2):
+        with watch:
+            sum(range(1000))
+    assert watch.others >= 0 or not Path("/proc/stat").exists()
 
 
 @pytest.mark.parametrize(
