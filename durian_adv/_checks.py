@@ -62,6 +62,8 @@ def integer(name: str, value: object, expected: str) -> int:
     """Check for a plain integer, of Python or NumPy."""
     if isinstance(value, (bool, Tensor)):
         raise TypeError(f"{name}: expected {expected}, got {type(value).__name__}")
+    if isinstance(value, int):  # as it is: a symbol of torch.compile stays one, and another value compiles nothing
+        return value
     try:
         return operator.index(value)  # type: ignore[arg-type]  # what has no index is told so below
     except TypeError:

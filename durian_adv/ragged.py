@@ -43,7 +43,7 @@ def pack(value: Tensor, layout: Layout | None, fill: float | bool, dtype: torch.
         return inner
     if value.shape[1] == 0:
         return value.new_full((1, len(value)), fill, dtype=dtype)
-    if value.device.type == "cpu" and torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() and value.device.type == "cpu":
         opaque: Tensor = torch.ops.durian_adv.transposed(value, dtype)
         return opaque
     return _transposed(value, dtype)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass, replace
 
 import numpy as np
+import pytest
 import strategies as own
 import torch
 from hypothesis import strategies as st
@@ -14,6 +16,13 @@ from durian_adv import baselines
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-6}
 COMPONENTS = ("advantages", "grpo", "perceptual", "reasoning")
+
+
+# the one thing a machine may lack: everything else works without
+needs_compiler = pytest.mark.skipif(
+    shutil.which("g++") is None and shutil.which("clang++") is None,
+    reason="no C++ compiler (g++ or clang++) on PATH: torch.compile needs one on a CPU",
+)
 
 
 def result_dtype(dtype):

@@ -13,7 +13,7 @@ from helpers import assert_same_bits
 from hypothesis import given
 from hypothesis import strategies as st
 
-from durian_adv import sequence_confidence
+from durian_adv import confidence, sequence_confidence
 
 reductions = st.sampled_from(("sum", "mean"))
 NAN, INF = float("nan"), float("inf")
@@ -134,3 +134,10 @@ def test_the_last_dimension_is_reduced(leading):
     logprobs = -torch.rand(*leading, 6, generator=torch.Generator().manual_seed(0))
     assert sequence_confidence(logprobs).shape == leading
     assert sequence_confidence(logprobs, torch.ones(*leading, 6, dtype=torch.int64)).shape == leading
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int8, torch.int16, torch.int64, torch.bfloat16])
+def test_a_mask_that_compiled_code_loads_fast_says_the_same(dtype):
+    mask = torch.tensor([[0, 1, 0, 1], [1, 0, 0, 127]]).to(dtype)
+    for layout in (mask, mask.T):
+        assert torch.equal(confidence._loadable(layout) != 0, layout != 0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import re
-import shutil
 import subprocess
 import sys
 
@@ -14,7 +13,7 @@ import strategies as own
 import torch
 import torch._dynamo.testing
 from contract_table import OF_REWARDS, OF_STD, TABLE, Inputs, call, tensors
-from helpers import TOLERANCE, assert_matches, result_dtype, ulps
+from helpers import TOLERANCE, assert_matches, needs_compiler, result_dtype, ulps
 
 import durian_adv
 from durian_adv import (
@@ -200,6 +199,24 @@ def test_one_graph_serves_every_shape(name, fresh_dynamo):
     assert counter.frame_count == 1
 
 
+def test_levels_weights_and_numbers_of_buckets_compile_nothing_new(fresh_dynamo):
+    counter = torch._dynamo.testing.CompileCounter()
+    compiled = torch.compile(durian_advantage, fullgraph=True, dynamic=True, backend=counter)
+    x = Inputs(b=40)
+    scores = {"visual_entropy": x.entropy, "confidence": x.prompt_confidence}
+    for number in (12, 4, 3, 48, 7):
+        options = {
+            "num_confidence_buckets": number,
+            "weights": (0.1 * number, 0.2, 0.3),
+            "entropy_quantiles": (0.3 / number, 0.6),
+            "eps": 1e-6 * number,
+        }
+        assert torch.equal(
+            compiled(x.rewards, **scores, **options), durian_advantage(x.rewards, **scores, **options)
+        ), options
+    assert counter.frame_count == 1
+
+
 def durian_group(x):
     """Everything that Durian is made of, in one graph."""
     parts = durian_components(
@@ -215,6 +232,9 @@ def baseline_group(x):
     return [TABLE[n][0](x["rewards"], valid=x["valid"]) for n in names]
 
 
+MASKS = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.bfloat16, torch.float32)
+
+
 def score_group(x):
     """The difficulty scores."""
     return [
@@ -222,14 +242,8 @@ def score_group(x):
         eigen_entropy(x["features"], normalize=True),
         sequence_confidence(x["logprobs"], x["tokens"]),
         sequence_confidence(x["logprobs"], reduction="mean"),
+        *(sequence_confidence(x["logprobs"], x["tokens"].to(dtype)) for dtype in MASKS),
     ]
-
-
-# the one thing a machine may lack: everything else works without
-needs_compiler = pytest.mark.skipif(
-    shutil.which("g++") is None and shutil.which("clang++") is None,
-    reason="no C++ compiler (g++ or clang++) on PATH: torch.compile needs one on a CPU",
-)
 
 
 @pytest.mark.inductor

@@ -1,0 +1,57 @@
+"""The functions of ``durian_adv``, compiled: same names, arguments, results and errors, a fraction of the time.
+
+Each is one graph for all sizes (0 and 1 aside), levels, weights and eps. The first call compiles, which takes some ten
+seconds, and so does another one for other dtypes, another set of arguments that are given, or a number of buckets of 1
+or 2. The flat form runs as it is: the sizes of its prompts are values, which no graph can know before it runs.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+import torch
+from torch._dynamo.exc import TorchDynamoException
+
+import durian_adv
+
+__all__ = [
+    "combine_advantages",
+    "durian_advantage",
+    "durian_components",
+    "eigen_entropy",
+    "grpo_advantage",
+    "quantile_buckets",
+    "sequence_confidence",
+    "shared_std_advantage",
+]
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def _compiled(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    one_graph = torch.compile(function, fullgraph=True, dynamic=True)
+
+    @functools.wraps(function)
+    def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        if kwargs.get("prompt_index") is not None:
+            return function(*args, **kwargs)
+        try:
+            return one_graph(*args, **kwargs)
+        except TorchDynamoException:
+            function(*args, **kwargs)  # where an argument is at fault this says so, the compiler would not
+            raise
+
+    return call
+
+
+combine_advantages = _compiled(durian_adv.combine_advantages)
+durian_advantage = _compiled(durian_adv.durian_advantage)
+durian_components = _compiled(durian_adv.durian_components)
+eigen_entropy = _compiled(durian_adv.eigen_entropy)
+grpo_advantage = _compiled(durian_adv.grpo_advantage)
+quantile_buckets = _compiled(durian_adv.quantile_buckets)
+sequence_confidence = _compiled(durian_adv.sequence_confidence)
+shared_std_advantage = _compiled(durian_adv.shared_std_advantage)
