@@ -12,7 +12,7 @@ from torch import Tensor
 
 from benchmarks import released, timing
 from benchmarks.timing import Case, Function
-from durian_adv import durian_advantage, grpo_advantage, shared_std_advantage
+from durian_adv import compiled, durian_advantage, grpo_advantage, shared_std_advantage
 
 PLAIN = "plain GRPO expression"
 DURIAN, DURIAN_COMPILED = "durian_advantage, eager", "durian_advantage, compiled"
@@ -74,11 +74,11 @@ def released_grpo(batch: Batch) -> dict[str, Function]:
     return functions
 
 
-def durian(prompts: int, rollouts: int, compiled: Callable[..., Tensor]) -> dict[str, Function]:
+def durian(prompts: int, rollouts: int) -> dict[str, Function]:
     """All three components, against GRPO."""
     batch = Batch(prompts, rollouts)
     eager = partial(durian_advantage, batch.rewards, **batch.scores)
-    fused = partial(compiled, batch.rewards, **batch.scores)
+    fused = partial(compiled.durian_advantage, batch.rewards, **batch.scores)
     torch.testing.assert_close(fused(), eager(), rtol=1e-6, atol=1e-6)
     return {
         PLAIN: partial(plain_grpo, batch.rewards),
@@ -88,12 +88,10 @@ def durian(prompts: int, rollouts: int, compiled: Callable[..., Tensor]) -> dict
     }
 
 
-def grpo(
-    prompts: int, rollouts: int, compiled: Callable[..., Tensor], plain: Callable[[Tensor], Tensor]
-) -> dict[str, Function]:
+def grpo(prompts: int, rollouts: int, plain: Callable[[Tensor], Tensor]) -> dict[str, Function]:
     """GRPO itself, ours and theirs."""
     batch = Batch(prompts, rollouts)
-    fused = partial(compiled, batch.rewards)
+    fused = partial(compiled.grpo_advantage, batch.rewards)
     torch.testing.assert_close(fused(), plain_grpo(batch.rewards), rtol=1e-5, atol=1e-5)
     return {
         PLAIN: partial(plain_grpo, batch.rewards),
@@ -104,13 +102,13 @@ def grpo(
     }
 
 
-def shared_std(prompts: int, rollouts: int, compiled: Callable[..., Tensor]) -> dict[str, Function]:
+def shared_std(prompts: int, rollouts: int) -> dict[str, Function]:
     """One shared std over twelve buckets."""
     batch = Batch(prompts, rollouts)
     return {
         PLAIN: partial(plain_grpo, batch.rewards),
         "shared_std_advantage, eager": partial(shared_std_advantage, batch.rewards, batch.buckets),
-        "shared_std_advantage, compiled": partial(compiled, batch.rewards, batch.buckets),
+        "shared_std_advantage, compiled": partial(compiled.shared_std_advantage, batch.rewards, batch.buckets),
     }
 
 
@@ -139,14 +137,14 @@ def growth(function: Callable[..., Tensor]) -> dict[str, Function]:
 def scaling(
     figure: str,
     build: Callable[..., dict[str, Function]],
-    *compiled: Callable[..., Tensor],
+    *arguments: Callable[..., Tensor],
     targets: dict[tuple[str, str], str] | None = None,
 ) -> list[Case]:
     """Return one case a size, the one that counts first: it is the one that is compiled at."""
     return [
         Case(
             name(*size),
-            partial(build, *size, *compiled),
+            partial(build, *size, *arguments),
             targets=targets or {} if size == MAIN else {},
             rounds=40 if size == MAIN else 7,
             figure=figure,
@@ -159,9 +157,6 @@ def scaling(
 
 def cases() -> list[Case]:
     """List what is measured."""
-    fast, fast_grpo, fast_shared = (
-        timing.compiled(f) for f in ("durian_advantage", "grpo_advantage", "shared_std_advantage")
-    )
     fast_plain = torch.compile(plain_grpo, fullgraph=True, dynamic=True)
     targets = {
         (DURIAN, PLAIN): "<= 10",
@@ -172,9 +167,9 @@ def cases() -> list[Case]:
     ends = name(*SIZES[-1]), name(*MAIN)
     times_larger = SIZES[-1][0] * SIZES[-1][1] // (MAIN[0] * MAIN[1])
     return [
-        *scaling("durian_advantage, all three components", durian, fast, targets=targets),
-        *scaling("grpo_advantage", grpo, fast_grpo, fast_plain),
-        *scaling("shared_std_advantage, 12 buckets", shared_std, fast_shared),
+        *scaling("durian_advantage, all three components", durian, targets=targets),
+        *scaling("grpo_advantage", grpo, fast_plain),
+        *scaling("shared_std_advantage, 12 buckets", shared_std),
         Case(
             f"durian_advantage, {name(*MAIN)}",
             partial(ragged, *MAIN),
@@ -183,7 +178,7 @@ def cases() -> list[Case]:
         ),
         *(
             Case(f"durian_advantage, {how}", partial(growth, function), targets={ends: f"<= {times_larger}"})
-            for how, function in (("eager", durian_advantage), ("compiled", fast))
+            for how, function in (("eager", durian_advantage), ("compiled", compiled.durian_advantage))
         ),
     ]
 

@@ -20,7 +20,7 @@ from benchmarks import records, timing
 from benchmarks.device import cuda_clock, described, kernels, replayed, synchronises
 from benchmarks.records import Measurement
 from benchmarks.timing import Case, Function, compare
-from durian_adv import baselines
+from durian_adv import baselines, compiled
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def images(sizes: Sizes, device: str) -> Tensor:
 
 def counts(batch: Batch, device: str) -> list[Measurement]:
     """Count kernels and synchronisations, each against a target of its own."""
-    durian = partial(timing.compiled("durian_advantage"), batch.rewards, **batch.scores)
+    durian = partial(compiled.durian_advantage, batch.rewards, **batch.scores)
     size = " x ".join(map(str, batch.rewards.shape))
     what = "kernels" if device == "cuda" else "operators"
     found = [
@@ -118,7 +118,6 @@ def counts(batch: Batch, device: str) -> list[Measurement]:
 
 def without_synchronisation(batch: Batch) -> dict[str, Function]:
     """Return everything that must not wait for the GPU: all but eigenvalues and the packing of ragged batches."""
-    compiled_durian, compiled_confidence = timing.compiled("durian_advantage"), timing.compiled("sequence_confidence")
     masks = {"no mask": None, "bool mask": batch.mask, "int64 mask": batch.mask.long()}
     advantages = durian_adv.grpo_advantage(batch.rewards)
     return {
@@ -126,7 +125,7 @@ def without_synchronisation(batch: Batch) -> dict[str, Function]:
         "durian_advantage, eager, masked": partial(
             durian_adv.durian_advantage, batch.rewards, valid=batch.valid, **batch.scores
         ),
-        "durian_advantage, compiled": partial(compiled_durian, batch.rewards, **batch.scores),
+        "durian_advantage, compiled": partial(compiled.durian_advantage, batch.rewards, **batch.scores),
         "durian_components": partial(durian_adv.durian_components, batch.rewards, **batch.scores),
         "grpo_advantage": partial(durian_adv.grpo_advantage, batch.rewards),
         "shared_std_advantage": partial(durian_adv.shared_std_advantage, batch.rewards, batch.buckets),
@@ -135,7 +134,7 @@ def without_synchronisation(batch: Batch) -> dict[str, Function]:
         **{name: partial(getattr(baselines, name), batch.rewards) for name in BASELINES},
         **{
             f"sequence_confidence, {how}, {kind}": partial(function, batch.logprobs, mask)
-            for how, function in (("eager", durian_adv.sequence_confidence), ("compiled", compiled_confidence))
+            for how, function in (("eager", durian_adv.sequence_confidence), ("compiled", compiled.sequence_confidence))
             for kind, mask in masks.items()
         },
     }
@@ -144,7 +143,7 @@ def without_synchronisation(batch: Batch) -> dict[str, Function]:
 def replays(batch: Batch, device: str) -> dict[str, Function]:
     """A captured call of 512 x 8."""
     rewards = batch.rewards
-    durian = partial(timing.compiled("durian_advantage"), rewards, **batch.scores)
+    durian = partial(compiled.durian_advantage, rewards, **batch.scores)
     return {
         PLAIN: replayed(lambda: (rewards - rewards.mean(1, True)) / (rewards.std(1, keepdim=True) + 1e-6), device),
         f"{DURIAN}, eager": replayed(partial(durian_adv.durian_advantage, rewards, **batch.scores), device),
@@ -154,14 +153,14 @@ def replays(batch: Batch, device: str) -> dict[str, Function]:
 
 def confidences(batch: Batch) -> dict[str, tuple[Function, int]]:
     """Confidences, against copying the log-probabilities: functions with the bytes they must move."""
-    other, compiled = torch.empty_like(batch.logprobs), timing.compiled("sequence_confidence")
+    other, fused = torch.empty_like(batch.logprobs), compiled.sequence_confidence
     numeric, size = batch.mask.long(), batch.logprobs.nbytes
     return {
         "copy": (lambda: other.copy_(batch.logprobs), 2 * size),
         "confidence, eager, no mask": (partial(durian_adv.sequence_confidence, batch.logprobs), size),
-        "confidence, compiled, no mask": (partial(compiled, batch.logprobs), size),
-        "confidence, compiled, bool mask": (partial(compiled, batch.logprobs, batch.mask), size + batch.mask.nbytes),
-        "confidence, compiled, int64 mask": (partial(compiled, batch.logprobs, numeric), size + numeric.nbytes),
+        "confidence, compiled, no mask": (partial(fused, batch.logprobs), size),
+        "confidence, compiled, bool mask": (partial(fused, batch.logprobs, batch.mask), size + batch.mask.nbytes),
+        "confidence, compiled, int64 mask": (partial(fused, batch.logprobs, numeric), size + numeric.nbytes),
     }
 
 

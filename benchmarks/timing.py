@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 import torch
 from tqdm import tqdm
 
-import durian_adv
 from benchmarks import records
 from benchmarks.records import Measurement
 
@@ -125,11 +124,6 @@ def compare(
         size=size,
         size_unit=size_unit,
     )
-
-
-def compiled(name: str) -> Callable[..., torch.Tensor]:
-    """Return a function of the library, compiled: the one place that says how."""
-    return torch.compile(getattr(durian_adv, name), fullgraph=True, dynamic=True)
 
 
 def _calls(function: Function, clock: Clock) -> int:
