@@ -2,6 +2,7 @@
 
 from durian_adv.advantages import combine_advantages, grpo_advantage, shared_std_advantage
 from durian_adv.buckets import quantile_buckets
+from durian_adv.certified import certified_entropy_buckets, certified_entropy_intervals
 from durian_adv.confidence import sequence_confidence
 from durian_adv.durian import DurianComponents, durian_advantage, durian_components
 from durian_adv.entropy import eigen_entropy
@@ -10,6 +11,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "DurianComponents",
+    "certified_entropy_buckets",
+    "certified_entropy_intervals",
     "combine_advantages",
     "durian_advantage",
     "durian_components",

@@ -56,6 +56,14 @@ TABLE = {
         ),
     ),
     "eigen_entropy": (durian_adv.eigen_entropy, lambda x: ((x.features,), {"mask": x.patches})),
+    "certified_entropy_intervals": (
+        durian_adv.certified_entropy_intervals,
+        lambda x: ((x.features,), {"mask": x.patches}),
+    ),
+    "certified_entropy_buckets": (
+        durian_adv.certified_entropy_buckets,
+        lambda x: ((x.features,), {"mask": x.patches}),
+    ),
     "sequence_confidence": (durian_adv.sequence_confidence, lambda x: ((x.logprobs, x.tokens), {})),
     "quantile_buckets": (durian_adv.quantile_buckets, lambda x: ((x.scores, 4), {"boundary": "outer"})),
     "grpo_advantage": (durian_adv.grpo_advantage, lambda x: ((x.rewards,), {"valid": x.valid})),

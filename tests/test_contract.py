@@ -31,6 +31,7 @@ CONTRACT_NAMES = {
     "durian_advantage",
     "durian_components",
     "eigen_entropy",
+    "certified_entropy_buckets",
     "sequence_confidence",
     "quantile_buckets",
     "grpo_advantage",
@@ -66,6 +67,8 @@ def test_hyper_parameters_are_keyword_only_and_nothing_swallows_a_typo(name):
     assert inspect.Parameter.VAR_POSITIONAL not in kinds.values()
     expected = {
         "eigen_entropy": ["features"],
+        "certified_entropy_intervals": ["features"],
+        "certified_entropy_buckets": ["features"],
         "sequence_confidence": ["logprobs", "mask"],
         "quantile_buckets": ["scores", "quantiles"],
         "shared_std_advantage": ["rewards", "buckets"],

