@@ -7,7 +7,7 @@ export OMP_NUM_THREADS ?= 1
 
 # what `make bench` measures, in an environment that has the released baselines too
 VENV_BENCH ?= .venv-bench
-TOPICS := advantage confidence vendi
+TOPICS := advantage confidence entropy
 
 .PHONY: test demo bench lint format types unit package nightly clean
 

@@ -253,7 +253,7 @@ def run(sizes: Sizes, device: str, path: Path) -> list[str]:
         except (RuntimeError, AssertionError) as error:  # a failed capture, kernel, compilation or comparison
             failures.append(f"{getattr(part, '__name__', 'counts')}: {error}")
     records.write(path, found, records.origin(others=watch.others, device=described(device)))
-    print(f"written: {path.relative_to(records.ROOT)}")
+    print(f"written: {path}")
     return failures
 
 

@@ -43,10 +43,13 @@ TOPICS = {
         " is bytes read and written over time; whether a call waits for the GPU is told by"
         ' `torch.cuda.set_sync_debug_mode("error")`.',
     ),
-    "vendi": (
-        "Entropy against vendi-score",
-        "The logarithm of the Vendi score of the centred patches is the same number. The package takes the positive"
-        " half of the rounding noise of zero eigenvalues along, see [numerics](numerics.md).",
+    "entropy": (
+        "Entropies and buckets of images",
+        "A Gram product is `x @ x.T` of the same features. The logarithm of the Vendi score of the centred patches is"
+        " the same number as their eigen-entropy; vendi-score multiplies and solves with the BLAS of NumPy and SciPy,"
+        " and its float32 result has the positive half of the noise of zero eigenvalues in it"
+        " ([numerics](numerics.md)). Certified buckets are checked to be those of the exact entropies; how many images"
+        " needed eigenvalues for that is recorded.",
     ),
 }
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import figures, page, records, timing
+import durian_adv
+from benchmarks import figures, gpu, page, records, timing
 from benchmarks.confidence import peak_memory
 from benchmarks.records import Measurement
 
@@ -44,7 +45,7 @@ def test_the_numbers_of_a_record_are_in_order(topic):
     assert measurements
     assert origin.threads >= 1
     for m in measurements:
-        least = 0 if m.unit == "waits" else 1e-9
+        least = 0 if m.unit in ("waits", "images") else 1e-9
         assert least <= m.p20 <= m.p50 <= m.p80 < math.inf, m
         assert least <= m.ratio_p20 <= m.ratio <= m.ratio_p80 < math.inf, m
         assert m.rounds >= 1, m
@@ -174,6 +175,25 @@ def test_what_others_used_is_known_once_something_was_watched():
         with watch:
             sum(range(1000))
     assert watch.others >= 0 or not Path("/proc/stat").exists()
+
+
+def test_the_gpu_script_runs_dry_and_records_what_it_would_measure(monkeypatch, tmp_path):
+    monkeypatch.setattr(gpu, "compiled", durian_adv)  # what is not compiled needs no compiler
+    monkeypatch.setattr(gpu, "DRY_RECORD", tmp_path / "dry.csv")
+    gpu.main(["--dry-run"])
+    measurements, origin = records.read(tmp_path / "dry.csv")
+    assert origin.device == "cpu"
+    waits = [m for m in measurements if m.unit == "waits"]
+    assert {"durian_advantage, compiled", "quantile_buckets", "rloo_advantage"} <= {m.candidate for m in waits}
+    aims = Counter(m.target for m in measurements if m.target)
+    # kernels; nothing waits; the replay's and the intervals' time; the bandwidth with and without masks
+    assert aims == {"<= 5": 1, "<= 0": len(waits), "<= 1": 2, ">= 0.85": 3}
+
+
+def test_the_gpu_script_refuses_where_there_is_none(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit, match="no CUDA device"):
+        gpu.main([])
 
 
 @pytest.mark.parametrize(
