@@ -138,7 +138,7 @@ def _save(figure: Figure, path: Path, sources: list[Path]) -> None:
     text = PngInfo()
     text.add_text("Records", digest(sources))
     # few colours: a third of the size
-    Image.open(image).convert("RGB").quantize(128).save(path, pnginfo=text, optimize=True)
+    Image.open(image).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE).save(path, pnginfo=text, optimize=True)
 
 
 def digest(sources: list[Path]) -> str:
