@@ -19,7 +19,7 @@ _LARGEST = sys.float_info.max
 
 def tensor(name: str, value: object, *, boolean: bool = False, integer: bool = False) -> Tensor:
     """Check that ``value`` is a real tensor (``boolean``: only bool, ``integer``: only integers); detach it."""
-    if not isinstance(value, Tensor):
+    if not isinstance(value, Tensor) or hasattr(value, "device_mesh"):  # a DTensor's values lie elsewhere too
         raise TypeError(f"{name}: expected a torch.Tensor, got {type(value).__name__}")
     dtype = value.dtype
     if boolean and dtype != torch.bool:

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from durian_adv import _checks, exact, ragged, statistics
+from durian_adv import _checks, distributed, exact, ragged, statistics
 from durian_adv.advantages import Batch, check_rewards, left_weights, measure, restore, scaled, weighted_sum
 from durian_adv.buckets import bucket_numbers, num_buckets
+from durian_adv.distributed import Rollouts
 
 
 class DurianComponents(NamedTuple):
@@ -32,6 +33,17 @@ class DurianComponents(NamedTuple):
     has_signal: Tensor  # bool: not all valid rewards are equal
     visual_entropy: Tensor | None  # the score that was bucketed, NaN where there is none
     confidence: Tensor | None  # likewise, eq. 15
+
+
+_OF_ROLLOUTS = ("advantages", "grpo", "perceptual", "reasoning")
+
+
+class _Options(NamedTuple):
+    weights: Sequence[float]
+    entropy_quantiles: int | Sequence[float]
+    num_confidence_buckets: int
+    eps: float
+    correction: int
 
 
 class _Parts(NamedTuple):
@@ -83,7 +95,9 @@ def durian_advantage(
         num_confidence_buckets: how many equally probable buckets of confidence; boundary values go up (eq. 16).
         eps: added to every std, in units of rewards; finite and not negative.
         correction: every std divides by the number of its rewards minus this, 0 or 1.
-        process_group: not implemented yet.
+        process_group: a ``torch.distributed`` group whose ranks hold different rollouts of one batch, any number each:
+            dense rows are a rank's own prompts; ids of ``prompt_index`` are global, and a prompt's rollouts may lie on
+            several ranks. Results are, to the bit, those of one process with the whole batch. All ranks must call.
 
     Returns:
         The shape of rewards; float64 for float64 rewards, else float32. Exactly 0.0 for invalid rollouts and for
@@ -91,7 +105,7 @@ def durian_advantage(
 
     Raises:
         TypeError, ValueError: a wrong dtype, shape, level or number, with the argument's name.
-        NotImplementedError: ``process_group`` is not None.
+        RuntimeError: the arguments of another rank of ``process_group`` were refused there.
 
     Source: Durian (arXiv 2602.21743), eqs. 2 and 10-20.
 
@@ -106,21 +120,13 @@ def durian_advantage(
             [-0.4901, -0.4901, -0.4901,  1.4704],
             [ 0.0000,  0.0000,  0.0000,  0.0000]])
     """
-    return _advantages(
-        _parts(
-            rewards,
-            visual_entropy=visual_entropy,
-            confidence=confidence,
-            prompt_index=prompt_index,
-            valid=valid,
-            weights=weights,
-            entropy_quantiles=entropy_quantiles,
-            num_confidence_buckets=num_confidence_buckets,
-            eps=eps,
-            correction=correction,
-            process_group=process_group,
-        )
-    )
+    rollouts = Rollouts(rewards, visual_entropy, confidence, prompt_index, valid)
+    options = _Options(weights, entropy_quantiles, num_confidence_buckets, eps, correction)
+    if process_group is None:
+        return _advantages(_parts(rollouts, options))
+    whole, share = _gather(rollouts, options, process_group)
+    advantages = _advantages(_parts(whole, options))
+    return distributed.rollouts_of(share, advantages, exact.result_dtype(rewards.dtype))
 
 
 def durian_components(
@@ -155,19 +161,19 @@ def durian_components(
     >>> components.reasoning is None
     True
     """
-    parts = _parts(
-        rewards,
-        visual_entropy=visual_entropy,
-        confidence=confidence,
-        prompt_index=prompt_index,
-        valid=valid,
-        weights=weights,
-        entropy_quantiles=entropy_quantiles,
-        num_confidence_buckets=num_confidence_buckets,
-        eps=eps,
-        correction=correction,
-        process_group=process_group,
-    )
+    rollouts = Rollouts(rewards, visual_entropy, confidence, prompt_index, valid)
+    options = _Options(weights, entropy_quantiles, num_confidence_buckets, eps, correction)
+    if process_group is None:
+        return _components(_parts(rollouts, options))
+    whole, share = _gather(rollouts, options, process_group)
+    dtype = exact.result_dtype(rewards.dtype)
+    components = _components(_parts(whole, options))
+    cuts = [distributed.rollouts_of if name in _OF_ROLLOUTS else distributed.prompts_of for name in components._fields]
+    own = (None if value is None else cut(share, value, dtype) for cut, value in zip(cuts, components, strict=True))
+    return DurianComponents._make(own)
+
+
+def _components(parts: _Parts) -> DurianComponents:
     batch, names = parts.batch, ["grpo", *parts.buckets]
     stds = exact.to_result(parts.scales.std * parts.scales.unit, batch.dtype)
     by_component = dict(zip(names, parts.factors, strict=True))
@@ -197,33 +203,9 @@ def durian_components(
 
 
 @torch.no_grad()  # nothing requires grad here, and every operation is a little faster when told so
-def _parts(
-    rewards: Tensor,
-    *,
-    visual_entropy: Tensor | None,
-    confidence: Tensor | None,
-    prompt_index: Tensor | None,
-    valid: Tensor | None,
-    weights: Sequence[float],
-    entropy_quantiles: int | Sequence[float],
-    num_confidence_buckets: int,
-    eps: float,
-    correction: int,
-    process_group: Any,
-) -> _Parts:
-    if process_group is not None:
-        raise NotImplementedError("process_group: statistics across ranks are not implemented yet; pass None")
-    present = (True, visual_entropy is not None, confidence is not None)
-    scale = left_weights(_checks.weights(weights, 3), present)
-    entropy_levels = _checks.levels("entropy_quantiles", entropy_quantiles)
-    confidence_levels = _checks.bucket_count("num_confidence_buckets", num_confidence_buckets)
-    eps, correction = _checks.epsilon(eps), _checks.correction(correction)
-    check_rewards(rewards, prompt_index, valid)
-    if visual_entropy is not None:
-        _check_score("visual_entropy", visual_entropy, rewards, "(B,)", rewards.shape[:1])
-    if confidence is not None:
-        a_rollout = isinstance(confidence, Tensor) and confidence.ndim == rewards.ndim
-        _check_score("confidence", confidence, rewards, "(B,) or (B, G)", rewards.shape[: 1 + a_rollout])
+def _parts(rollouts: Rollouts, options: _Options) -> _Parts:
+    rewards, visual_entropy, confidence, prompt_index, valid = rollouts
+    scale, entropy_levels, confidence_levels, eps, correction = _check(rollouts, options)
     batch = measure(rewards, prompt_index, valid)
     own = statistics.own_std(batch.prompts, correction)
     if visual_entropy is None and confidence is None:
@@ -247,6 +229,27 @@ def _parts(
 def _advantages(parts: _Parts) -> Tensor:
     # all components share the centred rewards, so eq. 20 is taken on the factors
     return scaled(parts.batch, weighted_sum(parts.factors.unbind(), parts.weights))
+
+
+def _gather(rollouts: Rollouts, options: _Options, process_group: Any) -> tuple[Rollouts, distributed.Share]:
+    return distributed.gather(rollouts, lambda: _check(rollouts, options), process_group)
+
+
+def _check(rollouts: Rollouts, options: _Options) -> tuple[list[float], int | tuple[float, ...], int, float, int]:
+    """Check all arguments; return the weights of the components that are present, and the other options."""
+    rewards, visual_entropy, confidence, prompt_index, valid = rollouts
+    present = (True, visual_entropy is not None, confidence is not None)
+    scale = left_weights(_checks.weights(options.weights, 3), present)
+    entropy_levels = _checks.levels("entropy_quantiles", options.entropy_quantiles)
+    confidence_levels = _checks.bucket_count("num_confidence_buckets", options.num_confidence_buckets)
+    eps, correction = _checks.epsilon(options.eps), _checks.correction(options.correction)
+    check_rewards(rewards, prompt_index, valid)
+    if visual_entropy is not None:
+        _check_score("visual_entropy", visual_entropy, rewards, "(B,)", rewards.shape[:1])
+    if confidence is not None:
+        a_rollout = isinstance(confidence, Tensor) and confidence.ndim == rewards.ndim
+        _check_score("confidence", confidence, rewards, "(B,) or (B, G)", rewards.shape[: 1 + a_rollout])
+    return scale, entropy_levels, confidence_levels, eps, correction
 
 
 def _check_score(name: str, score: Tensor, rewards: Tensor, layout: str, shape: torch.Size) -> None:

@@ -596,12 +596,6 @@ def test_packed_features_keep_their_device_and_have_one_entropy_an_image(dtype):
     assert entropy.dtype == result_dtype(dtype)
 
 
-@pytest.mark.parametrize("name", ["durian_advantage", "durian_components"])
-def test_a_process_group_is_refused_until_it_is_implemented(name):
-    with pytest.raises(NotImplementedError, match="process_group"):
-        TABLE[name][0](torch.ones(3, 4), process_group=object())
-
-
 # --- imports ----------------------------------------------------------------------------------------
 
 
