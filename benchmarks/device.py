@@ -34,9 +34,13 @@ def replayed(function: Function, device: str) -> Function:
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        kept = function()
-    graph.kept = kept  # the graph writes to this memory
-    return graph.replay
+        result = function()
+
+    def replay() -> object:
+        graph.replay()
+        return result  # the memory the graph writes to
+
+    return replay
 
 
 def kernels(function: Function, device: str) -> int:
