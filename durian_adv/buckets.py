@@ -102,7 +102,7 @@ def _outer(levels: int | tuple[float, ...]) -> int:
     """Return how many thresholds "outer" compares by s > t: those of levels under 1/2, and the first in any case."""
     if isinstance(levels, int):
         return min(levels - 1, max(1, (levels - 1) // 2))
-    return max(1, sum(level < 0.5 for level in levels))
+    return max(1, len([level for level in levels if level < 0.5]))
 
 
 def _positions(levels: int | tuple[float, ...], first: int, last: Tensor) -> Tensor:
