@@ -158,13 +158,14 @@ def bucket_rows(case: str, images: Tensor, rounds: int) -> list[Row]:
 def main() -> None:
     """Print a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=64, help="images of natural spectrum")
+    parser.add_argument("--images", type=int, default=64, help="images of natural spectrum; 0 for none")
     parser.add_argument("--photographs", type=int, default=32, help="crops of photographs; 0 for none")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     torch.set_num_threads(1)
     result = exact_rows(options.rounds)
-    result += bucket_rows("natural", natural_images(options.images, *BUCKET_SIZE), options.rounds)
+    if options.images:
+        result += bucket_rows("natural", natural_images(options.images, *BUCKET_SIZE), options.rounds)
     if options.photographs:
         result += bucket_rows("photographs", photographs(options.photographs), options.rounds)
     print(
