@@ -5,7 +5,7 @@ are also compared with the eigenvalues of the D x D covariance of the features. 
 (eigenvalues k^-a, a between 0.8 and 1.6, in random directions) and on what EfficientNet-Lite0's last convolution makes
 of 1,024-pixel crops of scikit-image's photographs, both of 1,024 patches with 1,280 features.
 
-``--images 512`` is the full claim: 3 GiB of memory, ten minutes.
+``--images 512`` is the full claim: 3 GiB of memory, ten minutes or more.
 """
 
 import argparse

@@ -260,6 +260,11 @@ def test_no_patch_is_no_image():
     assert eigen_entropy(torch.zeros(0, 3), lengths=[]).shape == (0,)
 
 
+def test_patches_without_features_have_entropy_zero():
+    assert eigen_entropy(torch.zeros(2, 5, 0)).tolist() == [0.0, 0.0]
+    assert torch.isnan(eigen_entropy(torch.zeros(2, 0, 0))).all()
+
+
 @given(own.images(min_images=2), own.seeds, st.sampled_from(GARBAGE[:3]))
 def test_an_image_with_a_non_finite_feature_is_nan_and_its_neighbours_keep_every_bit(images, seed, bad):
     features, mask = images
