@@ -5,13 +5,21 @@ BIN := $(VENV)/bin
 # one thread: the suite's arrays are small, and results must not depend on the machine's cores
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: test demo lint format types unit package nightly clean
+# what `make bench` measures, in an environment that has the released baselines too
+VENV_BENCH ?= .venv-bench
+TOPICS := advantage confidence entropy
+
+.PHONY: test demo bench lint format types unit package nightly clean
 
 test: lint types unit package  ## everything CI runs
 	@echo "all checks passed"
 
 demo: $(VENV)/.installed-demo  ## the paper's training loop in miniature: about 3 minutes
 	$(BIN)/python -m benchmarks.rlvr
+
+bench: $(VENV_BENCH)/.installed  ## measure the CPU set and write docs/benchmarks.md: under 5 minutes
+	for topic in $(TOPICS); do $(VENV_BENCH)/bin/python -m benchmarks.$$topic || exit 1; done
+	$(VENV_BENCH)/bin/python -m benchmarks.page
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -44,5 +52,11 @@ $(VENV)/.installed-demo: pyproject.toml constraints.txt requirements-demo.txt
 	$(BIN)/pip install --quiet --requirement requirements-demo.txt
 	touch $@
 
+$(VENV_BENCH)/.installed: pyproject.toml constraints.txt $(wildcard requirements-bench*.txt)
+	test -x $(VENV_BENCH)/bin/python || $(PYTHON) -m venv $(VENV_BENCH)
+	$(VENV_BENCH)/bin/pip install --quiet --requirement requirements-bench.txt
+	$(VENV_BENCH)/bin/pip install --quiet --no-deps --requirement requirements-bench-trainers.txt
+	touch $@
+
 clean:
-	rm -rf $(VENV) dist out .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV_BENCH) dist out .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache

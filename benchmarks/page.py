@@ -1,0 +1,201 @@
+"""Write ``docs/benchmarks.md``, its pictures and the README's figures from the records: ``python -m benchmarks.page``.
+
+Nothing is measured here, and nothing is written by hand: a test holds the pages against the records.
+"""
+
+import re
+from pathlib import Path
+
+from benchmarks import records
+from benchmarks.records import ROOT, Measurement, Origin
+
+PAGE, README = ROOT / "docs" / "benchmarks.md", ROOT / "README.md"
+PICTURES = ROOT / "docs" / "benchmarks"
+QUIET = 0.1  # cores: what an idle machine's own chores take
+
+HEAD = """# Benchmarks
+
+Written by `python -m benchmarks.page` from the records in
+[`benchmarks/results/`](../benchmarks/results); `make bench` measures everything anew in an environment of its own
+(`.venv-bench`) and rewrites this page, its pictures and the README's figures.
+
+All candidates of a case run in one process and take turns: each round times every one of them, in random order, for at
+least 10 ms. A **ratio** is the median over the rounds of a candidate's time over its baseline's in the same round, and
+its range holds the middle 60% of the rounds. Everything runs on one thread. Baselines from other projects are their
+released packages, called through their own functions; what computes the same is first checked to agree.
+"""
+
+NO_GPU = """Not measured yet: there was no GPU. `python -m benchmarks.gpu` counts kernels and synchronisations there and
+times CUDA-graph replays, confidences, and the entropies of 512 images, in one run; what is proved so far is that the
+script runs, dry and on a CPU."""
+
+TOPICS = {
+    "advantage": (
+        "Advantages",
+        "The plain GRPO expression is `(r - r.mean(1, keepdim=True)) / (r.std(1, keepdim=True) + eps)`. verl gets"
+        " responses of one token, so that only its arithmetic of the groups counts. TRL computes its advantages in the"
+        " middle of a method; the statements timed are taken out of its installed source. The loop of verl is left out"
+        " where one call takes seconds.",
+    ),
+    "confidence": (
+        "Confidence",
+        "Against the sum one would write by hand. Calls repeat on the same tensors, which a large cache may hold.",
+    ),
+    "gpu": (
+        "On a GPU",
+        "`python -m benchmarks.gpu` on a machine that has one. Replays are those of a captured CUDA graph; a bandwidth"
+        " is bytes read and written over time; whether a call waits for the GPU is told by"
+        ' `torch.cuda.set_sync_debug_mode("error")`.',
+    ),
+    "entropy": (
+        "Entropies and buckets of images",
+        "A Gram product is `x @ x.T` of the same features. The logarithm of the Vendi score of the centred patches is"
+        " the same number as their eigen-entropy; vendi-score multiplies and solves with the BLAS of NumPy and SciPy,"
+        " and its float32 result has the positive half of the noise of zero eigenvalues in it"
+        " ([numerics](numerics.md)). Certified buckets are checked to be those of the exact entropies; how many images"
+        " needed eigenvalues for that is recorded.",
+    ),
+}
+
+# what the README quotes: topic, candidate, baseline, sentence
+QUOTED = (
+    (
+        "advantage",
+        "durian_advantage, compiled",
+        "plain GRPO expression",
+        "All three components for 512 x 8 rewards take {p50} compiled, **{ratio} times** the plain GRPO expression.",
+    ),
+    (
+        "advantage",
+        "verl 0.9.1, loop",
+        "durian_advantage, compiled",
+        "The GRPO loop of the released verl 0.9.1 takes **{ratio} times** as long for the same batch.",
+    ),
+    (
+        "confidence",
+        "compiled, bool mask",
+        "torch.where(mask, logprobs, 0).sum(-1)",
+        "Confidences of 4,096 x 2,048 masked log-probabilities take {p50} compiled, **{ratio} times** what"
+        " `torch.where(mask, logprobs, 0).sum(-1)` takes.",
+    ),
+)
+BLOCK = re.compile(r"(<!-- figures: .*? -->\n).*?(<!-- end of figures -->)", re.DOTALL)
+
+
+def page() -> str:
+    """Return the text of the page."""
+    found = {topic: records.read(records.RESULTS / f"{topic}.csv") for topic in ordered_topics()}
+    aims = [m for measurements, _ in found.values() for m in measurements if m.target]
+    met = sum(m.met for m in aims)
+    parts = [
+        HEAD,
+        f"## Targets: {met} of {len(aims)} met",
+        "![Each ratio with its target; left of the line it is met](benchmarks/targets.png)",
+        table(aims, targets=True),
+    ]
+    for topic, (measurements, where) in found.items():
+        title, text = TOPICS.get(topic, (topic.replace("_", " ").capitalize(), ""))
+        parts += [f"## {title}", *([text] if text else []), made_on(where)]
+        if any(m.figure for m in measurements):
+            parts.append(f"![{title}: time over size, log-log](benchmarks/{topic}.png)")
+        rows = table(measurements, targets=False)
+        parts.append(f"<details><summary>All {len(measurements)} measurements</summary>\n\n{rows}\n\n</details>")
+    if "gpu" not in found:
+        parts += [f"## {TOPICS['gpu'][0]}", NO_GPU]
+    return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def ordered_topics() -> list[str]:
+    """Return the topics recorded, those introduced above first."""
+    known = [topic for topic in TOPICS if topic in records.topics()]
+    return known + [topic for topic in records.topics() if topic not in TOPICS]
+
+
+def table(measurements: list[Measurement], *, targets: bool) -> str:
+    """Return measurements as a Markdown table, with their targets or with their times."""
+    last_columns = ("target", "") if targets else ("p20", "median", "p80")
+    columns = ("case", "what", "against", "ratio", "range", *last_columns)
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for m in measurements:
+        aim = (limit(m.target), "met" if m.met else "**not met**") if targets else ()
+        last = aim or [amount(quantile, m.unit) for quantile in (m.p20, m.p50, m.p80)]
+        span = f"{short(m.ratio_p20)} to {short(m.ratio_p80)}" if m.rounds > 1 else "one count"
+        cells = [m.case, m.candidate, m.baseline, short(m.ratio), span, *last]
+        if m.candidate == m.baseline:
+            cells[2:5] = ["", "", ""]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def made_on(where: Origin) -> str:
+    """Say what a record was made on."""
+    if where.others < QUIET:
+        noise = "nothing else ran meanwhile"
+    elif where.others >= QUIET:
+        noise = f"**an interim record: other work kept {where.others:.2g} cores busy meanwhile**"
+    else:
+        noise = "what else ran is not known"
+    versions = f"Python {where.python}, torch {where.torch}, numpy {where.numpy}, einops {where.einops}"
+    return (
+        f"{where.date} UTC on {'' if where.device == 'cpu' else where.device + ', '}{where.cpu}, {where.cores} cores,"
+        f" {where.memory_gib} GiB; threads used: {where.threads};"
+        f" {noise}. {versions}, durian-adv {where.durian_adv} at `{where.revision or 'no commit'}`"
+        f"{', ' if where.packages else ''}{where.packages}."
+    )
+
+
+def readme_figures() -> str:
+    """Return the figures the README quotes."""
+    lines = []
+    for topic, candidate, baseline, sentence in QUOTED:
+        measurements, _ = records.read(records.RESULTS / f"{topic}.csv")
+        chosen = [m for m in measurements if (m.candidate, m.baseline) == (candidate, baseline) and m.target]
+        if len(chosen) != 1:
+            raise LookupError(f"{topic}.csv: expected one row of {candidate!r} against {baseline!r} with a target")
+        lines.append("- " + sentence.format(ratio=short(chosen[0].ratio), p50=amount(chosen[0].p50, chosen[0].unit)))
+    return "\n".join(lines) + "\n"
+
+
+def with_figures(readme: str) -> str:
+    """Return the README with the figures of the records."""
+    changed, count = BLOCK.subn(lambda match: match[1] + readme_figures() + match[2], readme)
+    if count != 1:
+        raise LookupError(f"README.md: expected one block of figures, got {count}")
+    return changed
+
+
+def amount(value: float, unit: str) -> str:
+    """Write a time in us or a number of bytes in the unit that suits it."""
+    names = {"us": ("µs", "ms", "s"), "bytes": ("B", "kB", "MB")}.get(unit)
+    if names is None:
+        return f"{short(value)} {unit}"
+    power = 0 if value < 1e3 else 1 if value < 1e6 else 2
+    return f"{short(value / 1e3**power)} {names[power]}"
+
+
+def short(value: float) -> str:
+    """Write a number with three digits, never as a power of ten."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}" if value >= 0.001 else f"{value:.6f}"
+
+
+def limit(target: str) -> str:
+    """Write a target as it is read."""
+    relation, bound = target.split()
+    return f"{'at most' if relation == '<=' else 'at least'} {bound}"
+
+
+def main() -> None:
+    """Write everything."""
+    from benchmarks import figures  # matplotlib is needed for the pictures alone
+
+    PICTURES.mkdir(exist_ok=True)
+    for topic in records.topics():
+        figures.scaling(topic, PICTURES / f"{topic}.png")
+    figures.targets(PICTURES / "targets.png")
+    PAGE.write_text(page(), encoding="utf-8")
+    README.write_text(with_figures(README.read_text(encoding="utf-8")), encoding="utf-8")
+    print(f"written: {Path(PAGE).relative_to(ROOT)}, its pictures, the figures of README.md")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,211 @@
+"""The records of the benchmarks and what is written from them. Nothing here is timed."""
+
+import csv
+import math
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import durian_adv
+from benchmarks import figures, gpu, page, records, timing
+from benchmarks.confidence import peak_memory
+from benchmarks.records import Measurement
+
+TOPICS = records.topics()
+PICTURES = sorted(page.PICTURES.glob("*.png"))
+RELATIONS = re.compile(r"(<=|>=) \d+(\.\d+)?")
+
+
+def rows(topic):
+    with (records.RESULTS / f"{topic}.csv").open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def measurement(**changes):
+    values = {"p20": 1.0, "p50": 2.0, "p80": 3.0, "ratio_p20": 0.5, "ratio": 1.0, "ratio_p80": 2.0} | changes
+    return Measurement("a case", "this", "that", unit="us", **values)
+
+
+@pytest.mark.parametrize("topic", TOPICS)
+def test_a_record_has_every_column_and_says_where_it_comes_from(topic):
+    for row in rows(topic):
+        assert list(row) == records.COLUMNS
+        for column in ("cpu", "cores", "threads", "memory_gib", "python", "torch", "numpy", "einops", "durian_adv"):
+            assert row[column], column
+        assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d", row["date"])
+
+
+@pytest.mark.parametrize("topic", TOPICS)
+def test_the_numbers_of_a_record_are_in_order(topic):
+    measurements, origin = records.read(records.RESULTS / f"{topic}.csv")
+    assert measurements
+    assert origin.threads >= 1
+    for m in measurements:
+        least = 0 if m.unit in ("waits", "images") else 1e-9
+        assert least <= m.p20 <= m.p50 <= m.p80 < math.inf, m
+        assert least <= m.ratio_p20 <= m.ratio <= m.ratio_p80 < math.inf, m
+        assert m.rounds >= 1, m
+        assert m.calls >= 1, m
+        assert m.candidate != m.baseline or (m.ratio == 1 and not m.target), m
+        assert not m.target or RELATIONS.fullmatch(m.target), m
+        assert not m.figure or (m.size > 0 and m.size_unit), m
+
+
+@pytest.mark.parametrize("topic", TOPICS)
+def test_every_timed_baseline_has_a_row_of_its_own(topic):
+    measurements, _ = records.read(records.RESULTS / f"{topic}.csv")
+    timed = {(m.case, m.candidate) for m in measurements}
+    assert {(m.case, m.baseline) for m in measurements if m.unit == "us"} <= timed
+
+
+def test_make_bench_measures_the_topics_there_are_records_of():
+    makefile = (records.ROOT / "Makefile").read_text()
+    measured = re.search(r"^TOPICS := (.*)$", makefile, re.MULTILINE).group(1).split()
+    assert sorted(measured) == [topic for topic in TOPICS if topic != "gpu"]
+
+
+def test_the_page_is_the_one_the_records_make():
+    assert page.PAGE.read_text(encoding="utf-8") == page.page(), "run python -m benchmarks.page"
+
+
+def test_the_readme_quotes_the_records():
+    readme = page.README.read_text(encoding="utf-8")
+    assert page.with_figures(readme) == readme, "run python -m benchmarks.page"
+
+
+def test_each_ratio_in_the_readme_stands_in_a_record():
+    quoted = re.findall(r"\*\*([\d.,]+) times\*\*", page.README.read_text(encoding="utf-8"))
+    ratios = [float(row["ratio"]) for topic in TOPICS for row in rows(topic)]
+    assert len(quoted) == 3
+    for number in quoted:
+        assert any(page.short(ratio) == number for ratio in ratios), number
+
+
+def test_every_picture_the_page_shows_is_there_and_no_other():
+    shown = re.findall(r"!\[.+\]\(benchmarks/(\w+\.png)\)", page.PAGE.read_text(encoding="utf-8"))
+    assert sorted(shown) == [picture.name for picture in PICTURES]
+
+
+@pytest.mark.parametrize("picture", PICTURES, ids=lambda picture: picture.name)
+def test_a_picture_is_drawn_from_the_records_there_are(picture):
+    topics = TOPICS if picture.stem == "targets" else [picture.stem]
+    sources = [records.RESULTS / f"{topic}.csv" for topic in topics]
+    with Image.open(picture) as image:
+        assert image.text["Records"] == figures.digest(sources), "run python -m benchmarks.page"
+
+
+def test_a_record_comes_back_as_it_was_written(tmp_path):
+    first = measurement(p50=1234.0, target="<= 3", figure="a, figure", size=8, size_unit="rewards")
+    written = [first, measurement(ratio=0.25)]
+    origin = records.origin(packages=("einops",), others=0.25)
+    records.write(tmp_path / "x.csv", written, origin)
+    assert records.read(tmp_path / "x.csv") == (written, origin)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "target", "met"),
+    [
+        (3.9, "<= 4", True),
+        (4.0, "<= 4", True),
+        (4.1, "<= 4", False),
+        (99.0, ">= 100", False),
+        (100.0, ">= 100", True),
+        (0.59, "<= 0.6", True),
+    ],
+)
+def test_a_target_is_met_on_its_own_side(ratio, target, met):
+    assert measurement(ratio=ratio, target=target).met is met
+
+
+def test_the_ratio_is_the_median_of_the_rounds_ratios():
+    # the medians are 3 and 2, so their ratio would be 1.5
+    found = timing.compare("a case", ("this", [1.0, 3.0, 12.0]), ("that", [1.0, 2.0, 3.0]), "us")
+    assert (found.p50, found.ratio) == (3.0, 1.5)
+    found = timing.compare("a case", ("this", [1.0, 3.0, 12.0]), ("that", [3.0, 2.0, 1.0]), "us")
+    assert (found.p50, found.ratio) == (3.0, 1.5)
+    found = timing.compare("a case", ("this", [8.0, 3.0, 12.0]), ("that", [2.0, 3.0, 4.0]), "us")
+    assert (found.p50, found.ratio) == (8.0, 3.0)
+
+
+def test_quantiles_are_those_of_the_rounds():
+    found = timing.compare("a case", ("this", [float(i) for i in range(11)]), ("that", [1.0] * 11), "us")
+    assert (found.p20, found.p50, found.p80) == (2.0, 5.0, 8.0)
+    assert (found.ratio_p20, found.ratio, found.ratio_p80) == (2.0, 5.0, 8.0)
+
+
+def test_every_round_runs_every_function_and_each_pair_gets_its_row(monkeypatch):
+    monkeypatch.setattr(timing, "ROUND_SECONDS", 1e-9)  # one call a round
+    runs = Counter()
+    case = timing.Case(
+        "a case",
+        lambda: {name: lambda name=name: runs.update([name]) for name in "abc"},
+        targets={("c", "b"): ">= 2", ("b", "a"): "<= 9"},
+        rounds=4,
+        figure="a figure",
+        size=3,
+        size_unit="things",
+    )
+    found = timing.measure(case, records.Watch())
+    assert set(runs.values()) == {1 + 1 + 4}  # a first call, one to count by, the rounds
+    assert [(m.candidate, m.baseline, m.target, m.figure) for m in found] == [
+        ("a", "a", "", "a figure"),
+        ("b", "a", "<= 9", "a figure"),
+        ("c", "a", "", "a figure"),
+        ("c", "b", ">= 2", ""),
+    ]
+    assert {(m.rounds, m.calls, m.unit) for m in found} == {(4, 1, "us")}
+
+
+def test_peak_memory_counts_what_is_held_at_one_time():
+    x = torch.zeros(1000, dtype=torch.float64)
+    assert peak_memory(lambda: x) == 0
+    assert peak_memory(lambda: x.clone()) == 8000
+    assert peak_memory(lambda: x.clone().neg().neg().neg()) == 16000  # each is freed after the next one is made
+    assert peak_memory(lambda: x.clone() + x.clone()) == 24000
+
+
+def test_what_others_used_is_known_once_something_was_watched():
+    watch = records.Watch()
+    assert math.isnan(watch.others)
+    for _ in range(2):
+        with watch:
+            sum(range(1000))
+    assert watch.others >= 0 or not Path("/proc/stat").exists()
+
+
+def test_the_gpu_script_runs_dry_and_records_what_it_would_measure(monkeypatch, tmp_path):
+    monkeypatch.setattr(gpu, "compiled", durian_adv)  # what is not compiled needs no compiler
+    monkeypatch.setattr(gpu, "DRY_RECORD", tmp_path / "dry.csv")
+    gpu.main(["--dry-run"])
+    measurements, origin = records.read(tmp_path / "dry.csv")
+    assert origin.device == "cpu"
+    waits = [m for m in measurements if m.unit == "waits"]
+    assert {"durian_advantage, compiled", "quantile_buckets", "rloo_advantage"} <= {m.candidate for m in waits}
+    aims = Counter(m.target for m in measurements if m.target)
+    # kernels; nothing waits; the replay's and the intervals' time; the bandwidth with and without masks
+    assert aims == {"<= 5": 1, "<= 0": len(waits), "<= 1": 2, ">= 0.85": 3}
+
+
+def test_the_gpu_script_refuses_where_there_is_none(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit, match="no CUDA device"):
+        gpu.main([])
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [
+        (0.5, "us", "0.5 µs"),
+        (999.0, "us", "999 µs"),
+        (1234.0, "us", "1.23 ms"),
+        (4.436e4, "us", "44.4 ms"),
+        (1.13e6, "us", "1.13 s"),
+        (7.553e7, "bytes", "75.5 MB"),
+    ],
+)
+def test_amounts_are_written_in_the_unit_that_suits_them(value, unit, text):
+    assert page.amount(value, unit) == text
