@@ -205,7 +205,7 @@ class DurianGRPOTrainer(GRPOTrainer):
                 logprobs = output[name]
                 break
         else:
-            accepted = inspect.signature(self._get_per_token_logps_and_entropies).parameters
+            accepted = inspect.signature(GRPOTrainer._get_per_token_logps_and_entropies).parameters
             logprobs = self._get_per_token_logps_and_entropies(
                 self.model,
                 torch.cat([output["prompt_ids"], output["completion_ids"]], 1),
