@@ -55,7 +55,7 @@ def caught_entropies(vision: Vision, features: str, wanted: Sequence[bool]) -> I
     further forwards add nothing; one that goes beyond adds all of its images, so that the length tells.
     """
     entropies: list[float] = []
-    layout: dict[str, Any] = {}
+    layout: dict[str, Any] = {"grid": None, "mask": None}
 
     def of_tower(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         # Qwen's towers take (hidden_states, grid_thw), by position or by name

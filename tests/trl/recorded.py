@@ -109,32 +109,23 @@ def moved(trainer, run):
     return [name for name, value in trainer.model.named_parameters() if not torch.equal(value, before[name])]
 
 
-def scripted(texts, *, masks=None, logprobs=True):
-    """A rollout function whose completions are fixed: ``texts[prompt]`` in turn, by the last word of the prompt.
+def scripted(texts, *, masks=None, logprobs=None):
+    """A rollout function whose completions are fixed: those of ``texts[number of the prompt]`` in turn.
 
-    ``masks`` maps a text to the mask of its tokens that the model wrote. The log-probabilities it reports are those of
-    the policy itself if ``logprobs`` is true (as an exact sampler would), else a list of them by text.
+    ``masks(number, text, tokens)`` says which tokens the policy wrote, ``logprobs`` likewise what a sampler reports.
     """
 
     def roll_out(prompts, trainer):
         tokenizer = getattr(trainer.processing_class, "tokenizer", trainer.processing_class)
-        seen, chosen, prompt_ids = {}, [], []
-        offset = trainer.accelerator.process_index * len(prompts)
+        start = trainer.accelerator.process_index * len(prompts)
         group = trainer.num_generations if trainer.model.training else trainer.num_generations_eval
-        for i, prompt in enumerate(prompts):
-            key = question(prompt)
-            position = (offset + i) % group
-            chosen.append(texts[key][position % len(texts[key])])
-            seen[key] = position
-            text = trainer.processing_class.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
-            prompt_ids.append(_with_images(text, prompt, trainer))
+        numbers = [question(prompt) for prompt in prompts]
+        chosen = [texts[n][(start + i) % group % len(texts[n])] for i, n in enumerate(numbers)]
         ids = [tokenizer(text)["input_ids"] + [tokenizer.eos_token_id] for text in chosen]
-        out = {"prompt_ids": prompt_ids, "completion_ids": ids, "logprobs": None}
-        if callable(logprobs):
-            out["logprobs"] = [logprobs(text, len(row)) for text, row in zip(chosen, ids, strict=True)]
-        if masks is not None:
-            out["env_mask"] = [masks(text, len(row)) for text, row in zip(chosen, ids, strict=True)]
-        return out
+        rows = list(zip(numbers, chosen, map(len, ids), strict=True))
+        out = {"prompt_ids": [_prompt_ids(prompt, trainer, tokenizer) for prompt in prompts], "completion_ids": ids}
+        out["logprobs"] = None if logprobs is None else [logprobs(*row) for row in rows]
+        return out if masks is None else {**out, "env_mask": [masks(*row) for row in rows]}
 
     return roll_out
 
@@ -146,10 +137,10 @@ def question(prompt):
     return int(text.rsplit(" ", 1)[1].rstrip("?"))
 
 
-def _with_images(text, prompt, trainer):
+def _prompt_ids(prompt, trainer, tokenizer):
+    text = trainer.processing_class.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
     content = prompt[-1]["content"]
-    images = [] if isinstance(content, str) else [p["image"] for p in content if p["type"] == "image"]
+    images = [] if isinstance(content, str) else [part["image"] for part in content if part["type"] == "image"]
     if not images:
-        tokenizer = getattr(trainer.processing_class, "tokenizer", trainer.processing_class)
         return tokenizer(text)["input_ids"]
     return trainer.processing_class(images=[images], text=[text])["input_ids"][0]

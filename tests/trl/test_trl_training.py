@@ -44,8 +44,8 @@ def features(inner, pixels, kind):
     return states[0][real.flatten()] if kind == "patches" else inner.connector(states)[0]
 
 
-def expected_confidence(trainer, output, reduction="sum"):
-    """The confidence of completions, from one plain forward of each alone."""
+def expected_logprobs(trainer, output):
+    """The log-probabilities of the tokens of each completion, from one plain forward of each alone."""
     model, out = trainer.model, []
     for i in range(len(output["completion_ids"])):
         ids = torch.cat([output["prompt_ids"][i], output["completion_ids"][i]])
@@ -55,9 +55,13 @@ def expected_confidence(trainer, output, reduction="sum"):
             logits = model(input_ids=ids[real][None], attention_mask=torch.ones_like(ids[real])[None], **pixels).logits
         count = int(output["completion_mask"][i].sum())
         logprobs = torch.log_softmax(logits[0, -count - 1 : -1] / trainer.temperature, -1)
-        chosen = logprobs.gather(1, ids[real][-count:, None])[:, 0]
-        out.append(sequence_confidence(chosen, reduction=reduction))
-    return torch.stack(out)
+        out.append(logprobs.gather(1, ids[real][-count:, None])[:, 0])
+    return out
+
+
+def expected_confidence(trainer, output, reduction="sum"):
+    """The confidence of each completion."""
+    return torch.stack([sequence_confidence(x, reduction=reduction) for x in expected_logprobs(trainer, output)])
 
 
 def own_images(output, i):
@@ -155,7 +159,7 @@ def test_rewards_are_the_weighted_sum_and_what_nobody_scores_has_no_advantage(ma
     rewards = torch.tensor(
         [
             0.1 * (a or 0) + 0.9 * (b or 0) if (a, b) != (None, None) else nan
-            for a, b in zip(some([0] * 16), others([0] * 16))
+            for a, b in zip(some([0] * 16), others([0] * 16), strict=True)
         ]
     ).view(4, 4)
     assert rewards.isnan().nonzero().tolist() == [[0, 1], [1, 1]]

@@ -244,9 +244,11 @@ def photograph(kind, size=(84, 84), seed=0):
     return Image.fromarray(np.clip((1 - kind) * slope + kind * noise, 0, 255).astype("uint8"))
 
 
-def dataset(prompts=8, images=1, **columns):
-    """Questions of different lengths, each with ``images`` images of its own (0: none)."""
-    data = {"prompt": [[{"role": "user", "content": f"What is {'so ' * (k % 3)}in {k}?"}] for k in range(prompts)]}
+def dataset(prompts=8, images=1, parts=False, **columns):
+    """Questions of different lengths, each with ``images`` images of its own (0: none); as a string or as parts."""
+    texts = [f"What is {'so ' * (k % 3)}in {k}?" for k in range(prompts)]
+    contents = [[{"type": "text", "text": text}] if parts else text for text in texts]
+    data = {"prompt": [[{"role": "user", "content": content}] for content in contents]}
     pictures = [
         [photograph((k + i / 4) / prompts, (84, 84 - 14 * (k % 3)), 100 * i + k) for i in range(images)]
         for k in range(prompts)
