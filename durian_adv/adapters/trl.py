@@ -253,7 +253,9 @@ class DurianGRPOTrainer(GRPOTrainer):
             return
         file = Path(checkpoint, WINDOW_FILE)
         if file.exists():
-            self._window = Window(**torch.load(file, map_location=self.accelerator.device, weights_only=True))
+            saved = torch.load(file, map_location="cpu", weights_only=True)
+            device = self.accelerator.device
+            self._window = Window(**{k: None if v is None else v.to(device) for k, v in saved.items()})
         else:
             warnings.warn(f"{checkpoint} has no {WINDOW_FILE}: the window of recent prompts starts empty", stacklevel=2)
 
