@@ -88,13 +88,13 @@ def _rope(section):
     return {"rope_scaling": {"rope_type": "default", "type": "default", "mrope_section": section}}
 
 
-def _qwen(config, model, processor, patch, text, vision):
+def _qwen(config, model, processor, patch, text, vision, side=(4, 8)):
     marks = ["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
     tok = tokenizer("<|vision_start|><|image_pad|><|vision_end|>", marks)
     ids = {mark: tok.convert_tokens_to_ids(mark) for mark in marks}
     pixels = {"patch_size": patch, "merge_size": 2, "temporal_patch_size": 2}
     images = _image_processor(
-        "Qwen2VLImageProcessor", min_pixels=(4 * patch) ** 2, max_pixels=(8 * patch) ** 2, **pixels
+        "Qwen2VLImageProcessor", min_pixels=(side[0] * patch) ** 2, max_pixels=(side[1] * patch) ** 2, **pixels
     )
     names = ("image_token", "video_token", "vision_start_token", "vision_end_token")
     tokens = dict(zip(names, ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>"), strict=True))
@@ -108,13 +108,14 @@ def _qwen(config, model, processor, patch, text, vision):
     return model(made), _without_video(processor, images, tok, **tokens)
 
 
-def qwen25vl():
+def qwen25vl(side=(4, 8), text=None, **vision):
+    """``side``: the fewest and the most patches along an image; the rest widens the model for benchmarks."""
     return _qwen(
         transformers.Qwen2_5_VLConfig,
         transformers.Qwen2_5_VLForConditionalGeneration,
         transformers.Qwen2_5_VLProcessor,
         14,
-        _rope([1, 1, 2]),
+        {**_rope([1, 1, 2]), **(text or {})},
         {
             "hidden_size": 32,
             "intermediate_size": 64,
@@ -122,7 +123,9 @@ def qwen25vl():
             "temporal_patch_size": 2,
             "window_size": 56,
             "fullatt_block_indexes": [1],
+            **vision,
         },
+        side,
     )
 
 
