@@ -1,8 +1,8 @@
 """What Durian adds to a step of TRL's GRPO: ``.venv-trl/bin/python -m benchmarks.trl_cost`` prints a Markdown table.
 
-The baseline is TRL's own ``GRPOTrainer`` in the same run, turn by turn: a random Qwen2.5-VL with a vision tower of width
-640 on images of 196 patches, 4 prompts x 4 completions of 32 tokens a step. Medians over the steps, with the range of
-the middle half. A tower of one layer makes the entropy look dear: a real one has 32.
+The baseline is TRL's own ``GRPOTrainer`` in the same run, turn by turn: a random Qwen2.5-VL with a vision tower of
+width 640 on images of 196 patches, 4 prompts x 4 completions of 32 tokens a step. Medians over the steps, with the
+range of the middle half. A tower of one layer makes the entropy look dear: a real one has 32.
 """
 
 import statistics
