@@ -143,7 +143,7 @@ class DurianGRPOTrainer(GRPOTrainer):
         if perceptual > 0:
             local = torch.tensor(self._entropies(inputs, output, group, caught), dtype=dtype, device=device)
             by_prompt = self.accelerator.gather(local).view(-1, group)
-            # a group may lie on several ranks, each of which knows the entropy of its first completion there
+            # of a prompt that lies on several ranks, each may know the entropy
             known = (~by_prompt.isnan()).int().argmax(1, keepdim=True)
             entropy = by_prompt.gather(1, known).squeeze(1)
             if bool(entropy.isnan().all()):
@@ -153,17 +153,15 @@ class DurianGRPOTrainer(GRPOTrainer):
             confidence = self.accelerator.gather(local).view(-1, group)
         return entropy, confidence
 
-    def _first_of_prompts(self, local: int, group: int) -> list[int]:
-        """Return which of this rank's completions are its first of their prompt: groups lie one after the other."""
-        start = self.accelerator.process_index * local
-        return [i for i in range(local) if i == 0 or (start + i) % group == 0]
-
     def _watch_images(self, inputs: list[dict[str, Any]], group: int) -> AbstractContextManager[list[float]]:
-        """Catch the entropies of one completion a prompt during the forwards that TRL runs."""
+        """Catch the entropies of one completion a prompt during the forwards that TRL runs.
+
+        Completions of a prompt lie one after the other. So every G-th of a rank, from its first on, is one of each
+        prompt there, but for a last one that goes on with the first of the next rank.
+        """
         if self._vision is None or self.args.durian_weights[1] == 0 or _has_column(inputs):
             return nullcontext([])
-        first = set(self._first_of_prompts(len(inputs), group))
-        wanted = [i in first for i, count in enumerate(map(_num_images, inputs)) for _ in range(count)]
+        wanted = [i % group == 0 for i, count in enumerate(map(_num_images, inputs)) for _ in range(count)]
         return features.caught_entropies(self._vision, self.args.durian_features, wanted)
 
     def _entropies(
@@ -187,11 +185,11 @@ class DurianGRPOTrainer(GRPOTrainer):
         if not bool(self.accelerator.gather(torch.tensor([missed], device=output["advantages"].device)).any()):
             return features.mean_by_sample(caught, images)
         if any(images):
-            first = self._first_of_prompts(len(inputs), group)
+            one_a_prompt = list(range(0, len(inputs), group))
             model = self.accelerator.unwrap_model(self.model)
             with self.accelerator.autocast():
-                found = features.tower_entropies(model, self._vision, self.args.durian_features, output, first)
-            for i, value in zip(first, found, strict=True):
+                found = features.tower_entropies(model, self._vision, self.args.durian_features, output, one_a_prompt)
+            for i, value in zip(one_a_prompt, found, strict=True):
                 nothing[i] = value
         return nothing
 
@@ -255,7 +253,7 @@ class DurianGRPOTrainer(GRPOTrainer):
         if file.exists():
             saved = torch.load(file, map_location="cpu", weights_only=True)
             device = self.accelerator.device
-            self._window = Window(**{k: None if v is None else v.to(device) for k, v in saved.items()})
+            self._window = Window._make(v if v is None else v.to(device) for v in map(saved.get, Window._fields))
         else:
             warnings.warn(f"{checkpoint} has no {WINDOW_FILE}: the window of recent prompts starts empty", stacklevel=2)
 
@@ -277,5 +275,6 @@ def _num_images(example: dict[str, Any]) -> int:
         if column in example:
             images = example[column]
             return 0 if images is None else len(images) if column == "images" else 1
-    parts = [p for message in example["prompt"] if isinstance(message, dict) for p in message["content"]]
+    messages = [message for message in example.get("prompt") or () if isinstance(message, dict)]
+    parts = [part for message in messages for part in message.get("content") or ()]  # of a string: its characters
     return sum(isinstance(part, dict) and part.get("type") == "image" for part in parts)

@@ -6,6 +6,7 @@ import pytest
 import recorded
 import tiny
 import torch
+from datasets import Dataset
 from test_trl_training import expected_entropy
 
 from durian_adv import eigen_entropy
@@ -45,33 +46,33 @@ def make(make):
     return with_untrained
 
 
-@pytest.mark.parametrize("kind", ["patches", "projected"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_column_hook_and_extra_call_give_the_same_entropy(make, family, kind):
-    hooked, batch, forwards = run(make, family, durian_features=kind)
+def test_column_hook_and_extra_call_give_the_same_entropy(make, family):
+    hooked, batch, forwards = run(make, family)
     assert forwards == 1 + 4  # the prefill of generation, and the chunks of the forward for the confidence
-    entropy = truth(hooked, batch, kind)
+    entropy = truth(hooked, batch)
     assert max(entropy) - min(entropy) > 0.1
     assert batch["entropy"].tolist() == pytest.approx(entropy, abs=1e-4)
 
     # completions from elsewhere: TRL runs no forward before it scores, so the tower is called once, for 4 of 16 images
-    called, again, forwards = run(
-        make, family, durian_features=kind, arguments={"rollout_func": recorded.scripted(FIXED)}
-    )
+    called, again, forwards = run(make, family, arguments={"rollout_func": recorded.scripted(FIXED)})
     assert forwards == 1 + 4
-    assert again["entropy"].tolist() == pytest.approx(truth(called, again, kind), abs=1e-4)
+    assert again["entropy"].tolist() == pytest.approx(truth(called, again), abs=1e-4)
     assert again["entropy"].tolist() == pytest.approx(batch["entropy"].tolist(), abs=1e-4)
 
     whole = tiny.dataset(8)
-    column = [expected_entropy(hooked.untrained, hooked.processing_class, [image], kind) for image in whole["image"]]
+    column = [expected_entropy(hooked.untrained, hooked.processing_class, [image]) for image in whole["image"]]
     _, third, _ = run(make, family, train_dataset=whole.add_column("visual_entropy", column))
     assert third["entropy"].tolist() == pytest.approx(batch["entropy"].tolist(), abs=1e-4)
 
 
-def test_the_kinds_of_features_differ(make):
-    _, patches, _ = run(make, "qwen25vl")
-    _, projected, _ = run(make, "qwen25vl", durian_features="projected")
-    assert (patches["entropy"] - projected["entropy"]).abs().min() > 1e-3
+@pytest.mark.parametrize("family", FAMILIES)
+def test_projected_tokens_may_be_taken_instead_of_patches(make, family):
+    trainer, batch, _ = run(make, family, durian_features="projected")
+    entropy = truth(trainer, batch, "projected")
+    assert batch["entropy"].tolist() == pytest.approx(entropy, abs=1e-4)
+    patches = truth(trainer, batch)
+    assert min(abs(a - b) for a, b in zip(entropy, patches, strict=True)) > 1e-3
 
 
 def test_the_hook_computes_one_entropy_a_prompt(make, monkeypatch):
@@ -115,6 +116,8 @@ def test_images_in_the_messages_of_a_prompt_are_counted(make):
     assert features_counted({"prompt": "text"}) == 0
     assert features_counted({"prompt": [{"role": "user", "content": "text"}], "image": None}) == 0
     assert features_counted({"prompt": [], "images": [1, 2]}) == 2
+    assert features_counted({"prompt": [{"role": "assistant", "content": None}]}) == 0
+    assert features_counted({}) == 0
 
 
 def features_counted(example):
@@ -163,6 +166,38 @@ def test_data_without_images_leave_the_component_out(make):
         assert batch["entropy"] is None
         assert "durian/perceptual_std_0" not in batch["metrics"]
         assert batch["output"]["advantages"].any()
+
+
+def some_without(keep):
+    """Eight prompts, with an image where ``keep(k)``."""
+    prompts, images = [], []
+    for k in range(8):
+        text = [{"type": "text", "text": f"What is in {k}?"}]
+        prompts.append([{"role": "user", "content": [{"type": "image", "text": None}, *text] if keep(k) else text}])
+        images.append([tiny.photograph(k / 8, seed=k)] if keep(k) else [])
+    return Dataset.from_dict({"prompt": prompts, "images": images})
+
+
+def test_a_batch_without_images_leaves_the_component_out_and_the_next_goes_on(make):
+    data = some_without(lambda k: k < 4)
+    trainer = make("smolvlm", train_dataset=data, shuffle_dataset=False, max_steps=3, durian_window=8)
+    trainer.train()
+    first, without, third = trainer.batches
+    assert first["entropy"].isfinite().all()
+    assert without["entropy"] is None
+    assert without["output"]["advantages"].any()
+    assert third["entropy"].isfinite().all()
+    assert trainer._window.visual_entropy.isnan().tolist() == [True] * 4 + [False] * 4
+
+
+@pytest.mark.skipif(tiny.TRANSFORMERS_5, reason="TRL 1.16 itself fails where some prompts of a batch have no image")
+def test_prompts_without_an_image_among_others_have_no_entropy(make):
+    trainer, batch, _ = run(make, "smolvlm", train_dataset=some_without(lambda k: k % 2 == 0), shuffle_dataset=False)
+    assert batch["entropy"].isnan().tolist() == [False, True, False, True]
+    images = [example["images"] for example in batch["inputs"][::8]]
+    entropy = [expected_entropy(trainer.untrained, trainer.processing_class, i) for i in images]
+    assert batch["entropy"][::2].tolist() == pytest.approx(entropy, abs=1e-4)
+    assert batch["metrics"]["durian/visual_entropy_missing_share"] == 0.5
 
 
 def test_a_text_model_takes_a_column(make):
