@@ -25,7 +25,17 @@ def scores(batch):
     }
 
 
-def scripted(out, world, **more):
+def seen_on_one_rank(prompts, trainer):
+    """Completions from elsewhere, for which only rank 0 has run the vision tower."""
+    if trainer.accelerator.process_index == 0:
+        images = [part["image"] for prompt in prompts for part in prompt[-1]["content"] if part["type"] == "image"]
+        pixels = trainer.processing_class.image_processor(images=images, return_tensors="pt")
+        with torch.no_grad():
+            trainer.model.get_image_features(pixels["pixel_values"], pixels["image_grid_thw"])
+    return recorded.scripted(TEXTS)(prompts, trainer)
+
+
+def scripted(out, world, rollouts=None, **more):
     """Two steps on completions that are always the same: 12 a step, 3 prompts of 4, so that one lies on two ranks."""
     trainer = recorded.make(
         "qwen3vl",
@@ -35,7 +45,7 @@ def scripted(out, world, **more):
         gradient_accumulation_steps=2,
         durian_window=2,
         durian_num_confidence_buckets=2,
-        arguments={"rollout_func": recorded.scripted(TEXTS)},
+        arguments={"rollout_func": rollouts or recorded.scripted(TEXTS)},
         **more,
     )
     return trainer
@@ -63,8 +73,13 @@ def main(out):
     )
     changed = recorded.moved(generated, generated.train)
     assert changed
-    runs = {"first": first, "resumed": resumed, "generated": generated}
+    uneven = scripted(f"{out}/uneven", world, seen_on_one_rank, max_steps=1)
+    calls = []
+    uneven._vision.connector.register_forward_hook(lambda *_: calls.append(torch.is_grad_enabled()))
+    uneven.train()
+    runs = {"uneven": uneven, "first": first, "resumed": resumed, "generated": generated}
     saved = {name: [scores(batch) for batch in trainer.batches] for name, trainer in runs.items()}
+    saved["calls"] = calls.count(False)
     saved["logs"] = [sorted(log) for log in generated.state.log_history]
     saved["weights"] = first.model.state_dict()
     torch.save(saved, Path(out, f"rank{rank}.pt"))

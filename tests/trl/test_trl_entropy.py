@@ -97,6 +97,12 @@ def test_the_old_policys_forwards_are_enough_where_nothing_is_generated_here(mak
     assert batch["entropy"].tolist() == pytest.approx(truth(trainer, batch), abs=1e-4)
 
 
+def test_what_generation_saw_is_enough_where_the_old_policy_runs_as_well(make):
+    trainer, batch, forwards = run(make, "qwen25vl", num_iterations=2)
+    assert forwards == 1 + 4
+    assert batch["entropy"].tolist() == pytest.approx(truth(trainer, batch), abs=1e-4)
+
+
 def test_a_prompt_with_several_images_has_the_mean_of_their_entropies(make):
     for rollouts in ({}, {"arguments": {"rollout_func": recorded.scripted(FIXED)}}):
         trainer, batch, _ = run(make, "qwen25vl", train_dataset=tiny.dataset(8, images=2), **rollouts)
@@ -228,6 +234,20 @@ def test_features_without_a_layout_are_refused():
         connector(torch.randn(4, 3))
     with pytest.raises(ValueError, match="expected 2 images of 2 samples, got 1"):
         features.mean_by_sample([1.0], [1, 1])
+
+
+def test_patches_of_padding_do_not_count():
+    model, _ = tiny.build("smolvlm")
+    pixels, real = torch.randn(2, 1, 3, 56, 56), torch.ones(2, 1, 56, 56, dtype=torch.bool)
+    real[1, 0, :, 28:] = False  # half of the second image
+    patches = real[:, 0, ::14, ::14].contiguous()
+    with torch.no_grad():
+        states = model.model.vision_model(pixel_values=pixels[:, 0], patch_attention_mask=patches).last_hidden_state
+        with features.caught_entropies(features.find_vision(model), "patches", [True, True]) as caught:
+            model.get_image_features(pixels, real)
+    expected = [eigen_entropy(states[i][patches[i].flatten()]).item() for i in range(2)]
+    assert caught == pytest.approx(expected, abs=1e-5)
+    assert abs(caught[1] - eigen_entropy(states[1]).item()) > 1e-2
 
 
 def test_hooks_do_not_outlive_a_batch(make):

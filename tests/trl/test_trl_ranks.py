@@ -30,7 +30,7 @@ def pairs(saved, run):
     return list(zip(*(rank[run] for rank in saved), strict=True))
 
 
-@pytest.mark.parametrize("run", ["first", "resumed", "generated"])
+@pytest.mark.parametrize("run", ["first", "resumed", "generated", "uneven"])
 def test_ranks_agree_on_everything_that_is_gathered(saved, run):
     for one, other in pairs(saved, run):
         for name in ("per_func", "entropy", "confidence"):
@@ -61,6 +61,13 @@ def test_two_ranks_compute_what_one_does(saved, tmp_path):
         assert both.any()
     for name, value in alone.model.state_dict().items():
         torch.testing.assert_close(saved[0]["weights"][name], value, atol=2e-5, rtol=0)
+
+
+def test_ranks_call_the_tower_together_if_one_of_them_must(saved):
+    # a sharded tower waits for every rank; rank 0 ran it once for the rollouts
+    assert saved[0]["calls"] == saved[1]["calls"] + 1
+    for one, first in zip(saved[0]["uneven"], saved[0]["first"], strict=False):
+        torch.testing.assert_close(one["entropy"], first["entropy"], atol=1e-4, rtol=0)
 
 
 def test_a_resumed_run_has_the_window_on_every_rank(saved):
