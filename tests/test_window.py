@@ -86,8 +86,12 @@ def assert_same(parts, expected, *, mine=None, width=None):
             other = other[mine].reshape(-1, width)
             other = other if value.ndim == 2 else other[:, 0]
         assert value.dtype == other.dtype, name
-        assert torch.equal(value.nan_to_num(7.25), other.nan_to_num(7.25)), name
-        assert torch.equal(value.isnan(), other.isnan()), name
+        assert same(value, other), name
+
+
+def same(value, other):
+    """Equal bit for bit, NaN where the other has NaN."""
+    return torch.equal(value.isnan(), other.isnan()) and torch.equal(*(x.where(~x.isnan(), 0) for x in (value, other)))
 
 
 @given(streams(batches=1), SIZES)
@@ -178,11 +182,11 @@ def test_the_flat_form_equals_the_dense_form_and_ids_of_the_window_are_forgotten
         if value is not None:
             other = getattr(dense, name)
             other = other.flatten() if other.ndim == 2 else other.repeat_interleave(batch.rewards.shape[1])
-            assert torch.equal(value[back].nan_to_num(7.25), other.nan_to_num(7.25)), name
+            assert same(value[back], other), name
     for name in ("visual_entropy", "confidence"):
         value, other = getattr(window, name), getattr(dense_window, name)
         assert (value is None) == (other is None)
-        assert value is None or torch.equal(value.nan_to_num(7.25), other.nan_to_num(7.25)), name
+        assert value is None or same(value, other), name
     for kept, other in zip(window.rewards, dense_window.rewards, strict=True):  # rollouts in any order
         assert sorted(kept[kept.isfinite()].tolist()) == sorted(other[other.isfinite()].tolist())
 
@@ -216,7 +220,7 @@ def test_a_saved_window_goes_on_as_if_nothing_had_happened(case, size):
     resumed, after_resumed = windowed_components(batch.rewards, window=restored, **kwargs)
     assert_same(resumed, plain)
     for value, other in zip(after_resumed, after, strict=True):
-        assert value is other is None or torch.equal(value.nan_to_num(7.25), other.nan_to_num(7.25))
+        assert value is other is None or same(value, other)
 
 
 @given(streams(), SIZES)
@@ -249,6 +253,17 @@ def test_a_worked_example():
     assert window.rewards.tolist() == [[0, 0, 0, 1], [1, 1, 0, 0]]
     assert window.confidence.tolist() == [-1.0, -2.0]
     assert window.visual_entropy is None
+
+
+def test_scores_that_only_float64_can_tell_apart_stay_apart_in_the_window():
+    rewards = torch.tensor([[1.0, 0.0], [1.0, 1.0]])  # float32
+    near = torch.tensor([1.0 + 2.0**-52, 1.0 + 2.0**-51], dtype=torch.float64)
+    around = torch.tensor([1.0, 1.0 + 2.0**-50], dtype=torch.float64)
+    options = {"size": 2, "num_confidence_buckets": 4, "entropy_quantiles": 4}
+    _, window = windowed_components(rewards, window=None, confidence=near, visual_entropy=near, **options)
+    parts, _ = windowed_components(rewards, window=window, confidence=around, visual_entropy=around, **options)
+    assert parts.confidence_bucket.tolist() == [0, 3]
+    assert parts.entropy_bucket.tolist() == [0, 3]
 
 
 def test_a_batch_without_a_score_enters_the_window_with_an_unknown_one():
