@@ -9,9 +9,9 @@ export OMP_NUM_THREADS ?= 1
 VENV_BENCH ?= .venv-bench
 TOPICS := advantage confidence entropy
 
-.PHONY: test demo bench lint format types unit package nightly clean
+.PHONY: test demo bench lint format types unit package test-trl nightly clean
 
-test: lint types unit package  ## everything CI runs
+test: lint types unit package test-trl  ## everything CI runs
 	@echo "all checks passed"
 
 demo: $(VENV)/.installed-demo  ## the paper's training loop in miniature: about 3 minutes
@@ -39,6 +39,10 @@ unit: $(VENV)/.installed-dev  ## tests, docstring and documentation examples, co
 package: $(VENV)/.installed-dev  ## build wheel and sdist, and import each in an environment of its own
 	$(BIN)/python tests/check_package.py
 
+test-trl: $(VENV)-trl/.installed $(VENV)-trl-oldest/.installed  ## the TRL adapter on the newest and the oldest TRL tested
+	$(VENV)-trl/bin/pytest tests/trl
+	$(VENV)-trl-oldest/bin/pytest tests/trl
+
 nightly: $(VENV)/.installed-dev  ## the properties, 25 times as many examples
 	HYPOTHESIS_PROFILE=nightly $(BIN)/pytest -m "not inductor" tests
 
@@ -58,5 +62,10 @@ $(VENV_BENCH)/.installed: pyproject.toml constraints.txt $(wildcard requirements
 	$(VENV_BENCH)/bin/pip install --quiet --no-deps --requirement requirements-bench-trainers.txt
 	touch $@
 
+$(VENV)-%/.installed: requirements-%.txt constraints.txt pyproject.toml
+	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	$(@D)/bin/pip install --quiet --requirement $<
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(VENV_BENCH) dist out .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-* dist out .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,297 @@
+"""The window: ``durian_components`` of the recent prompts and the batch together, restricted to the batch."""
+
+from __future__ import annotations
+
+import io
+import math
+
+import numpy as np
+import pytest
+import reference
+import strategies as own
+import torch
+from helpers import COMPONENTS, assert_matches, assert_same_bits
+from hypothesis import given
+from hypothesis import strategies as st
+
+from durian_adv import durian_components, grpo_advantage
+from durian_adv.window import Window, windowed_components
+
+SIZES = st.sampled_from((0, 1, 3, 7, 50))
+
+
+@st.composite
+def streams(draw, batches=4):
+    """Dense batches of one dtype, each with its scores (or without), and options for all."""
+    dtype = draw(st.sampled_from((torch.float32, torch.float64, torch.bfloat16, torch.int64)))
+    absent = draw(st.sampled_from(((), ("visual_entropy",), ("confidence",))))
+    out = []
+    for _ in range(draw(st.integers(1, batches))):
+        batch = draw(own.dense_batches(dtypes=(dtype,), max_prompts=5))
+        scores = draw(own.difficulty(batch))
+        out.append((batch, {k: None if k in absent else v for k, v in scores.items()}))
+    return out, draw(own.durian_options())
+
+
+def flattened(batch, scores):
+    """Rewards, validity and scores of a dense batch, one value a rollout."""
+    width = batch.rewards.shape[1]
+
+    def spread(score):
+        if score is None:
+            return torch.full((batch.rewards.numel(),), math.nan, dtype=torch.float64)
+        return (score[:, None].repeat(1, width) if score.ndim == 1 else score).flatten().double()
+
+    return {
+        "rewards": batch.rewards.flatten(),
+        "valid": batch.usable().flatten(),
+        "visual_entropy": spread(scores["visual_entropy"]),
+        "confidence": spread(scores["confidence"]),
+        "prompt": torch.arange(batch.prompts).repeat_interleave(width),
+    }
+
+
+def concatenated(stream, size):
+    """The last ``size`` prompts before the last batch, and that batch, in the flat form with ids of their own."""
+    parts = [flattened(*item) for item in stream]
+    counts = [item[0].prompts for item in stream]
+    starts = np.cumsum([0, *counts])
+    for part, start in zip(parts, starts, strict=False):
+        part["prompt"] = part["prompt"] + int(start)
+    whole = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    kept = whole["prompt"] >= max(0, int(starts[-2]) - size)
+    kept |= whole["prompt"] >= int(starts[-2])
+    mine = whole["prompt"][kept] >= int(starts[-2])
+    return {name: value[kept] for name, value in whole.items()}, mine
+
+
+def run(stream, size, options):
+    """The components of the last batch, through a window of the ones before."""
+    window = None
+    for batch, scores in stream:
+        parts, window = windowed_components(
+            batch.rewards, window=window, size=size, valid=batch.valid, **scores, **options
+        )
+    return parts, window
+
+
+def assert_same(parts, expected, *, mine=None, width=None):
+    """Every field bit for bit; ``expected`` in the flat form where ``mine`` says which rollouts are meant."""
+    for name, value in parts._asdict().items():
+        other = getattr(expected, name)
+        if value is None:
+            assert other is None, name
+            continue
+        if mine is not None:
+            other = other[mine].reshape(-1, width)
+            other = other if value.ndim == 2 else other[:, 0]
+        assert value.dtype == other.dtype, name
+        assert same(value, other), name
+
+
+def same(value, other):
+    """Equal bit for bit, NaN where the other has NaN."""
+    return torch.equal(value.isnan(), other.isnan()) and torch.equal(*(x.where(~x.isnan(), 0) for x in (value, other)))
+
+
+@given(streams(batches=1), SIZES)
+def test_without_a_window_it_is_durian_components_bit_for_bit(case, size):
+    ((batch, scores),), options = case
+    expected = durian_components(batch.rewards, valid=batch.valid, **scores, **options)
+    for window in (None, Window(torch.zeros(0, 3, dtype=torch.float64), None, None)):
+        parts, _ = windowed_components(batch.rewards, window=window, size=size, valid=batch.valid, **scores, **options)
+        assert_same(parts, expected)
+
+
+@given(streams())
+def test_a_window_of_size_zero_never_does_anything(case):
+    stream, options = case
+    batch, scores = stream[-1]
+    parts, window = run(stream, 0, options)
+    assert_same(parts, durian_components(batch.rewards, valid=batch.valid, **scores, **options))
+    assert len(window.rewards) == 0
+
+
+@given(streams(), SIZES)
+def test_it_is_durian_components_of_window_and_batch_together_bit_for_bit(case, size):
+    stream, options = case
+    batch, scores = stream[-1]
+    whole, mine = concatenated(stream, size)
+    there = {name: whole[name] if scores[name] is not None else None for name in scores}
+    together = durian_components(
+        whole["rewards"], valid=whole["valid"], prompt_index=whole["prompt"], **there, **options
+    )
+    parts, _ = run(stream, size, options)
+    assert_same(parts, together, mine=mine, width=batch.rewards.shape[1])
+
+
+@given(streams(), SIZES)
+def test_it_agrees_with_the_reference(case, size):
+    stream, options = case
+    batch, scores = stream[-1]
+    whole, mine = concatenated(stream, size)
+    there = {name: own.as_numpy(whole[name]) if scores[name] is not None else None for name in scores}
+    expected = reference.durian(
+        own.as_numpy(whole["rewards"]),
+        valid=whole["valid"].numpy(),
+        prompt_index=whole["prompt"].numpy(),
+        **there,
+        **options,
+    )
+    parts, _ = run(stream, size, options)
+    for name in COMPONENTS:
+        if expected[name] is None:
+            assert getattr(parts, name) is None
+        else:
+            assert_matches(getattr(parts, name), expected[name][mine.numpy()].reshape(batch.rewards.shape), where=name)
+    for name in ("entropy_bucket", "confidence_bucket"):
+        if expected[name] is not None and batch.rewards.shape[1]:
+            wanted = expected[name][mine.numpy()].reshape(batch.rewards.shape)[:, 0]
+            assert getattr(parts, name).tolist() == wanted.tolist(), name
+
+
+@given(streams(), SIZES)
+def test_the_grpo_component_does_not_know_the_window(case, size):
+    stream, options = case
+    batch, _ = stream[-1]
+    parts, _ = run(stream, size, options)
+    std = {"eps": options["eps"], "correction": options["correction"]}
+    assert_same_bits(parts.grpo, grpo_advantage(batch.rewards, valid=batch.valid, **std))
+
+
+@given(streams(), own.seeds)
+def test_the_flat_form_equals_the_dense_form_and_ids_of_the_window_are_forgotten(case, seed):
+    stream, options = case
+    rng = np.random.default_rng(seed)
+    window = None
+    for batch, scores in stream:
+        order = torch.tensor(rng.permutation(batch.rewards.numel()), dtype=torch.int64)
+        flat = flattened(batch, scores)
+        parts, window = windowed_components(
+            flat["rewards"][order],
+            window=window,
+            size=6,
+            valid=flat["valid"][order],
+            prompt_index=flat["prompt"][order] - 2,  # the same ids in each batch
+            **{name: None if scores[name] is None else flat[name][order] for name in scores},
+            **options,
+        )
+    dense, dense_window = run(stream, 6, options)
+    back = torch.argsort(order)
+    for name, value in parts._asdict().items():
+        if value is not None:
+            other = getattr(dense, name)
+            other = other.flatten() if other.ndim == 2 else other.repeat_interleave(batch.rewards.shape[1])
+            assert same(value[back], other), name
+    for name in ("visual_entropy", "confidence"):
+        value, other = getattr(window, name), getattr(dense_window, name)
+        assert (value is None) == (other is None)
+        assert value is None or same(value, other), name
+    for kept, other in zip(window.rewards, dense_window.rewards, strict=True):  # rollouts in any order
+        assert sorted(kept[kept.isfinite()].tolist()) == sorted(other[other.isfinite()].tolist())
+
+
+@given(streams(), own.seeds)
+def test_the_order_of_the_prompts_in_the_window_does_not_matter(case, seed):
+    stream, options = case
+    batch, scores = stream[-1]
+    _, window = run(stream[:-1], 50, options) if len(stream) > 1 else (None, None)
+    moved = window
+    if window is not None:
+        order = torch.tensor(np.random.default_rng(seed).permutation(len(window.rewards)), dtype=torch.int64)
+        moved = Window._make(None if value is None else value[order] for value in window)
+    kwargs = {"size": 50, "valid": batch.valid, **scores, **options}
+    plain, _ = windowed_components(batch.rewards, window=window, **kwargs)
+    other, _ = windowed_components(batch.rewards, window=moved, **kwargs)
+    assert_same(other, plain)
+
+
+@given(streams(), SIZES)
+def test_a_saved_window_goes_on_as_if_nothing_had_happened(case, size):
+    stream, options = case
+    batch, scores = stream[-1]
+    _, window = run(stream, size, options)
+    file = io.BytesIO()
+    torch.save(window._asdict(), file)
+    file.seek(0)
+    restored = Window(**torch.load(file, weights_only=True))
+    kwargs = {"size": size, "valid": batch.valid, **scores, **options}
+    plain, after = windowed_components(batch.rewards, window=window, **kwargs)
+    resumed, after_resumed = windowed_components(batch.rewards, window=restored, **kwargs)
+    assert_same(resumed, plain)
+    for value, other in zip(after_resumed, after, strict=True):
+        assert value is other is None or same(value, other)
+
+
+@given(streams(), SIZES)
+def test_the_window_holds_the_last_prompts_in_memory_of_its_own(case, size):
+    stream, options = case
+    _, window = run(stream, size, options)
+    whole = sum(batch.prompts for batch, _ in stream)
+    assert len(window.rewards) == min(size, whole)
+    for value in window:
+        if value is not None:
+            assert not value.requires_grad
+            assert value.untyped_storage().nbytes() == value.numel() * value.element_size()
+    last = stream[-1][0]
+    for row, (rewards, usable) in enumerate(zip(last.rewards.flip(0), last.usable().flip(0), strict=True)):
+        if row < len(window.rewards):
+            kept = window.rewards[-1 - row]
+            assert kept[kept.isfinite()].tolist() == rewards[usable].double().tolist()
+
+
+def test_a_worked_example():
+    first = torch.tensor([[1.0, 1, 1, 0], [0, 0, 0, 1]], dtype=torch.float64)
+    second = torch.tensor([[1.0, 1, 0, 0]], dtype=torch.float64)
+    options = {"num_confidence_buckets": 2, "weights": (0, 0, 1), "size": 2, "eps": 0.0}
+    _, window = windowed_components(first, window=None, confidence=torch.tensor([-3.0, -1.0]), **options)
+    parts, window = windowed_components(second, window=window, confidence=torch.tensor([-2.0]), **options)
+    # scores -3, -1, -2: the median is -2, which belongs to the upper bucket, with -1
+    assert parts.confidence_bucket.tolist() == [1]
+    std = np.std([0, 0, 0, 1, 1, 1, 0, 0], ddof=1)
+    assert_matches(parts.advantages, [[0.5 / std, 0.5 / std, -0.5 / std, -0.5 / std]])
+    assert window.rewards.tolist() == [[0, 0, 0, 1], [1, 1, 0, 0]]
+    assert window.confidence.tolist() == [-1.0, -2.0]
+    assert window.visual_entropy is None
+
+
+def test_scores_that_only_float64_can_tell_apart_stay_apart_in_the_window():
+    rewards = torch.tensor([[1.0, 0.0], [1.0, 1.0]])  # float32
+    near = torch.tensor([1.0 + 2.0**-52, 1.0 + 2.0**-51], dtype=torch.float64)
+    around = torch.tensor([1.0, 1.0 + 2.0**-50], dtype=torch.float64)
+    options = {"size": 2, "num_confidence_buckets": 4, "entropy_quantiles": 4}
+    _, window = windowed_components(rewards, window=None, confidence=near, visual_entropy=near, **options)
+    parts, _ = windowed_components(rewards, window=window, confidence=around, visual_entropy=around, **options)
+    assert parts.confidence_bucket.tolist() == [0, 3]
+    assert parts.entropy_bucket.tolist() == [0, 3]
+
+
+def test_a_batch_without_a_score_enters_the_window_with_an_unknown_one():
+    rewards, score = torch.tensor([[1.0, 0.0]]), torch.tensor([2.0])
+    _, window = windowed_components(rewards, window=None, size=4, visual_entropy=score)
+    parts, window = windowed_components(rewards, window=window, size=4)
+    assert parts.perceptual is None
+    assert window.visual_entropy[0] == 2
+    assert window.visual_entropy[1].isnan()
+    parts, _ = windowed_components(rewards, window=window, size=4, visual_entropy=score)
+    assert parts.entropy_bucket.tolist() == [0]  # of two known scores that tie, not of the unknown one
+
+
+def test_wrong_arguments_are_named():
+    rewards = torch.zeros(2, 3)
+    with pytest.raises(ValueError, match="size: expected an integer >= 0, got -1"):
+        windowed_components(rewards, window=None, size=-1)
+    with pytest.raises(TypeError, match="size: expected an integer >= 0, got float"):
+        windowed_components(rewards, window=None, size=1.0)
+    with pytest.raises(TypeError, match="window: expected a Window or None, got tuple"):
+        windowed_components(rewards, window=(rewards, None, None), size=1)
+    with pytest.raises(TypeError, match=r"rewards: expected a torch\.Tensor"):
+        windowed_components([[1.0]], window=None, size=1)
+    with pytest.raises(ValueError, match=r"window\.rewards: expected shape \(W, G\)"):
+        windowed_components(rewards, window=Window(rewards[0], None, None), size=1)
+    with pytest.raises(ValueError, match=r"window\.confidence: expected shape \(W,\) = \(2,\), got \(3,\)"):
+        windowed_components(rewards, window=Window(rewards, None, torch.zeros(3)), size=1)
+    with pytest.raises(ValueError, match=r"window\.rewards: expected device cpu, as rewards, got meta"):
+        windowed_components(rewards, window=Window(rewards.to("meta"), None, None), size=1)
+    with pytest.raises(ValueError, match="num_confidence_buckets"):
+        windowed_components(rewards, window=None, size=1, num_confidence_buckets=0)
