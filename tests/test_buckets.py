@@ -128,6 +128,7 @@ def test_outer_puts_a_score_at_the_first_threshold_into_bucket_0_even_above_the_
     scores = torch.tensor([0.0, 1.0, 2.0, 3.0, 4.0])
     assert quantile_buckets(scores, (0.75,), boundary="outer").tolist() == [0, 0, 0, 0, 1]
     assert quantile_buckets(scores, (0.5, 0.75), boundary="outer").tolist() == [0, 0, 0, 2, 2]
+    assert quantile_buckets(torch.tensor([1.0, 2.0, 3.0]), 2, boundary="outer").tolist() == [0, 0, 1]
 
 
 def test_many_ties_at_both_quantiles_stay_together():

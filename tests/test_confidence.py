@@ -141,3 +141,9 @@ def test_a_mask_that_compiled_code_loads_fast_says_the_same(dtype):
     mask = torch.tensor([[0, 1, 0, 1], [1, 0, 0, 127]]).to(dtype)
     for layout in (mask, mask.T):
         assert torch.equal(confidence._loadable(layout) != 0, layout != 0)
+
+
+def test_any_number_but_zero_in_a_mask_counts():
+    logprobs = torch.tensor([[-1.0, -2.0, -4.0]])
+    assert sequence_confidence(logprobs, torch.tensor([[-1, 0, 1]])) == -5
+    assert sequence_confidence(logprobs, torch.tensor([[0.5, -0.5, 0.0]])) == -3

@@ -330,3 +330,12 @@ def test_components_are_a_named_tuple_with_the_names_of_the_contract():
     assert isinstance(parts, tuple)
     assert {*COMPONENTS, *STDS, *BUCKETS, "has_signal"} <= set(parts._fields)
     assert parts._fields[0] == "advantages"
+
+
+@pytest.mark.parametrize("count", [3, 7, 49])
+def test_scores_that_agree_are_the_score_of_their_prompt_to_the_bit(count):
+    score = torch.rand(200, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    scores = score.expand(200, count)
+    assert not torch.equal(scores.sum(1) / count, score[:, 0])  # an ordinary mean of equal numbers is another number
+    rewards = torch.rand(200, count, dtype=torch.float64)
+    assert torch.equal(durian_components(rewards, confidence=scores).confidence, score[:, 0])
