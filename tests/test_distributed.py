@@ -195,6 +195,9 @@ def test_a_world_of_one_gives_the_bits_of_no_world(alone, shape, by_rollout):
 def test_a_world_of_one_takes_the_flat_form_and_raises_its_errors(alone):
     flat = {"rewards": torch.rand(5), "prompt_index": torch.tensor([3, 3, -1, 3, -1]), "valid": torch.rand(5) < 0.9}
     assert_same_bits(durian_advantage(**flat, process_group=alone), durian_advantage(**flat))
+    parts = durian_components(**flat, process_group=alone)
+    for actual, expected in zip(parts, durian_components(**flat), strict=True):
+        assert (actual is None and expected is None) or torch.equal(actual, expected)
     with pytest.raises(ValueError, match="valid: expected shape"):
         durian_advantage(torch.rand(2, 2), valid=torch.ones(2, dtype=torch.bool), process_group=alone)
 
