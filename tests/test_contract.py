@@ -211,6 +211,26 @@ def test_one_graph_serves_every_shape(name, fresh_dynamo):
     assert counter.frame_count == 1
 
 
+class ReadsNothing(torch.utils._python_dispatch.TorchDispatchMode):
+    """Fails on operators that bring a value to the host, where a GPU would have to be waited for."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.name().removeprefix("aten::").split(".")[0]
+        assert name not in ("_local_scalar_dense", "item", "nonzero", "masked_select", "equal", "is_nonzero"), name
+        assert "unique" not in name
+        assert name != "index" or not any(i is not None and i.dtype == torch.bool for i in args[1]), "index by a mask"
+        return function(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize("name", [n for n in TABLE if "entropy" not in n])
+def test_nothing_but_eigenvalues_reads_a_value_on_the_host(name):
+    inputs = Inputs(b=9)
+    with ReadsNothing():
+        call(name, inputs)
+    with pytest.raises(AssertionError, match="_local_scalar_dense"), ReadsNothing():
+        inputs.rewards.sum().item()
+
+
 def test_levels_weights_and_numbers_of_buckets_compile_nothing_new(fresh_dynamo):
     counter = torch._dynamo.testing.CompileCounter()
     compiled = torch.compile(durian_advantage, fullgraph=True, dynamic=True, backend=counter)
