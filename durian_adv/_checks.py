@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 _LARGEST = sys.float_info.max
+_MOST_BUCKETS = 2**24
 
 
 def tensor(name: str, value: object, *, boolean: bool = False, integer: bool = False) -> Tensor:
@@ -75,7 +76,7 @@ def epsilon(value: object) -> float:
     checked = number("eps", value)
     if checked < 0:
         raise ValueError(f"eps: expected a number >= 0, got {value}")
-    return checked
+    return checked + 0.0  # -0.0 is 0.0
 
 
 def correction(value: object) -> int:
@@ -83,7 +84,7 @@ def correction(value: object) -> int:
     checked = integer("correction", value, "the integer 0 or 1")
     if checked not in (0, 1):
         raise ValueError(f"correction: expected 0 or 1, got {checked}")
-    return checked
+    return 1 if checked else 0  # a plain number, whatever equals it
 
 
 def weights(value: object, count: int) -> tuple[float, ...]:
@@ -118,6 +119,8 @@ def bucket_count(name: str, value: object, expected: str = "an int") -> int:
     count = integer(name, value, expected)
     if count < 1:
         raise ValueError(f"{name}: expected at least 1 bucket, got {count}")
+    if count > _MOST_BUCKETS:
+        raise ValueError(f"{name}: expected at most {_MOST_BUCKETS} buckets, got {count}")
     return count
 
 

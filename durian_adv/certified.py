@@ -210,9 +210,11 @@ def interval(patches: Tensor) -> tuple[Tensor, Tensor]:
     """Bounds on the entropy of ``patches (..., P, D)``, all real, without allowance for rounding: ``(...)`` each."""
     working = exact.working_dtype(patches.device)
     matrix = gram(centred(patches))
-    purity = torch.linalg.vector_norm(matrix, dim=-1).to(working).square().sum(-1)
+    # summed in double precision: in float32 the rounding of rows of like numbers adds up instead of cancelling
+    trace = exact.nonzero(matrix.diagonal(dim1=-2, dim2=-1).to(working).sum(-1))
+    purity = torch.linalg.vector_norm(matrix, dim=-1, dtype=working).square().sum(-1) / trace.square()
     purity = purity * (1 + _SLACK * torch.finfo(matrix.dtype).eps)  # too large a purity only lowers the lower bound
-    low, high = entropy_bounds(ritz_values(matrix), purity, max_rank(*patches.shape[-2:]))
+    low, high = entropy_bounds(ritz_values(matrix) / trace[..., None], purity, max_rank(*patches.shape[-2:]))
     finite = all_finite(patches)
     return low.where(finite, torch.nan), high.where(finite, torch.nan)
 
@@ -232,8 +234,10 @@ def entropy_bounds(ritz: Tensor, purity: Tensor, rank: int) -> tuple[Tensor, Ten
 
     top = sums(torch.special.entr(ritz))
     rest = (1 - sums(ritz)).clamp(min=tiny)
-    rest_squared = (purity[..., None] - sums(ritz.square())).clamp(min=0.0)
     others = rank - torch.arange(ritz.shape[-1] + 1, device=ritz.device)
+    # no sum of so many squares is less, whatever rounding says; without a floor 1 / c multiplies the error of the rest
+    least = rest.square() / others.clamp(min=1)
+    rest_squared = torch.maximum(purity[..., None] - sums(ritz.square()), least)
     smallest = torch.cat([none + torch.inf, ritz], -1)
     # beyond the smallest of the k values neither bound would hold
     c = torch.minimum(rest_squared / rest, smallest).clamp(min=tiny)

@@ -2,17 +2,20 @@
 
 Each is one graph for all sizes (0 and 1 aside), levels, weights and eps. The first call compiles, which takes some ten
 seconds, and so does another one for other dtypes, another set of arguments that are given, or a number of buckets of 1
-or 2. The flat form runs as it is: the sizes of its prompts are values, which no graph can know before it runs.
+or 2; also sizes of 0 and 1, and whether autograd is on. Beyond torch's limit of such variants, 8 a function, a call
+warns and runs uncompiled. The flat form and calls with a process group run as they are: the sizes of prompts, and what
+other ranks hold, are values, which no graph can know before it runs.
 """
 
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
 import torch
-from torch._dynamo.exc import TorchDynamoException
+from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 
 import durian_adv
 
@@ -38,13 +41,20 @@ def _compiled(function: Callable[_P, _R]) -> Callable[_P, _R]:
 
     @functools.wraps(function)
     def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-        if kwargs.get("prompt_index") is not None:
+        if kwargs.get("prompt_index") is not None or kwargs.get("process_group") is not None:
             return function(*args, **kwargs)
         try:
             return one_graph(*args, **kwargs)
-        except TorchDynamoException:
-            function(*args, **kwargs)  # where an argument is at fault this says so, the compiler would not
-            raise
+        except (TorchDynamoException, FailOnRecompileLimitHit) as failure:
+            result = function(*args, **kwargs)  # where an argument is at fault this says so, the compiler would not
+            if not isinstance(failure, FailOnRecompileLimitHit):
+                raise
+            warnings.warn(
+                f"{function.__name__}: torch compiles so many variants and no more "
+                "(torch._dynamo.config.recompile_limit); this one runs uncompiled",
+                stacklevel=2,
+            )
+            return result
 
     return call
 

@@ -14,8 +14,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from durian_adv import exact
-
 
 class Rollouts(NamedTuple):
     """A batch as the caller gives it."""
@@ -51,7 +49,7 @@ def gather(local: Rollouts, check: Callable[[], object], group: Any) -> tuple[Ro
 
     Args:
         local: this rank's rollouts.
-        check: raises TypeError or ValueError if an argument of this rank is at fault, else returns the options,
+        check: raises an error if an argument of this rank is at fault, else returns the options,
             which must be the same on all ranks.
         group: a ``torch.distributed`` process group that this rank belongs to.
 
@@ -64,14 +62,15 @@ def gather(local: Rollouts, check: Callable[[], object], group: Any) -> tuple[Ro
         raise TypeError(
             f"process_group: expected a torch.distributed.ProcessGroup with this rank, got {type(group).__name__}"
         )
-    error = None
-    try:
-        header = _header(local, check())
-    except (TypeError, ValueError) as refusal:  # raised below, once the other ranks know
-        error, header = refusal, _Header(1, 0, 0, 0, 0, 0, 0)
     # gloo moves no tensors of GPUs
     home = local.rewards.device if isinstance(local.rewards, Tensor) else torch.device("cpu")
     device = torch.device("cpu") if dist.get_backend(group) == "gloo" else home
+    error, columns = None, torch.empty(0)
+    try:
+        header = _header(local, check())
+        columns = _columns(local, device)
+    except Exception as refusal:  # raised below, once the other ranks know
+        error, header = refusal, _Header(1, 0, 0, 0, 0, 0, 0)
     mine = torch.tensor(header, dtype=torch.int64, device=device)
     headers = [_Header(*row.tolist()) for row in _all_gather(mine, group)]
     if error is not None:
@@ -80,7 +79,7 @@ def gather(local: Rollouts, check: Callable[[], object], group: Any) -> tuple[Ro
 
     rank = dist.get_rank(group)
     sizes = [header.rollouts for header in headers]
-    columns = _columns(local, sum(header.prompts for header in headers[:rank]), device)
+    columns[0] += sum(header.prompts for header in headers[:rank])  # prompts of the dense form are a rank's own
     payload = columns.new_zeros(len(columns), max(sizes))
     payload[:, : sizes[rank]] = columns
     received = _all_gather(payload, group)
@@ -93,20 +92,20 @@ def gather(local: Rollouts, check: Callable[[], object], group: Any) -> tuple[Ro
     return Rollouts(rewards.view(torch.float64), entropy, confidence, prompt_index, None), share
 
 
-def rollouts_of(share: Share, values: Tensor, dtype: torch.dtype) -> Tensor:
+def rollouts_of(share: Share, values: Tensor) -> Tensor:
     """Cut this rank's rollouts out of ``values (N,)``, in the shape of its rewards."""
     own = values[share.start : share.stop].to(share.device)
     if len(share.shape) == 2:
         own = own.reshape(share.shape[0], max(1, share.shape[1]))[:, : share.shape[1]]
-    return exact.to_result(own, dtype)
+    return own.contiguous()
 
 
-def prompts_of(share: Share, values: Tensor, dtype: torch.dtype) -> Tensor:
+def prompts_of(share: Share, values: Tensor) -> Tensor:
     """Cut this rank's part out of ``values (N,)``, which repeat one value a prompt: ``(B,)``, or ``(N,)`` if flat."""
     own = values[share.start : share.stop].to(share.device)
     if len(share.shape) == 2:
         own = own.reshape(share.shape[0], max(1, share.shape[1]))[:, 0]
-    return exact.to_result(own, dtype) if own.is_floating_point() else own.contiguous()
+    return own.contiguous()
 
 
 def _header(local: Rollouts, options: object) -> _Header:
@@ -141,7 +140,7 @@ def _compare(headers: list[_Header], rank: int) -> None:
         )
 
 
-def _columns(local: Rollouts, first_prompt: int, device: torch.device) -> Tensor:
+def _columns(local: Rollouts, device: torch.device) -> Tensor:
     """Return the payload, int64 ``(columns, rollouts)``: prompt, reward and scores, floats by their bits."""
     rewards = local.rewards.detach().to(device).to(torch.float64)
     if local.valid is not None:
@@ -151,7 +150,7 @@ def _columns(local: Rollouts, first_prompt: int, device: torch.device) -> Tensor
     else:
         if rewards.shape[1] == 0:  # a prompt without rollouts sends one that is invalid
             rewards = rewards.new_full((len(rewards), 1), torch.nan)
-        prompt_index = first_prompt + torch.arange(len(rewards), device=device)[:, None].expand_as(rewards)
+        prompt_index = torch.arange(len(rewards), device=device)[:, None].expand_as(rewards)
     columns = [prompt_index.reshape(-1), _bits(rewards)]
     for score in (local.visual_entropy, local.confidence):
         if score is not None:

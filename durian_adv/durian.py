@@ -36,6 +36,7 @@ class DurianComponents(NamedTuple):
 
 
 _OF_ROLLOUTS = ("advantages", "grpo", "perceptual", "reasoning")
+_SCORES = ("visual_entropy", "confidence")
 
 
 class _Options(NamedTuple):
@@ -126,7 +127,7 @@ def durian_advantage(
         return _advantages(_parts(rollouts, options))
     whole, share = _gather(rollouts, options, process_group)
     advantages = _advantages(_parts(whole, options))
-    return distributed.rollouts_of(share, advantages, exact.result_dtype(rewards.dtype))
+    return exact.to_result(distributed.rollouts_of(share, advantages), exact.result_dtype(rewards.dtype))
 
 
 def durian_components(
@@ -167,10 +168,18 @@ def durian_components(
         return _components(_parts(rollouts, options))
     whole, share = _gather(rollouts, options, process_group)
     dtype = exact.result_dtype(rewards.dtype)
+
+    def own(name: str, value: Tensor | None) -> Tensor | None:
+        if value is None:
+            return None
+        cut = distributed.rollouts_of if name in _OF_ROLLOUTS else distributed.prompts_of
+        mine = cut(share, value)
+        if not mine.is_floating_point():
+            return mine
+        return mine.to(dtype) if name in _SCORES else exact.to_result(mine, dtype)
+
     components = _components(_parts(whole, options))
-    cuts = [distributed.rollouts_of if name in _OF_ROLLOUTS else distributed.prompts_of for name in components._fields]
-    own = (None if value is None else cut(share, value, dtype) for cut, value in zip(cuts, components, strict=True))
-    return DurianComponents._make(own)
+    return DurianComponents._make(own(name, value) for name, value in components._asdict().items())
 
 
 def _components(parts: _Parts) -> DurianComponents:

@@ -351,6 +351,29 @@ def test_certified_buckets_are_the_exact_ones(gallery, dtype, quantiles, small):
             assert torch.equal(unpadded, exact_buckets(features[mask], levels, **packed))
 
 
+def two_columns(first, noise, generator):
+    """Features with two nonzero columns, so nearly rank one, whose Gram matrix has rows of like numbers."""
+    features = torch.zeros(len(first), 1280)
+    features[:, 0] = first
+    features[:, 1] = noise * torch.randn(len(first), generator=generator) * first.norm() / len(first) ** 0.5
+    return features
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_rounding_of_rows_of_like_numbers_moves_no_interval(seed):
+    # summed in float32, the purity of such a matrix is off by more than chance, and 1 / c multiplied the error
+    generator = torch.Generator().manual_seed(9 + seed)
+    signs = (torch.rand(1280, generator=generator) < 0.5) * 2.0 - 1
+    signs[0], signs[1] = 112, -112
+    large = two_columns(signs, 2e-3, generator)
+    low, high = certified_entropy_intervals(large)
+    assert low <= eigen_entropy(large) <= high
+    small = two_columns(torch.tensor([1.0, -1.0]).repeat(20), 8e-3, generator)
+    features, lengths = torch.cat([large, small]), [1280, 40]
+    buckets = certified_entropy_buckets(features, lengths=lengths, quantiles=(0.5,))
+    assert torch.equal(buckets, exact_buckets(features, (0.5,), lengths=lengths))
+
+
 def test_rounding_makes_no_constant_image_of_one_with_a_spectrum():
     # the entropy of an image of rank one is a few units of rounding, above the 0 of constant images
     ritz = torch.tensor([1 + 2.0**-52, 0.0], dtype=torch.float64)

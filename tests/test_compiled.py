@@ -1,5 +1,6 @@
 """The compiled functions: the same names, the same bits where a graph is not possible, the same errors."""
 
+import functools
 import inspect
 
 import pytest
@@ -54,6 +55,17 @@ def test_a_failure_of_the_compiler_is_not_hidden(fresh_dynamo):
 
     with pytest.raises(torch._dynamo.exc.Unsupported):
         compiled._compiled(untraceable)(torch.zeros(2))
+
+
+def test_beyond_the_limit_of_variants_a_call_warns_and_is_right(fresh_dynamo, monkeypatch):
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 1)
+    call = compiled._compiled(durian_adv.grpo_advantage)
+    first, second = torch.rand(3, 4), torch.rand(3, 4, dtype=torch.float64)
+    assert torch.equal(call(first), durian_adv.grpo_advantage(first))
+    with pytest.warns(UserWarning, match="grpo_advantage: torch compiles so many variants"):
+        actual = call(second)
+    assert torch.equal(actual, durian_adv.grpo_advantage(second))
 
 
 def test_the_flat_form_gives_the_bits_of_the_function_itself(fresh_dynamo):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import enum
+import math
+
 import numpy as np
 import pytest
 import strategies as own
@@ -13,6 +16,11 @@ from hypothesis import strategies as st
 from ranks import SIZES, Pool, RankDiedError
 
 from durian_adv import distributed, durian_advantage, durian_components
+
+
+class Correction(enum.IntEnum):
+    SAMPLE = 1
+
 
 OF_ROLLOUTS = ("advantages", "grpo", "perceptual", "reasoning")
 
@@ -81,7 +89,12 @@ def test_ranks_together_give_the_bits_of_one_process(pool, case, seed, size, fla
                 assert actual.shape == shards[rank]["rewards"].shape
                 assert not actual[:, mine.shape[1] :].any()
                 actual = actual[:, : mine.shape[1]]
-            assert_same_bits(actual.nan_to_num(7), mine.nan_to_num(7), name)
+            assert_same_bits(finite_or_told(actual), finite_or_told(mine), name)
+
+
+def finite_or_told(value):
+    """NaN, which equals nothing, as a number that nothing else is."""
+    return value.nan_to_num(7.5, torch.inf, -torch.inf) if value.is_floating_point() else value
 
 
 def assert_two_messages(sent, shards, size):
@@ -145,8 +158,28 @@ def test_an_argument_that_is_at_fault_on_one_rank_raises_on_every_rank(pool):
     assert_works(pool)
 
 
+def test_a_tensor_that_cannot_be_read_on_one_rank_raises_on_every_rank(pool):
+    here, elsewhere = ask(pool, [{"rewards": torch.rand(3, 4).to_sparse()}, {"rewards": torch.rand(3, 4)}])
+    assert isinstance(here, Exception)
+    assert isinstance(elsewhere, RuntimeError)
+    assert "ranks [0]" in str(elsewhere)
+    assert_works(pool)
+
+
+def test_infinite_scores_stay_infinite(alone):
+    scores = torch.tensor([math.inf, 1e300, -math.inf], dtype=torch.float64)
+    actual = durian_components(torch.rand(3, 4), confidence=scores, process_group=alone).confidence
+    assert actual.tolist() == [math.inf, math.inf, -math.inf]
+
+
 def test_options_that_mean_the_same_are_the_same(pool):
-    answers = ask(pool, [{**GOOD, "eps": 0, "weights": [1, 2, 3]}, {**GOOD, "eps": 0.0, "weights": (1.0, 2.0, 3.0)}])
+    answers = ask(
+        pool,
+        [
+            {**GOOD, "eps": 0, "weights": [1, 2, 3], "correction": 1},
+            {**GOOD, "eps": -0.0, "weights": (1.0, 2.0, 3.0), "correction": Correction.SAMPLE},
+        ],
+    )
     assert all(isinstance(answer, tuple) for answer in answers), answers
 
 
@@ -188,7 +221,7 @@ def test_a_world_of_one_gives_the_bits_of_no_world(alone, shape, by_rollout):
     scores = {"visual_entropy": torch.rand(shape[0]), "confidence": torch.rand(shape if by_rollout else shape[0])}
     actual = durian_components(rewards, **scores, process_group=alone)
     for name, value in durian_components(rewards, **scores)._asdict().items():
-        assert_same_bits(getattr(actual, name).nan_to_num(7), value.nan_to_num(7), name)
+        assert_same_bits(finite_or_told(getattr(actual, name)), finite_or_told(value), name)
     assert_same_bits(durian_advantage(rewards, **scores, process_group=alone), durian_advantage(rewards, **scores))
 
 
