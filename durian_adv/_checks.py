@@ -63,7 +63,7 @@ def integer(name: str, value: object, expected: str) -> int:
     """Check for a plain integer, of Python or NumPy."""
     if isinstance(value, (bool, Tensor)):
         raise TypeError(f"{name}: expected {expected}, got {type(value).__name__}")
-    if isinstance(value, int):  # as it is: a symbol of torch.compile stays one, and another value compiles nothing
+    if type(value) is int:  # as it is: a symbol of torch.compile stays one, and another value compiles nothing
         return value
     try:
         return operator.index(value)  # type: ignore[arg-type]  # what has no index is told so below
@@ -84,7 +84,7 @@ def correction(value: object) -> int:
     checked = integer("correction", value, "the integer 0 or 1")
     if checked not in (0, 1):
         raise ValueError(f"correction: expected 0 or 1, got {checked}")
-    return 1 if checked else 0  # a plain number, whatever equals it
+    return checked
 
 
 def weights(value: object, count: int) -> tuple[float, ...]:

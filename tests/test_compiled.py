@@ -59,12 +59,12 @@ def test_a_failure_of_the_compiler_is_not_hidden(fresh_dynamo):
 
 def test_beyond_the_limit_of_variants_a_call_warns_and_is_right(fresh_dynamo, monkeypatch):
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 1)
     call = compiled._compiled(durian_adv.grpo_advantage)
     first, second = torch.rand(3, 4), torch.rand(3, 4, dtype=torch.float64)
-    assert torch.equal(call(first), durian_adv.grpo_advantage(first))
-    with pytest.warns(UserWarning, match="grpo_advantage: torch compiles so many variants"):
-        actual = call(second)
+    with torch._dynamo.config.patch(recompile_limit=1):
+        assert torch.equal(call(first), durian_adv.grpo_advantage(first))
+        with pytest.warns(UserWarning, match="grpo_advantage: torch compiles so many variants"):
+            actual = call(second)
     assert torch.equal(actual, durian_adv.grpo_advantage(second))
 
 
