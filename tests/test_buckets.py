@@ -13,7 +13,7 @@ from helpers import assert_same_bits
 from hypothesis import given
 from hypothesis import strategies as st
 
-from durian_adv import quantile_buckets
+from durian_adv import durian_advantage, quantile_buckets
 
 boundaries = st.sampled_from(("upper", "lower", "outer"))
 NAN, INF = float("nan"), float("inf")
@@ -172,3 +172,11 @@ def test_levels_may_be_a_list_and_scores_may_lie_at_the_ends_of_the_range():
     top = math.ldexp(1.9999999, 1023)
     scores = torch.tensor([-top, top, 5e-324, -5e-324], dtype=torch.float64)
     assert quantile_buckets(scores, [0.25, 0.75]).tolist() == [0, 2, 1, 1]
+
+
+@pytest.mark.parametrize("count", [2**25, 2**70])
+def test_more_buckets_than_anyone_can_mean_are_refused_by_name(count):
+    with pytest.raises(ValueError, match=f"quantiles: expected at most {2**24} buckets, got {count}"):
+        quantile_buckets(torch.zeros(3), count)
+    with pytest.raises(ValueError, match="num_confidence_buckets: expected at most"):
+        durian_advantage(torch.zeros(3, 2), num_confidence_buckets=count)
