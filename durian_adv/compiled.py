@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
 import torch
-from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
+from torch._dynamo import exc
 
 import durian_adv
 
@@ -34,6 +34,11 @@ __all__ = [
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
+# what versions of torch raise at their limit of variants
+_LIMIT_ERRORS: tuple[type[Exception], ...] = tuple(
+    getattr(exc, name) for name in ("FailOnRecompileLimitHit", "RecompileLimitExceeded") if hasattr(exc, name)
+)
+_COMPILER_ERRORS: tuple[type[Exception], ...] = (exc.TorchDynamoException, *_LIMIT_ERRORS)
 
 
 def _compiled(function: Callable[_P, _R]) -> Callable[_P, _R]:
@@ -45,9 +50,9 @@ def _compiled(function: Callable[_P, _R]) -> Callable[_P, _R]:
             return function(*args, **kwargs)
         try:
             return one_graph(*args, **kwargs)
-        except (TorchDynamoException, FailOnRecompileLimitHit) as failure:
+        except _COMPILER_ERRORS as failure:
             result = function(*args, **kwargs)  # where an argument is at fault this says so, the compiler would not
-            if not isinstance(failure, FailOnRecompileLimitHit):
+            if not isinstance(failure, _LIMIT_ERRORS):
                 raise
             warnings.warn(
                 f"{function.__name__}: torch compiles so many variants and no more "

@@ -60,12 +60,13 @@ def test_a_failure_of_the_compiler_is_not_hidden(fresh_dynamo):
 def test_beyond_the_limit_of_variants_a_call_warns_and_is_right(fresh_dynamo, monkeypatch):
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
     call = compiled._compiled(durian_adv.grpo_advantage)
-    first, second = torch.rand(3, 4), torch.rand(3, 4, dtype=torch.float64)
-    with torch._dynamo.config.patch(recompile_limit=1):
-        assert torch.equal(call(first), durian_adv.grpo_advantage(first))
-        with pytest.warns(UserWarning, match="grpo_advantage: torch compiles so many variants"):
-            actual = call(second)
-    assert torch.equal(actual, durian_adv.grpo_advantage(second))
+    integers = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.bool)
+    rewards = torch.tensor([[0, 1, 1], [1, 0, 0]])
+    dtypes = (*integers, torch.float16, torch.bfloat16, torch.float32, torch.float64)
+    with pytest.warns(UserWarning, match="grpo_advantage: torch compiles so many variants"):
+        results = [call(rewards.to(dtype)) for dtype in dtypes]
+    for dtype, actual in zip(dtypes, results, strict=True):
+        assert torch.equal(actual, durian_adv.grpo_advantage(rewards.to(dtype)))
 
 
 def test_the_flat_form_gives_the_bits_of_the_function_itself(fresh_dynamo):
