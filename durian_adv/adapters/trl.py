@@ -57,7 +57,7 @@ class DurianGRPOTrainer(GRPOTrainer):
 
     _tag_names = ["trl", "grpo", "durian"]  # noqa: RUF012  # as TRL declares it
     _name = "Durian"
-    _paper = {  # noqa: RUF012
+    _paper = {  # noqa: RUF012  # as TRL declares it
         "title": "Enhancing Multi-Modal LLMs Reasoning via Difficulty-Aware Group Normalization",
         "id": "2602.21743",
     }
@@ -118,7 +118,7 @@ class DurianGRPOTrainer(GRPOTrainer):
         metrics = durian_metrics(parts, rewards, success_threshold=self.args.durian_success_threshold)
         for name, value in metrics.items():
             self._metrics[mode][name].append(value)
-        return output  # type: ignore[no-any-return]
+        return output  # type: ignore[no-any-return]  # TRL is not typed
 
     def _rewards(self, local: int, group: int) -> Tensor:
         """Return the rewards of the whole batch, one prompt a row; NaN where no function gave one."""
@@ -216,7 +216,8 @@ class DurianGRPOTrainer(GRPOTrainer):
 
     def _batch_size_of_a_forward(self) -> int:
         args = self.args
-        return args.per_device_train_batch_size if self.model.training else args.per_device_eval_batch_size  # type: ignore[no-any-return]
+        size: int = args.per_device_train_batch_size if self.model.training else args.per_device_eval_batch_size
+        return size
 
     def _warn_of_few_prompts(self, parts: DurianComponents) -> None:
         """Warn once if the buckets of the batch and a full window hold fewer than 2 prompts on average."""
