@@ -1,0 +1,108 @@
+"""What trainers with a flat batch and a configuration file share: the options, and one call from a batch to tensors."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from durian_adv import DurianComponents, _checks, durian_components, sequence_confidence
+from durian_adv.diagnostics import durian_metrics
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DurianOptions:
+    """Options of Durian in a trainer's configuration; those of ``durian_components`` under their own names.
+
+    ``confidence_reduction`` is that of ``sequence_confidence``. A rollout counts as correct in the metrics if its
+    reward exceeds ``success_threshold``.
+    """
+
+    weights: Sequence[float] = (0.1, 0.2, 0.7)
+    entropy_quantiles: int | Sequence[float] = (0.25, 0.75)
+    num_confidence_buckets: int = 12
+    confidence_reduction: Literal["sum", "mean"] = "sum"
+    eps: float = 1e-6
+    success_threshold: float = 0.5
+
+    def __post_init__(self) -> None:
+        _checks.choice("confidence_reduction", self.confidence_reduction, ("sum", "mean"))
+        _checks.number("success_threshold", self.success_threshold)
+        nothing = torch.zeros(0)  # the library's own checks, before any rollout is made
+        durian_components(nothing[:, None], visual_entropy=nothing, confidence=nothing, **self.of_components())
+
+    def of_components(self) -> dict[str, Any]:
+        """Return what ``durian_components`` takes beside the data."""
+        names = ("weights", "entropy_quantiles", "num_confidence_buckets", "eps")
+        return {name: getattr(self, name) for name in names}
+
+
+def read_options(given: Mapping[str, Any] | None, where: str) -> DurianOptions:
+    """Make options of a part of a trainer's configuration; ``where`` is its name there, for errors.
+
+    Raises:
+        TypeError, ValueError: an unknown option, or a value that does not fit, by its full name.
+    """
+    given = {} if given is None else dict(given)
+    known = [field.name for field in dataclasses.fields(DurianOptions)]
+    for name in given:
+        if name not in known:
+            raise ValueError(f"{where}.{name}: expected one of {', '.join(known)}, got an unknown option")
+    try:
+        return DurianOptions(**given)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{where}.{error}") from None
+
+
+def prompt_numbers(ids: Sequence[Any] | np.ndarray) -> Tensor:
+    """Number the prompts of a batch, ``(N,)``, from one id a rollout: strings, UUIDs or integers."""
+    return torch.from_numpy(np.unique(np.asarray(ids).astype(str), return_inverse=True)[1].reshape(-1))
+
+
+def batch_advantages(
+    rewards: Tensor,
+    prompt_index: Tensor,
+    *,
+    logprobs: Tensor | None,
+    mask: Tensor | None,
+    visual_entropy: Tensor | None,
+    valid: Tensor | None = None,
+    options: DurianOptions,
+) -> tuple[DurianComponents, dict[str, float]]:
+    """Return the components, each ``(N,)``, and the metrics of a batch of rollouts.
+
+    A component with weight 0 is left out, and so is the perceptual one where no rollout has an entropy.
+
+    Args:
+        rewards: one a rollout, ``(N,)``; NaN where there is none.
+        prompt_index: each rollout's prompt, ``(N,)``.
+        logprobs: of the sampled tokens, ``(N, T)``; needed where reasoning has a weight.
+        mask: True or 1 for the response's tokens, ``(N, T)``.
+        visual_entropy: one a rollout, ``(N,)``, NaN for a prompt without an image; None without any.
+        valid: False for rows that are not rollouts (padding), ``(N,)``.
+        options: of Durian.
+    """
+    _, perceptual, reasoning = options.weights
+    if visual_entropy is not None and (perceptual == 0 or bool(visual_entropy.isnan().all())):
+        visual_entropy = None
+    confidence = None
+    if reasoning > 0:
+        if logprobs is None:
+            raise ValueError("logprobs: expected the sampled tokens' log-probabilities for weights[2] > 0, got None")
+        confidence = sequence_confidence(logprobs, mask, reduction=options.confidence_reduction)
+    components = durian_components(
+        rewards,
+        visual_entropy=visual_entropy,
+        confidence=confidence,
+        prompt_index=prompt_index,
+        valid=valid,
+        **options.of_components(),
+    )
+    metrics = durian_metrics(
+        components, rewards, prompt_index=prompt_index, valid=valid, success_threshold=options.success_threshold
+    )
+    return components, metrics

@@ -1,0 +1,80 @@
+"""What the adapters of trainers with flat batches share; it needs none of them."""
+
+import pytest
+import torch
+
+from durian_adv import durian_components, sequence_confidence
+from durian_adv.adapters.batch import DurianOptions, batch_advantages, prompt_numbers, read_options
+from durian_adv.diagnostics import durian_metrics
+
+REWARDS = torch.tensor([1.0, 0, 1, 1, 0, 0, 1])
+IDS = ["b", "a", "b", "a", "c", "b", "c"]
+LOGPROBS = -torch.arange(1.0, 22.0).reshape(7, 3)
+MASK = torch.tensor([[1, 1, 1], [1, 1, 0], [1, 0, 0], [1, 1, 1], [1, 1, 0], [1, 1, 1], [1, 0, 0]])
+ENTROPY = torch.tensor([2.0, 1, 2, 1, 3, 2, 3])
+
+
+def advantages(**changed):
+    given = {"logprobs": LOGPROBS, "mask": MASK, "visual_entropy": ENTROPY, "options": DurianOptions()}
+    return batch_advantages(REWARDS, prompt_numbers(IDS), **given | changed)
+
+
+def test_prompts_are_told_apart_by_their_ids_in_any_order():
+    assert prompt_numbers(IDS).tolist() == [1, 0, 1, 0, 2, 1, 2]
+    assert prompt_numbers([10, 9, 10]).unique().numel() == 2
+
+
+def test_options_reach_the_library_under_their_names():
+    given = {
+        "weights": [0.5, 0.3, 0.2],
+        "entropy_quantiles": [0.5],
+        "num_confidence_buckets": 2,
+        "eps": 0.1,
+        "confidence_reduction": "mean",
+        "success_threshold": -1,
+    }
+    components, metrics = advantages(options=read_options(given, "durian"))
+    threshold, reduction = given.pop("success_threshold"), given.pop("confidence_reduction")
+    confidence = sequence_confidence(LOGPROBS, MASK, reduction=reduction)
+    scores = {"visual_entropy": ENTROPY, "confidence": confidence, "prompt_index": prompt_numbers(IDS)}
+    expected = durian_components(REWARDS, **scores, **given)
+    for name, value in expected._asdict().items():
+        assert torch.equal(getattr(components, name), value), name
+    index = scores["prompt_index"]
+    assert metrics == durian_metrics(expected, REWARDS, prompt_index=index, success_threshold=threshold)
+
+
+def test_a_component_without_weight_or_score_is_left_out():
+    no_reasoning, _ = advantages(options=DurianOptions(weights=(1, 1, 0)), logprobs=None, mask=None)
+    assert no_reasoning.reasoning is None and no_reasoning.perceptual is not None
+    no_perceptual, _ = advantages(options=DurianOptions(weights=(1, 0, 1)))
+    assert no_perceptual.perceptual is None and no_perceptual.reasoning is not None
+    for missing in (None, torch.full((7,), torch.nan)):
+        assert advantages(visual_entropy=missing)[0].perceptual is None
+
+
+def test_log_probabilities_are_asked_for_where_they_count():
+    with pytest.raises(ValueError, match=r"^logprobs: expected .* got None"):
+        advantages(logprobs=None)
+
+
+@pytest.mark.parametrize(
+    ("given", "error"),
+    [
+        ({"weigths": [1, 0, 0]}, r"^algorithm.durian.weigths: expected one of weights, .* got an unknown option"),
+        ({"weights": [1, 0]}, r"^algorithm.durian.weights: expected 3 numbers, got 2"),
+        ({"weights": [1, 0, -1]}, r"^algorithm.durian.weights\[2\]: expected a number >= 0, got -1"),
+        ({"eps": -1}, r"^algorithm.durian.eps: expected a number >= 0, got -1"),
+        ({"entropy_quantiles": [2]}, r"^algorithm.durian.entropy_quantiles: expected levels"),
+        ({"num_confidence_buckets": 0}, r"^algorithm.durian.num_confidence_buckets: expected at least 1"),
+        ({"confidence_reduction": "max"}, r"^algorithm.durian.confidence_reduction: expected one of"),
+        ({"success_threshold": "x"}, r"^algorithm.durian.success_threshold: expected a number"),
+    ],
+)
+def test_an_option_that_does_not_fit_is_refused_by_its_full_name(given, error):
+    with pytest.raises((TypeError, ValueError), match=error):
+        read_options(given, "algorithm.durian")
+
+
+def test_nothing_given_is_the_papers_setting():
+    assert read_options(None, "durian") == read_options({}, "durian") == DurianOptions()
