@@ -46,9 +46,11 @@ def test_options_reach_the_library_under_their_names():
 
 def test_a_component_without_weight_or_score_is_left_out():
     no_reasoning, _ = advantages(options=DurianOptions(weights=(1, 1, 0)), logprobs=None, mask=None)
-    assert no_reasoning.reasoning is None and no_reasoning.perceptual is not None
+    assert no_reasoning.reasoning is None
+    assert no_reasoning.perceptual is not None
     no_perceptual, _ = advantages(options=DurianOptions(weights=(1, 0, 1)))
-    assert no_perceptual.perceptual is None and no_perceptual.reasoning is not None
+    assert no_perceptual.perceptual is None
+    assert no_perceptual.reasoning is not None
     for missing in (None, torch.full((7,), torch.nan)):
         assert advantages(visual_entropy=missing)[0].perceptual is None
 
