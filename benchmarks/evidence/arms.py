@@ -94,6 +94,6 @@ MAIN, OTHERS = tuple(ARMS)[:8], tuple(ARMS)[8:]
 
 # The paper's sweeps: weights (the default and (.6, .2, .2) stand above) and numbers of confidence buckets.
 WEIGHTS = ((0.15, 0.25, 0.6), (0.2, 0.1, 0.7), (0.3, 0.1, 0.6), (0.4, 0.3, 0.3), (0.7, 0.1, 0.2))
-BUCKETS = (4, 6, 12, 20, 32)
+BUCKETS = (4, 6, 20, 32)
 ARMS |= {f"weights-{'-'.join(map(str, w))}": Arm(partial(durian, weights=w)) for w in WEIGHTS}
 ARMS |= {f"buckets-{count}": Arm(partial(durian, buckets=count)) for count in BUCKETS}

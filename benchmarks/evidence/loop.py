@@ -1,13 +1,12 @@
 """One run's steps: the demonstration's loop, with shared noise, arms, two optimisers, and states that can be kept."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.evidence.arms import ARMS, Arm, Batch
+from benchmarks.evidence.arms import Arm, Batch
 from benchmarks.evidence.conditions import Condition
 from benchmarks.evidence.sampling import sample, uniforms
 from benchmarks.evidence.suite import Suite
@@ -126,20 +125,10 @@ def step_numbers(batch: Batch, rollouts: Rollouts, advantages: Tensor) -> dict[s
         "format_only": int((signal & ~mixed).sum()),
         "largest_advantage": advantages.abs().max().item(),
         "advantage_rms": advantages.square().mean().sqrt().item(),
-        "advantage_rms_format_only": _rms(advantages[signal & ~mixed], advantages),
+        "format_only_share": _share(advantages[signal & ~mixed], advantages),
     }
 
 
-def _rms(part: Tensor, whole: Tensor) -> float:
+def _share(part: Tensor, whole: Tensor) -> float:
     """Return the share of the sum of squares that a part has."""
     return (part.square().sum() / whole.square().sum().clamp(min=1e-30)).item()
-
-
-def arm_of(name: str) -> Arm:
-    """Look an arm up."""
-    return ARMS[name]
-
-
-def state_of(policy: Policy, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Return what a run goes on from."""
-    return {"policy": policy.state_dict(), "optimizer": optimizer.state_dict()}

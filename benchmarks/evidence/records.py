@@ -38,7 +38,12 @@ def origin() -> dict[str, Any]:
     versions = {name: version(name) for name in PACKAGES}
     cpu = torch.backends.cpu.get_cpu_capability()
     date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M")
-    return {"date": date, "python": platform.python_version(), "cpu": cpu, "threads": torch.get_num_threads()} | versions
+    return {
+        "date": date,
+        "python": platform.python_version(),
+        "cpu": cpu,
+        "threads": torch.get_num_threads(),
+    } | versions
 
 
 def settings_of(run: Run, warm: str) -> dict[str, Any]:

@@ -12,14 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.evidence.demonstrations import demonstrate
 from benchmarks.records import ROOT
 from benchmarks.rlvr.encoder import Gallery, build_gallery, load_encoder
 from benchmarks.rlvr.policy import Policy
 from benchmarks.rlvr.prompts import Prompts, ask_about
 from benchmarks.rlvr.scenes import draw_scenes
 from benchmarks.rlvr.warmup import warm_up
-
-from benchmarks.evidence.demonstrations import demonstrate
 
 CACHE = ROOT / "out" / "evidence"
 SPLITS = {"train": 0, "held_out": 1}
@@ -30,7 +29,7 @@ class Settings:
     """What makes a suite; two suites with the same settings are the same."""
 
     seed: int = 0
-    images: int = 5000
+    images: int = 12000
     held_out_images: int = 2000
     clutter: float = 1.0
     fade: float = 0.8  # of a shape's opacity at full clutter
