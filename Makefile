@@ -9,13 +9,20 @@ export OMP_NUM_THREADS ?= 1
 VENV_BENCH ?= .venv-bench
 TOPICS := advantage confidence entropy
 
-.PHONY: test demo bench lint format types unit package test-trl nightly clean
+.PHONY: test demo evidence evidence-all bench lint format types unit package test-trl nightly clean
 
 test: lint types unit package test-trl  ## everything CI runs
 	@echo "all checks passed"
 
 demo: $(VENV)/.installed-demo  ## the paper's training loop in miniature: about 3 minutes
 	$(BIN)/python -m benchmarks.rlvr
+
+evidence: $(VENV)-evidence/.installed  ## mechanism, and 4 arms x 6 seeds x 25 steps: under 10 minutes
+	$(VENV)-evidence/bin/python -m benchmarks.evidence quick
+
+evidence-all: $(VENV)-evidence/.installed  ## every run that has no record yet: hours; may be killed, and goes on
+	$(VENV)-evidence/bin/python -m benchmarks.evidence run
+	$(VENV)-evidence/bin/python -m benchmarks.evidence page
 
 bench: $(VENV_BENCH)/.installed  ## measure the CPU set and write docs/benchmarks.md: under 5 minutes
 	for topic in $(TOPICS); do $(VENV_BENCH)/bin/python -m benchmarks.$$topic || exit 1; done

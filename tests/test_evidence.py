@@ -297,8 +297,8 @@ def test_records_of_other_settings_are_refused(suite, tmp_path):
     runner.run_all([run], suite, folder=tmp_path, cache=tmp_path)
     with pytest.raises(ValueError, match="condition; move it away"):
         runner.run_all([Run(SMALL, "grpo", 0)], suite, folder=tmp_path, cache=tmp_path)
+    other = replace(suite, warm={name: weight + 1 for name, weight in suite.warm.items()})
     with pytest.raises(ValueError, match="warm; move it away"):
-        other = replace(suite, warm={name: weight + 1 for name, weight in suite.warm.items()})
         runner.run_all([run], other, folder=tmp_path, cache=tmp_path)
 
 
@@ -318,7 +318,7 @@ def test_the_filter_leaves_out_what_has_no_signal(suite):
 
 
 def test_the_plan():
-    main = [run for run in runs_of([MAIN_CONDITION])]
+    main = runs_of([MAIN_CONDITION])
     assert len(main) == 8 * 20
     assert [run.arm for run in main[:8]] == list(MAIN)
     assert {run.seed for run in main[:8]} == {0}

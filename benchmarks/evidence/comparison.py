@@ -32,6 +32,11 @@ def over_the_run(record: Record) -> float:
     return float(np.mean([step["held_out"] for step in record.steps if "held_out" in step]))
 
 
+def part(name: str) -> Outcome:
+    """Return held-out accuracy on a part of the exam, such as "clutter high"."""
+    return lambda record: record.head["final"][name]
+
+
 @dataclass(frozen=True)
 class Difference:
     """One arm minus another over the seeds that have both; accuracies are shares."""

@@ -44,10 +44,10 @@ class Run:
 
 
 MAIN_CONDITION = Condition("main", "Adam, binary rewards, 96 prompts x 8", seeds=20)
-PILOT_RATES, SGD_RATES = (1e-4, 3e-4, 1e-3), (0.03, 0.1, 0.3)
+PILOT_RATES, SGD_RATES = (1e-4, 3e-4, 1e-3), (0.1, 0.3, 1.0)
 PILOTS = tuple(
     Condition(
-        f"pilot-{rate:g}", f"learning rate {rate:g}", seeds=2, first_seed=100, steps=30, lr=rate, samples=4
+        f"pilot-{rate:g}", f"learning rate {rate:g}", seeds=2, first_seed=100, steps=25, lr=rate, samples=4
     )
     for rate in PILOT_RATES
 )  # fmt: skip
@@ -58,7 +58,8 @@ SIDE = (
         Condition(f"sgd-{rate:g}", f"plain SGD, learning rate {rate:g}", arms=FEW, seeds=4, optimizer="sgd", lr=rate)
         for rate in SGD_RATES
     ),
-    Condition("wide", "256 prompts a step: 12 buckets of 21", arms=("grpo", "batch-std", "durian", "reasoning", "random-buckets"), seeds=4, prompts=256),
+    Condition("wide", "256 prompts a step: 12 buckets of 21", seeds=4, prompts=256,
+              arms=("grpo", "batch-std", "durian", "reasoning", "random-buckets")),
     Condition("group-32", "32 responses a prompt, 64 prompts a step", arms=FEW, seeds=4, prompts=64, group_size=32),
     Condition("weights", "the paper's weights", arms=tuple(f"weights-{'-'.join(map(str, w))}" for w in WEIGHTS)),
     Condition("buckets", "numbers of confidence buckets, 256 prompts a step", seeds=4, prompts=256,

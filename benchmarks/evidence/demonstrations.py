@@ -4,7 +4,7 @@ import numpy as np
 
 from benchmarks.rlvr.language import UNTHINK
 from benchmarks.rlvr.questions import Question
-from benchmarks.rlvr.scenes import KINDS
+from benchmarks.rlvr.scenes import GRID, KINDS
 from benchmarks.rlvr.warmup import demonstrate as plainly
 
 SLIP = 0.15  # how often a careless count is one off
@@ -41,6 +41,5 @@ def slip(question: Question, rng: np.random.Generator) -> Question:
         for place in totals:
             rows = [int(word) for word in chain[place - 4 : place]]
             chain[place + 1] = str(sum(rows))
-        answer = str(sum(int(chain[place + 1]) for place in totals))
-    # NUMBERS end at 16; more shapes than that are never counted, even with slips (9 shapes, 8 rows).
+        answer = str(min(GRID * GRID, sum(int(chain[place + 1]) for place in totals)))  # numbers end there
     return Question(question.form, question.words, tuple(chain), answer, question.depth)

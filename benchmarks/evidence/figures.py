@@ -101,7 +101,7 @@ def bound(path: Path, source: Path) -> None:
 
 
 def shares(path: Path, source: Path) -> None:
-    """Draw which groups carry the update under each arm, as shares of the squared advantages, at the last checkpoint."""
+    """Draw which groups carry the update under each arm, as shares of squared advantages, at the last checkpoint."""
     rows = mechanism.read(source)
     last = max(row["checkpoint"] for row in rows)
     colours = dict(zip(KINDS, (COLOURS[2], COLOURS[3], COLOURS[0], COLOURS[4]), strict=True))

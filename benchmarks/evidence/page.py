@@ -3,7 +3,6 @@
 Nothing is measured here, and no number is written by hand: a test holds the page against the records.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -103,8 +102,8 @@ def suite_part() -> list[str]:
     if not (tables.FOLDER / "suite.csv").exists():
         return ["## The tasks\n\nNot measured yet."]
     rows = [
-        [row["form"], f"{row['prompts']:.0f}", f"{row['depth']:.1f}", f"{row['accuracy']:.1%}", f"{row['effective']:.0%}",
-         f"{row['clutter_accuracy']:+.2f}", f"{row['entropy_accuracy']:+.2f}"]
+        [row["form"], f"{row['prompts']:.0f}", f"{row['depth']:.1f}", f"{row['accuracy']:.1%}",
+         f"{row['effective']:.0%}", f"{row['clutter_accuracy']:+.2f}", f"{row['entropy_accuracy']:+.2f}"]
         for row in mechanism.read(tables.FOLDER / "suite.csv")
     ]  # fmt: skip
     head = [
@@ -206,8 +205,10 @@ def paper_part() -> list[str]:
     else:
         parts.append("Not measured yet.")
     for title, name, arms, also in (
-        ("Number of confidence buckets (Table 2), 256 prompts a step", "buckets", [f"buckets-{b}" for b in BUCKETS], ("wide", "durian", "12 (Durian's default)")),
-        ("Weights (Table 3)", "weights", [f"weights-{'-'.join(map(str, w))}" for w in WEIGHTS], ("main", "durian", ".1, .2, .7 (the default)")),
+        ("Number of confidence buckets (Table 2), 256 prompts a step", "buckets",
+         [f"buckets-{b}" for b in BUCKETS], ("wide", "durian", "12 (Durian's default)")),
+        ("Weights (Table 3)", "weights",
+         [f"weights-{'-'.join(map(str, w))}" for w in WEIGHTS], ("main", "durian", ".1, .2, .7 (the default)")),
     ):  # fmt: skip
         done, planned = count(CONDITIONS[name])
         parts.append(f"### {title}: {done} of {planned} runs")
@@ -262,8 +263,8 @@ def where_table(found: comparison.Records, plan: dict[str, Any]) -> str:
     for arm in MAIN[1:]:
         cells = []
         for key in keys:
-            outcome: Callable[[records.Record], float] = lambda record, key=key: record.head["final"][key]
-            some = comparison.differences(found, [(arm, "grpo")], plan["margin_of_equivalence"], outcome)
+            margin = plan["margin_of_equivalence"]
+            some = comparison.differences(found, [(arm, "grpo")], margin, comparison.part(key))
             cells += [f"{100 * d.mean:+.2f} ± {100 * d.deviation / np.sqrt(d.seeds):.2f}" for d in some]
         rows.append([arm, *cells])
     return table(["minus GRPO, ± standard error", *keys], rows)

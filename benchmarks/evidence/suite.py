@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 
 from benchmarks.evidence.demonstrations import demonstrate
-from benchmarks.records import ROOT
+from benchmarks.records import RESULTS, ROOT
 from benchmarks.rlvr.encoder import Gallery, build_gallery, load_encoder
 from benchmarks.rlvr.policy import Policy
 from benchmarks.rlvr.prompts import Prompts, ask_about
 from benchmarks.rlvr.scenes import draw_scenes
 from benchmarks.rlvr.warmup import warm_up
 
-CACHE = ROOT / "out" / "evidence"
+CACHE, SHIPPED = ROOT / "out" / "evidence", RESULTS / "evidence"
 SPLITS = {"train": 0, "held_out": 1}
 
 
@@ -42,9 +42,9 @@ class Settings:
     malformed_share: float = 0.15
 
     @property
-    def digest(self) -> str:
-        """Name the suite."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:10]
+    def warm_name(self) -> str:
+        """Name the file of the warm policy's weights."""
+        return f"warm-{hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:10]}.pt"
 
     def count(self, split: str) -> int:
         """Return how many images a split has."""
@@ -108,7 +108,8 @@ def load_suite(settings: Settings | None = None, cache: Path = CACHE) -> Suite:
     cache.mkdir(parents=True, exist_ok=True)
     galleries = [_gallery(settings, split, cache / f"{split}-{settings.images_digest(split)}.pt") for split in SPLITS]
     exam = ask_about(galleries[1], np.arange(settings.held_out_images), np.random.default_rng([settings.seed, 2]))
-    path = cache / f"warm-{settings.digest}.pt"
+    # Kept with the records: on another machine a warm-up would give other bits, and runs could not be compared.
+    path = next((f for f in (SHIPPED, cache) if (f / settings.warm_name).exists()), cache) / settings.warm_name
     if not path.exists():
         save(_warm_up(settings, galleries[0]), path)
     return Suite(settings, *galleries, exam, torch.load(path, weights_only=True))

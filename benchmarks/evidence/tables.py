@@ -94,11 +94,12 @@ def by_form(suite: Suite, answers: dict[str, Any]) -> list[dict[str, Any]]:
                 "entropy_accuracy": _rank(entropy[some], accuracy[some]),
             }
         )
-    within = [row["clutter_accuracy"] for row in rows[:-1]]
     weights = [row["prompts"] for row in rows[:-1]]
-    rows.append(rows[-1] | {"form": "mean within forms", "clutter_accuracy": float(np.average(within, weights=weights)),
-                "entropy_accuracy": float(np.average([row["entropy_accuracy"] for row in rows[:-1]], weights=weights))})  # fmt: skip
-    return rows
+    within = {
+        name: float(np.average([row[name] for row in rows[:-1]], weights=weights))
+        for name in ("clutter_accuracy", "entropy_accuracy")
+    }
+    return [*rows, rows[-1] | {"form": "mean within forms", **within}]
 
 
 def entropy_correlations(suite: Suite, answers: dict[str, Any], images: int) -> list[dict[str, Any]]:
@@ -154,9 +155,10 @@ def errors(suite: Suite, answers: dict[str, Any]) -> list[dict[str, Any]]:
         for kind in ("any", *ERRORS):
             those = wrong if kind == "any" else wrong & (answers["kinds"] == ERRORS.index(kind))
             for number in range(int(bucket.max()) + 1):
-                share = those[bucket == number].sum() / those.sum().clamp(min=1)
-                rows.append({"score": score, "errors": kind, "bucket": number, "share": float(share),
-                             "prompts": int((bucket == number).sum()), "rate": float(those[bucket == number].float().mean())})  # fmt: skip
+                some = those[bucket == number]
+                share, rate = some.sum() / those.sum().clamp(min=1), some.float().mean()
+                row = {"score": score, "errors": kind, "bucket": number, "prompts": len(some)}
+                rows.append(row | {"share": float(share), "rate": float(rate)})
     return rows
 
 
