@@ -1,5 +1,6 @@
 """The evidence's machinery: closed forms, arms, shared noise, runs that are killed and go on, what is measured."""
 
+import doctest
 import os
 import signal
 import subprocess
@@ -14,7 +15,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.evidence import closed_forms, mechanism, records, runner
+from benchmarks.evidence import closed_forms, comparison, mechanism, records, runner, tables
 from benchmarks.evidence.arms import ARMS, MAIN, Batch
 from benchmarks.evidence.conditions import CONDITIONS, MAIN_CONDITION, Run, runs_of
 from benchmarks.evidence.demonstrations import slip
@@ -326,3 +327,88 @@ def test_the_plan():
     assert len(names) == len(set(names))
     assert all(run.arm in ARMS for run in runs_of(CONDITIONS.values()))
     assert CONDITIONS["wide"].prompts // 12 >= 20
+
+
+# --- what is measured without training ------------------------------------------------------------------------------
+
+
+def test_the_mechanism_is_measured_and_adds_up(suite, tmp_path, monkeypatch):
+    small = replace(SMALL, prompts=12)
+    monkeypatch.setattr(mechanism, "MAIN_CONDITION", small)
+    monkeypatch.setattr(mechanism, "FORMAT", replace(small, format_weight=0.1))
+    mechanism.main(suite, tmp_path, steps=(0, 1), batches=2, held_out=1)
+    arms, pairs, sizes = (mechanism.read(tmp_path / f"{name}.csv") for name in ("arms", "pairs", "group_sizes"))
+    assert len(arms) == 2 * 2 * len(mechanism.NAMES)
+    for row in arms:
+        for share in ("square_share", "gradient_share"):
+            assert sum(row[name] for name in row if name.startswith(share)) == pytest.approx(1.0, abs=1e-3)
+        assert row["square_share_no_signal"] == row["gradient_share_no_signal"] == 0.0
+        assert sum(row[name] for name in row if name.startswith("groups_")) == pytest.approx(12)
+        assert row["largest"] >= row["rms"] > 0
+    for row in pairs:
+        assert max(abs(row[name]) for name in ("advantages", "gradients", "first_adam_steps")) <= 1 + 1e-5
+        if {row["arm"], row["with"]} == {"dr-grpo", "batch-std"}:
+            assert row["gradients"] == pytest.approx(1.0, abs=1e-5)
+    for row in sizes:
+        if row["arm"] == "grpo" and row["group_size"] >= 8:  # smaller groups of so few prompts may all lack signal
+            assert row["bound"] - 1e-5 <= row["cosine"] <= 1 + 1e-5
+
+
+def test_the_true_gradient_is_the_one_that_finite_differences_give(suite):
+    """A prompt's gradient, checked along a random direction against the change of its sampled log-probabilities."""
+    policy = suite.policy().double()
+    gallery = replace(suite.train, patches=suite.train.patches.double())
+    wide = replace(suite, train=gallery)
+    sampled = collect(suite.policy(), suite, SMALL, 0, 2)
+    by_prompt = mechanism.prompt_gradients(policy, wide, sampled)
+    row = int(by_prompt.norm(dim=1).argmax())
+    weights = [weight for name, weight in policy.named_parameters() if not name.startswith("name_")]
+    generator = torch.Generator().manual_seed(0)
+    direction = [torch.randn(weight.shape, generator=generator, dtype=torch.float64) for weight in weights]
+    centred = sampled.batch.rewards[row] - sampled.batch.rewards[row].mean()
+
+    def gain(shift: float) -> float:
+        with torch.no_grad():
+            for weight, d in zip(weights, direction, strict=True):
+                weight += shift * d
+            logprobs = response_logprobs(policy, gallery, sampled.prompts, sampled.rollouts, torch.tensor([row]))
+            for weight, d in zip(weights, direction, strict=True):
+                weight -= shift * d
+        return float((logprobs[0].sum(-1) * centred).sum() / sampled.rollouts.mask.sum())
+
+    slope = (gain(1e-5) - gain(-1e-5)) / 2e-5
+    along = by_prompt[row].double() @ torch.cat([d.flatten() for d in direction])
+    assert along.item() == pytest.approx(slope, rel=1e-3)
+
+
+def test_the_tables_are_measured_and_add_up(suite, tmp_path):
+    tables.main(suite, tmp_path, images=12)
+    for score in ("entropy", "confidence, sum"):
+        rows = [row for row in mechanism.read(tmp_path / "errors.csv") if row["score"] == score]
+        assert sum(row["share"] for row in rows if row["errors"] == "any") == pytest.approx(1.0, abs=1e-4)
+    rows = mechanism.read(tmp_path / "suite.csv")
+    assert sum(row["prompts"] for row in rows[:-2]) == rows[-1]["prompts"] == TINY.held_out_images
+    layers = {row["score"] for row in mechanism.read(tmp_path / "correlations.csv")}
+    assert {"entropy, stride16", "entropy, head", "confidence, sum", "confidence, mean"} <= layers
+
+
+@pytest.mark.parametrize(
+    ("response", "kind"),
+    [
+        (r"<think> 1 0 2 0 = 2 </think> \boxed{ 2 }", "reasoning"),
+        (r"<think> 1 0 2 0 = 3 </think> \boxed{ 2 }", "reasoning"),
+        (r"<think> 1 0 1 0 = 2 </think> \boxed{ 2 }", "perception"),
+        (r"<think> guess </think> \boxed{ 2 }", "guess"),
+        (r"<think> 1 0 2 = 3 </think> \boxed{ 2 }", "other"),
+        (r"<think> 1 0 1 0 = 2 \boxed{ 2 }", "perception"),
+    ],
+)
+def test_errors_are_told_apart_by_what_went_wrong_first(response, kind):
+    question = Question("all", (), ("1", "0", "2", "0", "=", "3"), "3", 1)
+    assert tables.kind_of_error(response, question) == kind
+
+
+@pytest.mark.parametrize("module", [closed_forms, comparison])
+def test_docstring_examples(module):
+    assert doctest.testmod(module).failed == 0
+    assert doctest.testmod(module).attempted > 0

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.evidence import runner
-from benchmarks.evidence.conditions import CONDITIONS, MAIN_CONDITION, PILOTS, SIDE, runs_of
+from benchmarks.evidence.conditions import CONDITIONS, MAIN_CONDITION, PILOT, PILOTS, SIDE, runs_of
 from benchmarks.evidence.suite import load_suite
 
 
@@ -21,6 +21,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     run = commands.add_parser("run", help="train every run that has no record yet: hours; kill and repeat at will")
     run.add_argument("conditions", nargs="*", help=f"default: all, in order: {', '.join(CONDITIONS)}")
     run.add_argument("--part", default="1/1", help="k/n: only the k-th of n parts of the seeds, for n processes")
+    repeat = commands.add_parser("repeat", help="train one run again and compare it with its record")
+    repeat.add_argument("run", help="a record's name, such as main/grpo-000")
     commands.add_parser("mechanism", help="measure the arms on shared rollouts, without training")
     commands.add_parser("tables", help="measure what the paper's Appendix B asks of the warm policy")
     commands.add_parser("page", help="write docs/evidence.md and its pictures from the records")
@@ -53,7 +55,7 @@ def main(arguments: list[str] | None = None) -> None:
 
         print(json.dumps(tables.checks(suite), indent=1))
     elif options.command == "pilot":
-        runner.run_all(runs_of(PILOTS), suite)
+        runner.run_all(runs_of([*PILOTS, PILOT]), suite)
     elif options.command == "declare":
         from benchmarks.evidence import declaration
 
@@ -62,6 +64,8 @@ def main(arguments: list[str] | None = None) -> None:
         chosen = [CONDITIONS[name] for name in options.conditions] or [MAIN_CONDITION, *SIDE]
         part, parts = options.part
         runner.run_all([run for run in runs_of(chosen) if run.seed % parts == part - 1], suite)
+    elif options.command == "repeat":
+        raise SystemExit(runner.repeat(options.run, suite))
     elif options.command == "mechanism":
         from benchmarks.evidence import mechanism
 

@@ -22,7 +22,7 @@ def cosine_bound(lowest: float, highest: float) -> float:
     .. math:: \cos \ge \frac{2 \sqrt{m M}}{m + M}
 
     >>> round(cosine_bound(*std_range(8)), 4), cosine_bound(*std_range(2))
-    (0.9791, 1.0)
+    (0.979, 1.0)
     """
     return 2 * math.sqrt(lowest * highest) / (lowest + highest)
 

@@ -58,7 +58,7 @@ class Difference:
         if self.p_corrected < 0.05:
             found.append("different" if self.p_equivalent >= 0.05 else "different, by less than the margin")
         elif self.p_equivalent < 0.05:
-            found.append(f"indistinguishable within {100 * margin:g} points")
+            found.append(f"indistinguishable within {100 * margin:g} point{'s' * (margin != 0.01)}")
         return found[0] if found else "undecided"
 
 

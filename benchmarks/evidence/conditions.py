@@ -46,11 +46,13 @@ class Run:
 MAIN_CONDITION = Condition("main", "Adam, binary rewards, 96 prompts x 8", seeds=20)
 PILOT_RATES, SGD_RATES = (1e-4, 3e-4, 1e-3), (0.1, 0.3, 1.0)
 PILOTS = tuple(
-    Condition(
-        f"pilot-{rate:g}", f"learning rate {rate:g}", seeds=2, first_seed=100, steps=25, lr=rate, samples=4
-    )
+    Condition(f"pilot-{rate:g}", f"learning rate {rate:g}", seeds=1, first_seed=100, steps=25, lr=rate, samples=4)
     for rate in PILOT_RATES
-)  # fmt: skip
+)
+# More seeds at the rate that the sweep chose: how far apart runs of one seed come to lie.
+PILOT = replace(
+    MAIN_CONDITION, name="pilot", about="the paired deviation", seeds=2, first_seed=101, steps=25, samples=4
+)
 SIDE = (
     Condition("others", "the other arms, on the first seeds of the main comparison", arms=OTHERS),
     Condition("format", "0.9 accuracy + 0.1 format, so that some groups differ in format alone", format_weight=0.1),
@@ -69,7 +71,7 @@ SIDE = (
         for size in (2, 4, 16)
     ),
 )  # fmt: skip
-CONDITIONS = {condition.name: condition for condition in (*PILOTS, MAIN_CONDITION, *SIDE)}
+CONDITIONS = {condition.name: condition for condition in (*PILOTS, PILOT, MAIN_CONDITION, *SIDE)}
 
 # What `make evidence` trains, in minutes.
 QUICK = replace(

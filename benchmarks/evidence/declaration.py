@@ -10,7 +10,7 @@ import scipy.stats
 
 from benchmarks.evidence import comparison, records
 from benchmarks.evidence.arms import MAIN
-from benchmarks.evidence.conditions import MAIN_CONDITION, PILOTS, SIDE, Condition
+from benchmarks.evidence.conditions import MAIN_CONDITION, PILOT, PILOTS, SIDE, Condition
 from benchmarks.evidence.suite import Suite
 
 PATH = records.FOLDER / "declared.json"
@@ -33,7 +33,10 @@ def declare(warm: str, folder: Path = records.FOLDER) -> dict[str, Any]:
     """Choose the learning rate and compute what can be detected."""
     tables = {pilot.lr: sweep(pilot, folder) for pilot in PILOTS}
     chosen = max(tables, key=lambda rate: tables[rate].mean())
-    deviation, freedom = comparison.residual_deviation(tables[chosen])
+    if chosen != PILOT.lr:
+        raise ValueError(f"MAIN_CONDITION.lr: expected {chosen:g}, which the sweep chose, got {PILOT.lr:g}")
+    seeds = np.concatenate([tables[chosen], sweep(PILOT, folder)], axis=1)
+    deviation, freedom = comparison.residual_deviation(seeds)
     # A deviation from few degrees of freedom may be too small by chance: its upper 80% limit is declared beside it.
     cautious = deviation * np.sqrt(freedom / scipy.stats.chi2.ppf(0.2, freedom))
     plan = {

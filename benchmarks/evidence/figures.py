@@ -25,7 +25,9 @@ def forest(
     """Draw each paired difference with its interval, the margin of equivalence and what the runs can resolve."""
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(9, 1.8 + 0.42 * len(found)), layout="constrained")
-        axes.axvspan(-100 * margin, 100 * margin, color="#eef3ee", label=f"equivalent: within {100 * margin:g} points")
+        axes.axvspan(
+            -100 * margin, 100 * margin, color="#eef3ee", label=f"margin of equivalence: {100 * margin:g} point"
+        )
         for side in (-1, 1):
             label = f"smallest difference declared detectable: {100 * detectable:.2f}" if side > 0 else None
             axes.axvline(100 * side * detectable, color=BASELINE, linestyle=":", label=label)
@@ -39,7 +41,7 @@ def forest(
         axes.grid(axis="y", visible=False)
         axes.set_xlabel("held-out accuracy, percentage points (mean over seeds; bar: paired bootstrap 95%)")
         axes.set_title(title, loc="left", weight="bold")
-        axes.legend(loc="upper center", bbox_to_anchor=(0.4, -0.22), ncols=2)
+        axes.legend(loc="upper center", bbox_to_anchor=(0.4, -0.14), ncols=2)
         save(figure, path, sources)
 
 

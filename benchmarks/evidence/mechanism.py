@@ -76,26 +76,28 @@ def measure(
         of_arms = factors @ by_prompt
         gradients.append(of_arms)
         kinds = group_kinds(sampled.batch)
+        members = torch.stack(list(kinds.values())).float()
+        # (arms, kinds): what the groups of a kind add to the gradient, along the gradient
+        parts = (factors * (of_arms @ by_prompt.T)) @ members.T
+        cosines = {
+            "advantages": cosines_of(torch.stack([advantages[name].flatten() for name in NAMES])),
+            "gradients": cosines_of(of_arms),
+            "first_adam_steps": cosines_of(of_arms.sign()),
+        }
         for number, name in enumerate(NAMES):
             a, g = advantages[name], of_arms[number]
             row = {"largest": a.abs().max(), "rms": a.square().mean().sqrt()}
             row["largest_over_rms"] = row["largest"] / row["rms"]
             row["gradient_norm"] = g.norm()
             row["alignment"] = cosine(g, truth)
-            for kind, members in kinds.items():
-                row[f"square_share_{kind}"] = a[members].square().sum() / a.square().sum()
-                part = (factors[number] * members.float()) @ by_prompt
-                row[f"gradient_share_{kind}"] = part @ g / g.square().sum()
-                row[f"groups_{kind}"] = members.sum()
+            for column, (kind, some) in enumerate(kinds.items()):
+                row[f"square_share_{kind}"] = a[some].square().sum() / a.square().sum()
+                row[f"gradient_share_{kind}"] = parts[number, column] / g.square().sum()
+                row[f"groups_{kind}"] = some.sum()
             rows.append({"arm": name} | {key: float(value) for key, value in row.items()})
         for i, one in enumerate(NAMES):
             for j, other in enumerate(NAMES[:i]):
-                pair = {
-                    "advantages": cosine(advantages[one].flatten(), advantages[other].flatten()),
-                    "gradients": cosine(of_arms[i], of_arms[j]),
-                    "first_adam_steps": cosine(of_arms[i].sign(), of_arms[j].sign()),
-                }
-                pairs.append({"arm": one, "with": other} | {key: float(value) for key, value in pair.items()})
+                pairs.append({"arm": one, "with": other} | {key: float(c[i, j]) for key, c in cosines.items()})
 
     means = average(rows, ["arm"])
     everything = torch.stack(gradients)  # (batches, arms, weights)
@@ -182,6 +184,12 @@ def spread(gradients: Tensor) -> dict[str, float]:
 def cosine(one: Tensor, other: Tensor) -> Tensor:
     """Return the cosine of two vectors, 0 where one is zero."""
     return one @ other / (one.norm() * other.norm()).clamp(min=1e-30)
+
+
+def cosines_of(rows: Tensor) -> Tensor:
+    """Return the cosine of every row with every other."""
+    rows = rows / rows.norm(dim=1, keepdim=True).clamp(min=1e-30)
+    return rows @ rows.T
 
 
 def average(rows: list[dict[str, Any]], keys: list[str]) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from tqdm import tqdm
 
 from benchmarks.evidence import records
 from benchmarks.evidence.arms import ARMS
-from benchmarks.evidence.conditions import Run
+from benchmarks.evidence.conditions import CONDITIONS, Run, runs_of
 from benchmarks.evidence.loop import EXAM, make_optimizer, stream, train_step
 from benchmarks.evidence.sampling import examine
 from benchmarks.evidence.suite import CACHE, Suite, save
@@ -38,6 +39,21 @@ def run_all(runs: Sequence[Run], suite: Suite, *, folder: Path = records.FOLDER,
             records.write(records.path_of(run, folder), record)
             state_path(run, cache).unlink(missing_ok=True)
     return len(missing)
+
+
+def repeat(name: str, suite: Suite, folder: Path = records.FOLDER) -> str:
+    """Train a recorded run again, keeping nothing, and say where the two differ; nothing, if they do not."""
+    runs = {run.name: run for run in runs_of(CONDITIONS.values())}
+    if name not in runs:
+        raise ValueError(f"run: expected a name such as main/grpo-000, got {name}")
+    old = records.read(records.path_of(runs[name], folder))
+    with TemporaryDirectory() as scratch:
+        run_all([runs[name]], suite, folder=Path(scratch), cache=Path(scratch))
+        new = records.read(records.path_of(runs[name], Path(scratch)))
+    apart = [step for step, (one, other) in enumerate(zip(old.steps, new.steps, strict=True)) if one != other]
+    if apart:
+        return f"{name}: the runs part at step {apart[0]}"
+    return "" if old.head["final"] == new.head["final"] else f"{name}: same steps, but another last exam"
 
 
 def perform(run: Run, suite: Suite, *, cache: Path, progress: "tqdm[Any]") -> records.Record:

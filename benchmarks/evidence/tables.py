@@ -1,5 +1,6 @@
 """The warm policy under the paper's Appendix B: do visual entropy and confidence say where errors are?"""
 
+import math
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -185,6 +186,8 @@ def _clutter(suite: Suite) -> np.ndarray:
 
 
 def _rank(one: np.ndarray, other: np.ndarray) -> float:
+    if np.ptp(one) == 0 or np.ptp(other) == 0:
+        return math.nan  # as a few prompts may all have one accuracy
     return float(scipy.stats.spearmanr(one, other).statistic)
 
 
