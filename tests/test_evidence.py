@@ -350,7 +350,7 @@ def test_the_mechanism_is_measured_and_adds_up(suite, tmp_path, monkeypatch):
         if {row["arm"], row["with"]} == {"dr-grpo", "batch-std"}:
             assert row["gradients"] == pytest.approx(1.0, abs=1e-5)
     for row in sizes:
-        if row["arm"] == "grpo" and row["group_size"] >= 8:  # smaller groups of so few prompts may all lack signal
+        if row["arm"] == "grpo":
             assert row["bound"] - 1e-5 <= row["cosine"] <= 1 + 1e-5
 
 

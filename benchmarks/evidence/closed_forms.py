@@ -40,7 +40,7 @@ def format_bound(group_size: int, format_weight: float = 0.1) -> float:
     """Return the same for rewards of accuracy and format, where a group may differ in format alone.
 
     >>> round(format_bound(8), 3)
-    0.483
+    0.482
     """
     lowest, highest = std_range(group_size)
     return cosine_bound(min(format_weight, 1 - format_weight) * lowest, highest)

@@ -159,7 +159,7 @@ def by_group_size(policy: Policy, suite: Suite, condition: Condition) -> list[di
                 rng=stream(SEED, number, 9),
             )
             plain = ARMS["dr-grpo"].advantage(part).flatten()
-            for name in ("grpo", "batch-std", "durian", "reasoning"):
+            for name in ("grpo", "batch-std", "durian", "reasoning") if plain.any() else ():
                 value = cosine(ARMS[name].advantage(part).flatten(), plain)
                 rows.append({"group_size": size, "arm": name, "cosine": float(value)})
     means = average(rows, ["group_size", "arm"])

@@ -25,7 +25,7 @@ def page() -> str:
     parts = [
         prose.HEAD,
         progress(),
-        prose.answer(plan, main_differences(plan)),
+        prose.answer(plan, main_differences(plan), gradient_cosines()),
         *mechanism_part(),
         *suite_part(),
         *declared_part(plan),
@@ -56,6 +56,18 @@ def main_differences(plan: dict[str, Any]) -> list[Difference]:
     """Return the declared comparisons of the main runs, as one family."""
     pairs = [(arm, baseline) for arm, baseline in plan["comparisons"]]
     return comparison.differences(records.read_all(MAIN_CONDITION.name), pairs, plan["margin_of_equivalence"])
+
+
+def gradient_cosines() -> dict[str, dict[str, list[float]]]:
+    """Return the cosines of gradients with batch std at all checkpoints, by rewards and arm."""
+    found: dict[str, dict[str, list[float]]] = {}
+    if (mechanism.FOLDER / "pairs.csv").exists():
+        for row in mechanism.read(mechanism.FOLDER / "pairs.csv"):
+            pair = {row["arm"], row["with"]}
+            if "batch-std" in pair:
+                (arm,) = pair - {"batch-std"}
+                found.setdefault(row["rewards"], {}).setdefault(arm, []).append(row["gradients"])
+    return found
 
 
 def mechanism_part() -> list[str]:

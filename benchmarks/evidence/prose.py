@@ -104,12 +104,15 @@ design; on natural images it need not. The paper trains 7B parameters on 512 pro
 GRPO, batch std, random buckets and Durian, at least five seeds each, with the paired deviation reported."""
 
 
-def answer(plan: dict[str, Any], found: list[Difference]) -> str:
-    """Say what the declared comparisons came to, in the words of their verdicts."""
+def answer(plan: dict[str, Any], found: list[Difference], cosines: dict[str, dict[str, list[float]]]) -> str:
+    """Say what the declared comparisons and the gradients came to, in the words of their verdicts."""
     margin = plan["margin_of_equivalence"]
-    lines = ["## The answer so far"]
-    if not found:
-        return "\n\n".join([*lines, "Too few runs are done to say anything about training."])
+    lines = []
+    for rewards, arms in cosines.items():
+        spans = ", ".join(f"{name} {_span(arms[name])}" for name in ("grpo", "durian", "reasoning", "random-buckets"))
+        lines.append(
+            f"- **One update, rewards {rewards}**: cosine of the gradient with batch std's, over checkpoints: {spans}."
+        )
     against = {(d.arm, d.baseline): d for d in found}
     for pair, question in (
         (("durian", "grpo"), "Durian or GRPO"),
@@ -124,4 +127,33 @@ def answer(plan: dict[str, Any], found: list[Difference]) -> str:
                 f" is {100 * d.mean:+.2f} points of held-out accuracy, 95% interval [{100 * d.low:+.2f},"
                 f" {100 * d.high:+.2f}], {d.seeds} seeds."
             )
-    return "\n\n".join([lines[0], "\n".join(lines[1:])])
+    advice = choose(margin, against.get(("durian", "batch-std")))
+    return "\n\n".join(["## The answer so far", "\n".join(lines), advice])
+
+
+def choose(margin: float, found: Difference | None) -> str:
+    """Say when to choose Durian over one line of batch std."""
+    if found is None:
+        return "Too few runs are done to say anything about training."
+    verdict = found.verdict(margin)
+    if verdict.startswith("indistinguishable"):
+        here = "Under conditions like these, take batch std: one line, and the same result."
+    elif verdict == "undecided":
+        here = (
+            "Under conditions like these nothing here gives a reason to leave batch std, and nothing excludes one yet."
+        )
+    elif found.mean > 0:
+        here = "Under conditions like these Durian is worth its parts."
+    else:
+        here = "Under conditions like these batch std is not only simpler but better."
+    return (
+        f"**When to choose Durian over one line of batch std?** {here} A reason to prefer Durian could exist where the"
+        " stds of buckets differ much from one another: accuracies near 0 or 1 in some buckets and not in others, many"
+        " prompts a bucket, rewards of several sizes. Where every bucket's accuracy lies between 20% and 80% its std"
+        " lies between 0.4 and 0.5, and dividing by it is dividing by a constant. With few prompts a bucket its std is"
+        " noise, and random buckets of the same sizes tell how much of an effect is only that."
+    )
+
+
+def _span(values: list[float]) -> str:
+    return f"{min(values):.3f} to {max(values):.3f}"
