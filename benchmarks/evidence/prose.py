@@ -61,11 +61,13 @@ are rank correlations."""
 
 DECLARED = """## What was declared before the main runs
 
-Written down {date} UTC in `declared.json`, from pilots on seeds of their own: the learning rate for all arms ({lr:g},
-the best mean over arms of the sweep below); the outcome (held-out accuracy after the last step, sampled, 2,000
-prompts x 16); {comparisons} comparisons, corrected together (Holm); a margin of equivalence of {margin:g} point, half
-of the two points the paper reports. The pilots' paired deviation is {deviation:.2f} points ({freedom} degrees of
-freedom; its upper 80% limit {upper:.2f}). What n seeds can detect, with a power of 80% at 5% over all comparisons:"""
+Written down {date} UTC in `declared.json`, from pilots on seeds of their own. The learning rate for all arms is {lr:g}:
+the two best rates of a sweep of 25 steps with all arms (one seed) were tried over 100 steps with four arms (two seeds),
+and this one was better. The outcome is held-out accuracy after the last step, sampled, 2,000 prompts x 16;
+{comparisons} comparisons are corrected together (Holm); the margin of equivalence is {margin:g} point, half of the two points the
+paper reports. The pilots' paired deviation after 100 steps is {deviation:.2f} points ({freedom} degrees of
+freedom, so its upper 80% limit, {upper:.2f}, counts too). What n seeds can detect, with a power of 80% at 5% over all
+comparisons:"""
 
 MAIN = """\
 Same prompts in the same order for every arm, and the same random number decides the same token of the same response,
