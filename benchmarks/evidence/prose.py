@@ -29,13 +29,13 @@ x² / ((a + b) x - a b), which is least at x = 2ab / (a + b), and
 
 reached when the prompts have only the two factors a and b, in the right mixture. Only the ratio b / a counts. GRPO and
 Dr. GRPO differ by the prompt's std. For binary rewards, k of G right, it is √(k (G - k)) / G (population; the sample
-form has one more constant), which lies in [√(G - 1) / G, 1/2]. So their cosine is at least **{bound_8:.3f} at G = 8**,
-{bound_16:.3f} at 16, {bound_32:.3f} at 32, and {bound_2:.0f} at G = 2, where they are equal up to scale. Batch std,
-RLOO, REINFORCE++-baseline and the pooled within-prompt std have one factor for all prompts: on equal groups they are Dr. GRPO
-times a number. Durian's factor is a weighted sum of three inverse stds, and the std of a bucket with mean accuracy p is
-√(p (1 - p)), nearly the same for all p that are not near 0 or 1. Rewards of 0.9 accuracy + 0.1 format lower GRPO's
-bound to {format_bound:.2f}: a group that differs in format alone has a std ten times smaller, and GRPO blows it up tenfold.
-There a difference *can* exist.
+form has one more constant), which lies in [√(G - 1) / G, 1/2]. So their cosine is at least
+**{bound_8:.3f} at G = 8**, {bound_16:.3f} at 16, {bound_32:.3f} at 32, and {bound_2:.0f} at G = 2, where they are equal
+up to scale. Batch std, RLOO, REINFORCE++-baseline and the pooled within-prompt std have one factor for all prompts: on
+equal groups they are Dr. GRPO times a number. Durian's factor is a weighted sum of three inverse stds, and the std of a
+bucket with mean accuracy p is √(p (1 - p)), nearly the same for all p that are not near 0 or 1. Rewards of 0.9 accuracy
++ 0.1 format lower GRPO's bound to {format_bound:.2f}: a group that differs in format alone has a std ten times smaller,
+and GRPO blows it up tenfold. There a difference *can* exist.
 
 A bound on advantages is none on gradients, which are sums over prompts; those are measured, on shared rollouts from the
 warm policy and from two later checkpoints of one run. And the optimiser changes what counts. Plain SGD passes on the
