@@ -47,20 +47,20 @@ def declare(warm: str, folder: Path = records.FOLDER) -> dict[str, Any]:
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M"),
         "warm": warm,
         "learning_rate": chosen,
-        "sweep": {pilot.name: {arm: float(row.mean()) for arm, row in zip(pilot.arms, table, strict=True)}
+        "sweep": {pilot.name: {arm: round(float(row.mean()), 6) for arm, row in zip(pilot.arms, table, strict=True)}
                   for pilot, table in zip((*PILOTS, *LONG_PILOTS), (*short.values(), *long.values()), strict=True)},
         "primary_outcome": "held-out accuracy after the last step, sampled, 2,000 prompts x 16",
-        "paired_deviation": deviation,
+        "paired_deviation": round(deviation, 6),
         "degrees_of_freedom": freedom,
-        "paired_deviation_upper_80": float(cautious),
+        "paired_deviation_upper_80": round(float(cautious), 6),
         "comparisons": PAIRS,
         "margin_of_equivalence": MARGIN,
         "smallest_detectable": {
             condition.name: {
                 "seeds": condition.seeds,
                 "comparisons": count,
-                "at_the_deviation": comparison.detectable(deviation, condition.seeds, count),
-                "at_its_upper_limit": comparison.detectable(float(cautious), condition.seeds, count),
+                "at_the_deviation": round(comparison.detectable(deviation, condition.seeds, count), 6),
+                "at_its_upper_limit": round(comparison.detectable(float(cautious), condition.seeds, count), 6),
             }
             for condition, count in [(MAIN_CONDITION, len(PAIRS)), *((side, len(side.arms) - 1) for side in SIDE)]
             if condition.seeds > 1 and count > 0
