@@ -61,7 +61,7 @@ are rank correlations."""
 DECLARED = """## What was declared before the main runs
 
 Written down {date} UTC in `declared.json`, from pilots on seeds of their own. The learning rate for all arms is {lr:g}:
-the two best rates of a sweep of 25 steps with all arms (one seed) were tried over 100 steps with four arms (two seeds),
+the two best rates of a sweep of 25 steps with all arms (one seed) were tried over 100 steps with three arms (two seeds),
 and this one was better. The outcome is held-out accuracy after the last step, sampled, 2,000 prompts x 16;
 {comparisons} comparisons are corrected together (Holm); the margin of equivalence is {margin:g} point, half of the two
 points the paper reports. The pilots' paired deviation after 100 steps is {deviation:.2f} points ({freedom} degrees of
