@@ -218,9 +218,9 @@ def paper_part() -> list[str]:
     else:
         parts.append("Not measured yet.")
     for title, name, arms, also in (
-        ("Number of confidence buckets (Table 2), 256 prompts a step", "buckets",
+        ("Number of confidence buckets, 256 prompts a step: at least 8 prompts a bucket", "buckets",
          [f"buckets-{b}" for b in BUCKETS], ("wide", "durian", "12 (Durian's default)")),
-        ("Weights (Table 3)", "weights",
+        ("Weights of the three components", "weights",
          [f"weights-{'-'.join(map(str, w))}" for w in WEIGHTS], ("main", "durian", ".1, .2, .7 (the default)")),
     ):  # fmt: skip
         done, planned = count(CONDITIONS[name])
@@ -231,7 +231,7 @@ def paper_part() -> list[str]:
                  if key[0] == also[1] and key[1] < CONDITIONS[name].seeds}  # fmt: skip
         rows += [[also[2], *row[1:]] for row in mean_rows(other, [also[1]], CONDITIONS[name])]
         parts.append(table(["arm", "seeds", "held-out accuracy", "standard error"], rows) if rows else "Not run yet.")
-    parts.append("### Responses a prompt (Table 7)")
+    parts.append("### Responses a prompt")
     rows = []
     for size in (2, 4, 8, 16):
         name = "main" if size == 8 else f"group-{size}"
