@@ -1,5 +1,6 @@
 """Arms against arms, seed by seed: differences, their intervals, and whether they are as good as none."""
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -106,9 +107,12 @@ def interquartile_means(records: Records, arms: list[str], outcome: Outcome = fi
         arm: np.array([[outcome(record)] for (name, _), record in sorted(records.items()) if name == arm])
         for arm in arms
     }
-    points, intervals = library.get_interval_estimates(
-        scores, metrics.aggregate_iqm, reps=RESAMPLES, random_state=np.random.RandomState(0)
-    )
+    with warnings.catch_warnings():
+        # rliable hands the generator on under a name that arch has deprecated
+        warnings.simplefilter("ignore", FutureWarning)
+        points, intervals = library.get_interval_estimates(
+            scores, metrics.aggregate_iqm, reps=RESAMPLES, random_state=np.random.RandomState(0)
+        )
     return {arm: (float(points[arm]), *map(float, intervals[arm].ravel())) for arm in arms}
 
 
