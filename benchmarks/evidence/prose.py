@@ -96,8 +96,9 @@ Shares of the errors, in percent, by bucket, low to high: entropy in the paper's
 a quarter of the prompts) and in thirds; confidence in ten equal groups. An error is *perception* where a count that
 the chain starts from is wrong, *reasoning* where all of them are right and the conclusion is not, *guess* where
 nothing was counted, *other* where the chain is not one that the question asks for. Where there are few errors of a
-kind their shares mean nothing: once this policy has counted, it concludes rightly. The paper has perceptual errors at 23.6 / 31.3 / 45.1 % (We-Math) over entropy and reasoning
-errors from 13.4% in the least to 4.2% in the most confident tenth."""
+kind their shares mean nothing: once this policy has counted, it concludes rightly. The paper has perceptual errors at
+23.6 / 31.3 / 45.1 % (We-Math) over entropy and reasoning errors from 13.4% in the least to 4.2% in the most confident
+tenth."""
 
 TAIL = """## What this cannot say
 
