@@ -49,7 +49,12 @@ def progress() -> str:
     state = "All runs of the plan are done" if done == planned else f"**So far {done} of {planned} runs are done**"
     main_done, main_planned = count(MAIN_CONDITION)
     detail = ", ".join(f"{c.name} {n} of {total}" for c, n, total in rows if c.name != MAIN_CONDITION.name)
-    return f"{state}: main comparison {main_done} of {main_planned}; {detail}."
+    spent = [
+        record.head.get("cpu_seconds") for c in CONDITIONS.values() for record in records.read_all(c.name).values()
+    ]
+    known = [seconds for seconds in spent if seconds]
+    cost = f" A run took {np.mean(known):.0f} s of one core on average." if known else ""
+    return f"{state}: main comparison {main_done} of {main_planned}; {detail}.{cost}"
 
 
 def main_differences(plan: dict[str, Any]) -> list[Difference]:
