@@ -14,6 +14,7 @@ from benchmarks.evidence.arms import MAIN, OTHERS
 from benchmarks.evidence.comparison import Difference
 from benchmarks.evidence.conditions import CONDITIONS, LONG_PILOTS, MAIN_CONDITION, PILOTS, SGD_RATES, SIDE, Condition
 from benchmarks.evidence.markdown import table
+from benchmarks.evidence.suite import Settings
 from benchmarks.records import ROOT
 
 PAGE, PICTURES = ROOT / "docs" / "evidence.md", ROOT / "docs" / "evidence"
@@ -43,18 +44,15 @@ def count(condition: Condition) -> tuple[int, int]:
 
 
 def progress() -> str:
-    """Say how much of the plan has been run."""
-    rows = [(condition, *count(condition)) for condition in CONDITIONS.values()]
-    done, planned = sum(row[1] for row in rows), sum(row[2] for row in rows)
+    """Say how much of the plan has been run, and what a run costs."""
+    groups = {"pilots": (*PILOTS, *LONG_PILOTS), "main comparison": (MAIN_CONDITION,), "side tables": SIDE}
+    counts = {name: np.sum([count(condition) for condition in some], axis=0) for name, some in groups.items()}
+    done, planned = sum(counts.values())
     state = "All runs of the plan are done" if done == planned else f"**So far {done} of {planned} runs are done**"
-    main_done, main_planned = count(MAIN_CONDITION)
-    detail = ", ".join(f"{c.name} {n} of {total}" for c, n, total in rows if c.name != MAIN_CONDITION.name)
-    spent = [
-        record.head.get("cpu_seconds") for c in CONDITIONS.values() for record in records.read_all(c.name).values()
-    ]
-    known = [seconds for seconds in spent if seconds]
-    cost = f" A run took {np.mean(known):.0f} s of one core on average." if known else ""
-    return f"{state}: main comparison {main_done} of {main_planned}; {detail}.{cost}"
+    detail = ", ".join(f"{name} {n} of {total}" for name, (n, total) in counts.items())
+    spent = [record.head.get("cpu_seconds", 0.0) for record in records.read_all(MAIN_CONDITION.name).values()]
+    cost = f" A run of the main comparison takes {np.median(spent):.0f} s of one core." if spent else ""
+    return f"{state}: {detail}.{cost}"
 
 
 def main_differences(plan: dict[str, Any]) -> list[Difference]:
@@ -118,21 +116,18 @@ def suite_part() -> list[str]:
     """Return what the tasks are and what their dials do."""
     if not (tables.FOLDER / "suite.csv").exists():
         return ["## The tasks\n\nNot measured yet."]
+    measured = mechanism.read(tables.FOLDER / "suite.csv")
     rows = [
         [row["form"], f"{row['prompts']:.0f}", f"{row['depth']:.1f}", f"{row['accuracy']:.1%}",
          f"{row['effective']:.0%}", f"{row['clutter_accuracy']:+.2f}", f"{row['entropy_accuracy']:+.2f}"]
-        for row in mechanism.read(tables.FOLDER / "suite.csv")
+        for row in measured
     ]  # fmt: skip
-    head = [
-        "question",
-        "held-out prompts",
-        "depth",
-        "accuracy",
-        "groups with signal",
-        "clutter, accuracy",
-        "entropy, accuracy",
-    ]
-    return [prose.SUITE, table(head, rows)]
+    head = ["question", "prompts", "depth", "accuracy", "groups with signal", "clutter, accuracy", "entropy, accuracy"]
+    *forms, _, mean = [row["clutter_accuracy"] for row in measured]
+    made, strong = Settings(), sum(abs(value) >= 0.3 for value in forms)
+    said = prose.SUITE.format(guess=made.guess_share, careless=made.careless_share, malformed=made.malformed_share,
+                              strong=strong, forms=len(forms), mean=mean)  # fmt: skip
+    return [said, table(head, rows)]
 
 
 def declared_part(plan: dict[str, Any]) -> list[str]:
