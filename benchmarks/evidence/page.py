@@ -43,6 +43,14 @@ def count(condition: Condition) -> tuple[int, int]:
     return len(records.read_all(condition.name)), len(condition.arms) * condition.seeds
 
 
+def whole_seeds(condition: Condition) -> dict[tuple[str, int], records.Record]:
+    """Return the records of the seeds that every arm of a condition has: all arms are compared on the same ones."""
+    found = records.read_all(condition.name)
+    return {
+        (arm, seed): r for (arm, seed), r in found.items() if all((other, seed) in found for other in condition.arms)
+    }
+
+
 def progress() -> str:
     """Say how much of the plan has been run, and what a run costs."""
     groups = {"pilots": (*PILOTS, *LONG_PILOTS), "main comparison": (MAIN_CONDITION,), "side tables": SIDE}
@@ -58,7 +66,7 @@ def progress() -> str:
 def main_differences(plan: dict[str, Any]) -> list[Difference]:
     """Return the declared comparisons of the main runs, as one family."""
     pairs = [(arm, baseline) for arm, baseline in plan["comparisons"]]
-    return comparison.differences(records.read_all(MAIN_CONDITION.name), pairs, plan["margin_of_equivalence"])
+    return comparison.differences(whole_seeds(MAIN_CONDITION), pairs, plan["margin_of_equivalence"])
 
 
 def gradient_cosines() -> dict[str, dict[str, list[float]]]:
@@ -153,19 +161,18 @@ def declared_part(plan: dict[str, Any]) -> list[str]:
 
 def main_part(plan: dict[str, Any]) -> list[str]:
     """Return the main comparison."""
-    found, differences = records.read_all(MAIN_CONDITION.name), main_differences(plan)
+    found, differences = whole_seeds(MAIN_CONDITION), main_differences(plan)
     done, planned = count(MAIN_CONDITION)
     head = f"## The main comparison: {done} of {planned} runs"
     if not differences:
         return [head, prose.MAIN, "Not enough seeds yet."]
-    seeds = [d.seeds for d in differences]
     deviation = float(np.median([d.deviation for d in differences]))
     return [
         head,
         prose.MAIN,
         "![Each arm minus its baseline, with paired intervals](evidence/main.png)",
         difference_table(differences, plan["margin_of_equivalence"]),
-        f"Seeds compared: {min(seeds)} to {max(seeds)}. The median deviation of the paired differences is"
+        f"Seeds compared: those {differences[0].seeds} that all arms have. The paired differences' median deviation is"
         f" {100 * deviation:.2f} points; the pilots said {100 * plan['paired_deviation']:.2f}.",
         "![Held-out accuracy over the steps, and each arm minus GRPO](evidence/curves.png)",
         arm_table(MAIN_CONDITION, found),
@@ -182,8 +189,7 @@ def side_part(plan: dict[str, Any]) -> list[str]:
     for condition in SIDE:
         if condition.name in ("weights", "buckets") or condition.name in ("group-2", "group-4", "group-16"):
             continue
-        found = records.read_all(condition.name)
-        done, planned = len(found), len(condition.arms) * condition.seeds
+        found, (done, planned) = whole_seeds(condition), count(condition)
         parts.append(f"### {condition.about[0].upper()}{condition.about[1:]}: {done} of {planned} runs")
         if condition.name == "others":
             found |= {key: record for key, record in main.items() if key[0] in ("grpo", "batch-std")}
@@ -205,7 +211,7 @@ def difference_table(found: list[Difference], margin: float) -> str:
          f"{d.p_corrected:.3f}", f"{d.p_equivalent:.3f}", d.verdict(margin)]
         for d in found
     ]  # fmt: skip
-    head = ["arms", "seeds", "difference", "95% interval", "p, Holm", "p of the equivalence test", "verdict"]
+    head = ["arms", "seeds", "difference", "95% interval", "p", "p of equivalence", "verdict"]
     return table(head, rows)
 
 
@@ -276,7 +282,7 @@ def draw() -> None:
     """Draw the pictures."""
     from benchmarks.evidence import figures  # matplotlib is needed for the pictures alone
 
-    plan, found = declaration.read(), records.read_all(MAIN_CONDITION.name)
+    plan, found = declaration.read(), whole_seeds(MAIN_CONDITION)
     PICTURES.mkdir(exist_ok=True)
     drawn = {
         "sweep": lambda path, source: figures.sweep(path, source),

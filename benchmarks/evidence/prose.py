@@ -73,7 +73,8 @@ comparisons:"""
 MAIN = """\
 Same prompts in the same order for every arm, and the same random number decides the same token of the same response,
 so arms share their noise until their policies part. Differences are paired by seed; the interval is a bootstrap over
-seeds (BCa). *Indistinguishable* means that two one-sided tests put the difference inside the margin."""
+seeds (BCa). *Indistinguishable* means that two one-sided tests put the difference inside the margin. All p values are
+corrected over the table (Holm)."""
 
 WHERE = """On parts of the exam, in points (exploratory: no correction)."""
 
