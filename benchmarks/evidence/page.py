@@ -170,6 +170,7 @@ def main_part(plan: dict[str, Any]) -> list[str]:
     return [
         head,
         prose.MAIN,
+        prose.INTERIM if done < planned else "",
         "![Each arm minus its baseline, with paired intervals](evidence/main.png)",
         difference_table(differences, plan["margin_of_equivalence"]),
         f"Seeds compared: those {differences[0].seeds} that all arms have. The paired differences' median deviation is"
@@ -208,7 +209,7 @@ def difference_table(found: list[Difference], margin: float) -> str:
     """Return differences as a Markdown table, in percentage points."""
     rows = [
         [f"{d.arm} - {d.baseline}", f"{d.seeds}", f"{100 * d.mean:+.2f}", f"[{100 * d.low:+.2f}, {100 * d.high:+.2f}]",
-         f"{d.p_corrected:.3f}", f"{d.p_equivalent:.3f}", d.verdict(margin)]
+         _p(d.p_corrected), _p(d.p_equivalent), d.verdict(margin)]
         for d in found
     ]  # fmt: skip
     head = ["arms", "seeds", "difference", "95% interval", "p", "p of equivalence", "verdict"]
@@ -305,6 +306,10 @@ def main() -> None:
     draw()
     PAGE.write_text(page(), encoding="utf-8")
     print(f"written: {PAGE.relative_to(ROOT)} and {len(pictures())} pictures")
+
+
+def _p(value: float) -> str:
+    return f"{value:.3f}" if value >= 0.001 else "< 0.001"
 
 
 def _points(values: Iterable[float]) -> list[str]:

@@ -76,6 +76,9 @@ so arms share their noise until their policies part. Differences are paired by s
 seeds (BCa). *Indistinguishable* means that two one-sided tests put the difference inside the margin. All p values are
 corrected over the table (Holm)."""
 
+INTERIM = """\
+**An interim look.** What was declared is a test of all seeds; verdicts may change until they are there."""
+
 WHERE = """On parts of the exam, in points (exploratory: no correction)."""
 
 SIDE = """## Side tables

@@ -70,7 +70,7 @@ def perform(run: Run, suite: Suite, *, cache: Path, progress: "tqdm[Any]") -> re
         policy.load_state_dict(state["policy"])
         optimizer.load_state_dict(state["optimizer"])
         rows = state["rows"]
-        began -= state.get("cpu_seconds", 0.0)
+        began -= state["cpu_seconds"]
         progress.update(len(rows))
     for step in range(len(rows), condition.steps):
         row = train_step(policy, optimizer, suite, condition, arm, run.seed, step)
