@@ -68,7 +68,8 @@ def windowed_components(
 
     Returns:
         The components of the batch, and the window for the next call, which holds the last ``size`` prompts of the
-        window and the batch. Within a batch the last are those with the largest ``prompt_index``, or the last rows of dense rewards.
+        window and the batch. Within a batch the last are those with the largest ``prompt_index``, or the last rows of
+        dense rewards.
 
     Raises:
         TypeError, ValueError: as ``durian_components``; ``size`` is not an integer >= 0; ``window`` is not a ``Window``

@@ -48,7 +48,7 @@ def main(root):
     assert formulas > 0, "no formula was rendered"
     assert (root / "searchindex.js").exists(), "no search"
     assert not wrong, "\n".join(wrong)
-    print(f"{len(pages)} pages, {links} links inside the site, {formulas} formulas: all lead somewhere, none loads from afar")
+    print(f"{len(pages)} pages, {links} links and {formulas} formulas: all lead somewhere, nothing loads from afar")
 
 
 if __name__ == "__main__":
