@@ -53,6 +53,7 @@ dist: $(VENV)-release/.installed  ## wheel and sdist in dist/, checked, installe
 	$(VENV)-release/bin/python -m build
 	$(VENV)-release/bin/twine check --strict dist/*
 	$(VENV)-release/bin/check-wheel-contents dist
+	$(VENV)-release/bin/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	$(VENV)-release/bin/python tests/check_dist.py dist
 
 fuzz: $(VENV)/.installed-dev  ## 100,000 calls with anything, checked against the reference; writes tests/records/fuzz.csv

@@ -1,14 +1,15 @@
 """Check what ``make dist`` built as a stranger would get it: contents, metadata, a clean installation, tests outside.
 
-``python tests/check_dist.py dist``: the folder holds one wheel and one sdist.
+``python tests/check_dist.py dist``: the folder holds one wheel and one sdist. ``--tag vX.Y.Z`` checks that this is the
+version, and that the changelog and the citation know it.
 """
 
+import argparse
 import ast
 import email
 import os
 import re
 import subprocess
-import sys
 import tarfile
 import tempfile
 import venv
@@ -26,6 +27,17 @@ def package_version():
     tree = ast.parse((ROOT / "durian_adv/__init__.py").read_text())
     (assigned,) = (n for n in tree.body if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "__version__")
     return ast.literal_eval(assigned.value)
+
+
+def check_tag(tag):
+    version = package_version()
+    assert tag == f"v{version}", f"expected the tag v{version}, got {tag}"
+    dated = rf"^## \[{re.escape(version)}\] - \d{{4}}-\d{{2}}-\d{{2}}$"
+    assert re.search(dated, (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE), (
+        f"CHANGELOG.md has no [{version}] - date"
+    )
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text(), f"CITATION.cff has no version {version}"
+    print(f"{tag}: version, changelog and citation agree")
 
 
 def check_wheel(wheel, version):
@@ -54,7 +66,7 @@ def check_sdist(sdist, version, folder):
     return tree
 
 
-def main(dist):
+def check_dist(dist):
     version = package_version()
     wheel, sdist = dist / f"durian_adv-{version}-py3-none-any.whl", dist / f"durian_adv-{version}.tar.gz"
     assert sorted(dist.iterdir()) == sorted([wheel, sdist]), list(dist.iterdir())
@@ -93,4 +105,11 @@ def main(dist):
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]).resolve())
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("dist", type=Path, nargs="?")
+    parser.add_argument("--tag")
+    chosen = parser.parse_args()
+    if chosen.tag is not None:
+        check_tag(chosen.tag)
+    if chosen.dist is not None:
+        check_dist(chosen.dist.resolve())

