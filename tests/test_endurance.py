@@ -12,8 +12,8 @@ from durian_adv import durian_advantage
 def test_hundreds_of_steps_keep_no_tensor_and_compile_one_graph(fresh_dynamo):
     before = endurance.graphs()
     one_graph = torch.compile(durian_advantage, fullgraph=True, dynamic=True, backend="eager")
-    rows = endurance.observed(300, 50, one_graph)
-    _, tensors, graphs = endurance.growth(rows, warm_up=100)
+    rows = endurance.observed(160, 40, one_graph)
+    _, tensors, graphs = endurance.growth(rows, warm_up=80)
     assert tensors == 0
     assert graphs == 0
     assert rows[-1][3] - before == 1
