@@ -275,9 +275,9 @@ UNUSUAL = {
 def test_a_tensor_without_strides_is_refused_by_name(kind):
     # they failed deep inside, or passed as if dense: found by fuzzing
     rewards = torch.zeros(3, 2)
-    with pytest.raises(TypeError, match="^rewards: expected an ordinary dense tensor, got "):
+    with pytest.raises(TypeError, match=r"^rewards: expected an ordinary dense tensor, got "):
         grpo_advantage(UNUSUAL[kind](rewards))
-    with pytest.raises(TypeError, match="^confidence: expected an ordinary dense tensor, got "):
+    with pytest.raises(TypeError, match=r"^confidence: expected an ordinary dense tensor, got "):
         durian_advantage(rewards, confidence=UNUSUAL[kind](rewards))
 
 
