@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= 1
 VENV_BENCH ?= .venv-bench
 TOPICS := advantage confidence entropy
 
-.PHONY: test demo bench lint format types unit package test-trl nightly clean
+.PHONY: test demo bench lint format types unit package test-trl nightly clean dist docs mutants fuzz endurance
 
 test: lint types unit package test-trl  ## everything CI runs
 	@echo "all checks passed"
@@ -42,6 +42,29 @@ package: $(VENV)/.installed-dev  ## build wheel and sdist, and import each in an
 test-trl: $(VENV)-trl/.installed $(VENV)-trl-oldest/.installed  ## the TRL adapter on the newest and the oldest TRL tested
 	$(VENV)-trl/bin/pytest tests/trl
 	$(VENV)-trl-oldest/bin/pytest tests/trl
+
+docs: $(VENV)-docs/.installed  ## the documentation as a site, out/site/index.html; a broken link or reference fails
+	rm -rf out/site
+	$(VENV)-docs/bin/sphinx-build --fresh-env --fail-on-warning --keep-going --nitpicky --quiet docs out/site
+	$(VENV)-docs/bin/python tests/check_site.py out/site
+
+dist: $(VENV)-release/.installed  ## wheel and sdist in dist/, checked, installed into a clean environment and tested there
+	rm -rf dist
+	$(VENV)-release/bin/python -m build
+	$(VENV)-release/bin/twine check --strict dist/*
+	$(VENV)-release/bin/check-wheel-contents dist
+	$(VENV)-release/bin/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(VENV)-release/bin/python tests/check_dist.py dist
+
+fuzz: $(VENV)/.installed-dev  ## 100,000 calls with anything, checked against the reference; writes tests/records/fuzz.csv
+	$(BIN)/python tests/fuzz.py
+
+endurance: $(VENV)/.installed-dev  ## 10,000 calls: memory and compilations; writes tests/records/endurance.csv
+	$(BIN)/python tests/endurance.py
+
+mutants: $(VENV)-mutants/.installed  ## mutation testing, hours; stop and resume at will; writes tests/records/mutants.csv
+	HYPOTHESIS_PROFILE=mutants $(VENV)-mutants/bin/mutmut run --max-children 1
+	$(VENV)-mutants/bin/python tests/mutants.py
 
 nightly: $(VENV)/.installed-dev  ## the properties, 25 times as many examples
 	HYPOTHESIS_PROFILE=nightly $(BIN)/pytest -m "not inductor" tests

@@ -138,8 +138,18 @@ def _entropy_buckets(
 
 
 # As custom operators they are one node to torch.compile, which could not trace how many images need eigenvalues.
-entropy_intervals = torch.library.custom_op("durian_adv::entropy_intervals", _entropy_intervals, mutates_args=())
-entropy_buckets = torch.library.custom_op("durian_adv::entropy_buckets", _entropy_buckets, mutates_args=())
+entropy_intervals = torch.library.custom_op(
+    "durian_adv::entropy_intervals",
+    _entropy_intervals,
+    mutates_args=(),
+    schema="(Tensor features, Tensor? mask, Tensor? lengths) -> (Tensor, Tensor)",
+)
+entropy_buckets = torch.library.custom_op(
+    "durian_adv::entropy_buckets",
+    _entropy_buckets,
+    mutates_args=(),
+    schema="(Tensor features, Tensor? mask, Tensor? lengths, SymInt count, float[] positions) -> Tensor",
+)
 
 
 @entropy_intervals.register_fake

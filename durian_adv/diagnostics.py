@@ -63,7 +63,7 @@ def durian_metrics(
     _checks.shape("components.advantages", components.advantages, rewards.shape, "rewards.shape")
     components, rewards = DurianComponents._make(map(_on_host, components)), rewards.detach().cpu()
     batch = measure(rewards, _on_host(prompt_index), _on_host(valid))
-    correct = ragged.pack(rewards > success_threshold, batch.layout, False, torch.bool)
+    correct = ragged.pack(rewards, batch.layout, torch.nan, torch.float64) > success_threshold
     hits = (correct & batch.valid).sum(0)
 
     def by_prompt(value: Tensor) -> Tensor:

@@ -66,7 +66,7 @@ def rounded(x):
     try:
         return float(x)
     except OverflowError:
-        return math.copysign(float(np.finfo(np.float64).max), x)
+        return math.copysign(float(np.finfo(np.float64).max), 1 if x > 0 else -1)
 
 
 def is_signal(values):
