@@ -7,9 +7,9 @@ import sys
 from collections.abc import Sequence
 
 import durian_adv
-from durian_adv.commands import metrics
+from durian_adv.commands import metrics, report
 
-COMMANDS = (metrics,)
+COMMANDS = (metrics, report)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -16,6 +16,7 @@ KEYS = (
     "Rollouts are JSON objects, one a line, or rows of parquet files, with the keys prompt, reward and, where there, "
     "step, visual_entropy, confidence, and logprobs (a list; used where confidence is not there)."
 )
+OF_COMPONENTS = ("weights", "entropy_quantiles", "num_confidence_buckets", "eps", "correction")
 
 
 def add_options(command: argparse.ArgumentParser) -> None:
@@ -60,7 +61,7 @@ def components(step: Step, options: argparse.Namespace) -> DurianComponents:
         visual_entropy=step.visual_entropy,
         confidence=step.confidence,
         prompt_index=step.prompt_index,
-        **given(options, "weights", "entropy_quantiles", "num_confidence_buckets", "eps", "correction"),
+        **given(options, *OF_COMPONENTS),
     )
 
 
