@@ -165,6 +165,7 @@ def _extremes(figure: Figure, summary: Summary) -> str:
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.set_ylim(bottom=0)
     axes.set_ylabel("share of prompts")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel(label)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside upper left", ncols=3, handlelength=2.4)
     return "Shares of prompts without signal and of extreme prompts, over the steps"
@@ -246,6 +247,7 @@ def _changes(figure: Figure, summary: Summary) -> str:
             drawn = [(at, _degrees(cosines[place])) for at, place in zip(x, order, strict=True) if effective[place]]
             places, values = ([pair[side] for pair in drawn] for side in (0, 1))
             angles.plot(_joined(places), _joined(values), color=colour, linestyle=line, label=text)
+        angles.xaxis.set_major_locator(MaxNLocator(integer=True))
         angles.set_xlabel(label)
         angles.legend(loc="upper right", ncols=2, handlelength=2.4)
     angles.set_ylim(0, max(10.0, 1.2 * angles.get_ylim()[1]))

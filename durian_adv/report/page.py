@@ -51,7 +51,7 @@ def write(
         summary=summary,
         verdict=found,
         version=__version__,
-        with_signal=sum(count for kind, count in summary.kinds.items() if kind != "no_signal"),
+        with_signal=summary.compared,
         **{name: getattr(verdict, name) for name in ("NEAR", "FAR", "FEW", "ENOUGH", "CHANCE")},
     )
     path.write_text(page, encoding="utf-8")

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from durian_adv import DurianComponents, quantile_buckets
+from durian_adv import DurianComponents, exact, quantile_buckets
 from durian_adv.baselines import batch_std_advantage, dr_grpo_advantage
 from durian_adv.diagnostics import (
     GROUP_KINDS,
@@ -115,11 +115,13 @@ class Summary:
             batch_std_advantage(rewards, prompt_index=index, **std),  # type: ignore[arg-type]  # an int is a float
             parts.advantages,
         )
-        pulls = [update_by_prompt(values, prompt_index=index) for values in advantages]
+        # only ratios of pulls matter, and sums of the largest numbers would overflow
+        in_units = [values / exact.nonzero(values.abs().amax()) for values in advantages]
+        pulls = [update_by_prompt(values, prompt_index=index) for values in in_units]
         metrics = durian_metrics(parts, rewards, prompt_index=index, success_threshold=self._threshold)
         self.names.append(step.name)
         self._add_numbers(metrics, advantages, outcomes, pulls)
-        self._add_pulls(step, outcomes, pulls, advantages)
+        self._add_pulls(step, outcomes, pulls, in_units)
         for score, (bucket, shared) in SCORES.items():
             if getattr(parts, score) is not None:
                 self._add_score(score, _by_prompt(getattr(parts, score), index, len(step.prompts)), outcomes)
@@ -150,7 +152,8 @@ class Summary:
     def _add_pulls(
         self, step: Step, outcomes: PromptOutcomes, pulls: list[Tensor], advantages: Sequence[Tensor]
     ) -> None:
-        chosen = outcomes.effective.nonzero().squeeze(1)
+        # advantages far below eps are rounded to 0: such prompts pull at nothing
+        chosen = (outcomes.effective & (torch.stack(pulls) > 0).all(0)).nonzero().squeeze(1)
         if len(chosen) == 0:
             return
         largest_of = [
@@ -195,15 +198,13 @@ class Summary:
     def _add_buckets(self, score: str, bucket: str, shared: str, metrics: dict[str, float]) -> None:
         smallest = metrics[f"durian/{bucket}_prompts_min"]
         self.columns[f"fewest, {score}"].append(smallest)
-        number, filled = 0, 0
+        number = 0
         while (prompts := metrics.get(f"durian/{bucket}_{number}_prompts")) is not None:
             std = metrics.get(f"durian/{shared}_{number}")
             if std is not None:
-                filled += 1
                 for column, value in zip(self._buckets[score][number], (std, prompts), strict=True):
                     column.append(value)
             number += 1
-        self.columns[f"filled, {score}"].append(filled)
 
     def _add_chance(self, step: Step, parts: DurianComponents, outcomes: PromptOutcomes) -> None:
         """Compare how much the shared stds differ with how much they do in buckets of shuffled prompts."""

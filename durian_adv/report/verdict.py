@@ -33,12 +33,11 @@ class Verdict(NamedTuple):
 
 def verdict(summary: Summary) -> Verdict:
     """Say whether Durian would change anything."""
-    effective = summary.kinds["extreme_failure"] + summary.kinds["other"] + summary.kinds["extreme_success"]
-    if effective == 0:
+    if summary.compared == 0:
         return Verdict(
             "Nothing would change: no prompt of this log has any signal.",
-            "Within every prompt all rewards are equal, so GRPO, Dr. GRPO, batch std and Durian all give advantages of "
-            "exactly 0. Look at the reward function, or sample more rollouts a prompt.",
+            "Within every prompt all rewards are equal (or differ by far less than eps), so GRPO, Dr. GRPO, batch std and "
+            "Durian all give advantages of 0. Look at the reward function, or sample more rollouts a prompt.",
             [],
         )
     missing = [score for score in SCORES if not summary.has(score)]
@@ -48,6 +47,15 @@ def verdict(summary: Summary) -> Verdict:
             "No rollout has a visual_entropy, a confidence or logprobs. Log one of them (confidence is the sum of the "
             "sampled tokens' log-probabilities), and run this report again. What is known without is below.",
             [_extremes(summary)],
+        )
+    if all(_usual(summary, score) < FEW for score in SCORES if score not in missing):
+        prompts = summary.mean("prompts", of_effective=False)
+        return Verdict(
+            f"Too few prompts a step to tell: {prompts:.3g} on average.",
+            "Durian shares a std among prompts of like difficulty. Here a bucket holds hardly more than one prompt, so it "
+            "is GRPO again, or noisier. Log steps of more prompts, or ask for fewer buckets (--num-confidence-buckets, "
+            "--entropy-quantiles); a log without steps is one step, or is cut by --batch-prompts.",
+            [_extremes(summary), *(_size(summary, score) for score in SCORES if score not in missing)],
         )
     grpo, batch = summary.angle("Durian", "GRPO"), summary.angle("Durian", "batch std")
     if grpo < NEAR:
@@ -107,7 +115,7 @@ def _extremes(summary: Summary) -> Finding:
         title,
         "They have exactly one right, or one wrong rollout, and GRPO divides them by the smallest std. They carry "
         f"{_percent(grpo)} of the update under GRPO{moved}. The paper, whose complaint they are, counts 36 to 44% of "
-        "them.",
+        "them, with 8 rollouts a prompt; with fewer rollouts there are more.",
     )
 
 
@@ -131,7 +139,7 @@ def _size(summary: Summary, score: str) -> Finding:
     buckets = summary.buckets(score)
     if not buckets:
         return Finding("careful", f"No prompt has a {CALLED[score]} that is a number", "All of them share one bucket.")
-    usual = summary.mean("prompts", of_effective=False) / max(1.0, summary.mean(f"filled, {score}", of_effective=False))
+    usual = _usual(summary, score)
     fewest = int(min(bucket.fewest for bucket in buckets.values()))
     named = f"{len(buckets)} bucket{'s' * (len(buckets) > 1)} of {CALLED[score]}"
     if usual < FEW:
@@ -153,6 +161,12 @@ def _size(summary: Summary, score: str) -> Finding:
         f"{named}: about {usual:.0f} prompts in each",
         f"Enough for a std (here: {ENOUGH} or more); the smallest held {fewest}.",
     )
+
+
+def _usual(summary: Summary, score: str) -> float:
+    """Return how many prompts a bucket holds on average."""
+    buckets = summary.buckets(score).values()
+    return sum(bucket.prompts for bucket in buckets) / max(1, len(buckets))
 
 
 def _chance(summary: Summary, score: str) -> Finding:
