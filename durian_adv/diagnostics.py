@@ -305,7 +305,9 @@ def _on_host(value: Tensor | None) -> Tensor | None:
 
 def _mean(values: Tensor, weight: Tensor) -> Tensor:
     weight = weight.double()
-    return (torch.where(weight > 0, values, 0).double() * weight).sum() / weight.sum().clamp(min=1)
+    values = torch.where(weight > 0, values, 0).double()
+    unit = exact.nonzero(exact.power_of_two(_largest(values.abs())))  # sums of the largest numbers leave the range
+    return (values / unit * weight).sum() / weight.sum().clamp(min=1) * unit
 
 
 def _largest(values: Tensor) -> Tensor:

@@ -120,6 +120,13 @@ def test_batches_without_anything_to_see_give_finite_numbers(shape):
     assert found["durian/extreme_ratio"] == 0
 
 
+@pytest.mark.parametrize("scale", [5e-324, 1e300, 1.7e308])
+def test_rewards_at_the_ends_of_the_range_give_finite_numbers(scale):
+    found = of(BATCH.repeat(5, 1) * scale, visual_entropy=ENTROPY.repeat(5), confidence=torch.arange(30.0) % 3)
+    assert all(math.isfinite(value) for value in found.values())
+    assert found["durian/reward_mean"] == pytest.approx(BATCH.mean().item() * scale, rel=1e-12, abs=5e-324)
+
+
 def test_wrong_arguments_are_named():
     parts = durian_components(BATCH)
     with pytest.raises(TypeError, match="components: expected DurianComponents"):

@@ -198,6 +198,7 @@ def _buckets(figure: Figure, summary: Summary) -> str:
         buckets = summary.buckets(score)
         stds = [bucket.std for bucket in buckets.values()]
         top = max(top, *(bucket.high for bucket in buckets.values()))
+        axes.axhline(1, color=INK, linewidth=1, linestyle="--")
         names = [number + 1 for number in buckets]
         if len(buckets) > DRAWN_BUCKETS:
             axes.plot(names, stds, color=OF_SCORE[score])
@@ -210,7 +211,8 @@ def _buckets(figure: Figure, summary: Summary) -> str:
     figure.supxlabel("bucket, from low to high; below it, prompts a step", fontsize=10)
     if top:
         panels[0].set_ylim(0, 1.1 * top)
-    panels[0].set_ylabel("std that the bucket shares" + ("\n(line: 10 to 90% of steps)" * (len(summary.names) > 1)))
+    line = "\n(line: 10 to 90% of the steps)" * (len(summary.names) > 1)
+    panels[0].set_ylabel(f"std of the bucket\n1 = std of all rewards{line}")
     return "The std that each bucket of visual entropy and of confidence shares, and how many prompts are in it"
 
 

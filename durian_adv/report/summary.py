@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from durian_adv import DurianComponents, exact, quantile_buckets
+from durian_adv import DurianComponents, durian_components, exact, quantile_buckets
 from durian_adv.baselines import batch_std_advantage, dr_grpo_advantage
 from durian_adv.diagnostics import (
     GROUP_KINDS,
@@ -59,7 +59,7 @@ class Tenth(NamedTuple):
 class Bucket(NamedTuple):
     """A bucket over the steps that have one."""
 
-    std: float  # mean over steps
+    std: float  # over that of all rewards of the step: mean over steps
     low: float  # 10% of the steps
     high: float  # 90%
     prompts: float  # mean over steps
@@ -119,6 +119,13 @@ class Summary:
         in_units = [values / exact.nonzero(values.abs().amax()) for values in advantages]
         pulls = [update_by_prompt(values, prompt_index=index) for values in in_units]
         metrics = durian_metrics(parts, rewards, prompt_index=index, success_threshold=self._threshold)
+        # all rewards as one bucket: what batch std divides by
+        everyone = torch.zeros_like(rewards)
+        one = durian_components(
+            rewards, confidence=everyone, prompt_index=index, num_confidence_buckets=1, correction=self._correction
+        )
+        assert one.reasoning_std is not None
+        self.columns["std of all rewards"].append(float(one.reasoning_std.amax()))
         self.names.append(step.name)
         self._add_numbers(metrics, advantages, outcomes, pulls)
         self._add_pulls(step, outcomes, pulls, in_units)
@@ -198,11 +205,12 @@ class Summary:
     def _add_buckets(self, score: str, bucket: str, shared: str, metrics: dict[str, float]) -> None:
         smallest = metrics[f"durian/{bucket}_prompts_min"]
         self.columns[f"fewest, {score}"].append(smallest)
+        whole = self.columns["std of all rewards"][-1] or 1.0
         number = 0
         while (prompts := metrics.get(f"durian/{bucket}_{number}_prompts")) is not None:
             std = metrics.get(f"durian/{shared}_{number}")
             if std is not None:
-                for column, value in zip(self._buckets[score][number], (std, prompts), strict=True):
+                for column, value in zip(self._buckets[score][number], (std / whole, prompts), strict=True):
                     column.append(value)
             number += 1
 

@@ -36,8 +36,8 @@ def verdict(summary: Summary) -> Verdict:
     if summary.compared == 0:
         return Verdict(
             "Nothing would change: no prompt of this log has any signal.",
-            "Within every prompt all rewards are equal (or differ by far less than eps), so GRPO, Dr. GRPO, batch std and "
-            "Durian all give advantages of 0. Look at the reward function, or sample more rollouts a prompt.",
+            "Within every prompt all rewards are equal (or differ by far less than eps), so GRPO, Dr. GRPO, batch std "
+            "and Durian all give advantages of 0. Look at the reward function, or sample more rollouts a prompt.",
             [],
         )
     missing = [score for score in SCORES if not summary.has(score)]
@@ -52,9 +52,10 @@ def verdict(summary: Summary) -> Verdict:
         prompts = summary.mean("prompts", of_effective=False)
         return Verdict(
             f"Too few prompts a step to tell: {prompts:.3g} on average.",
-            "Durian shares a std among prompts of like difficulty. Here a bucket holds hardly more than one prompt, so it "
-            "is GRPO again, or noisier. Log steps of more prompts, or ask for fewer buckets (--num-confidence-buckets, "
-            "--entropy-quantiles); a log without steps is one step, or is cut by --batch-prompts.",
+            "Durian shares a std among prompts of like difficulty. Here a bucket holds hardly more than one prompt, "
+            "so it is GRPO again, or noisier. Log steps of more prompts, or ask for fewer buckets "
+            "(--num-confidence-buckets, --entropy-quantiles). A log without steps is one step, unless it is cut by "
+            "--batch-prompts.",
             [_extremes(summary), *(_size(summary, score) for score in SCORES if score not in missing)],
         )
     grpo, batch = summary.angle("Durian", "GRPO"), summary.angle("Durian", "batch std")
@@ -82,7 +83,10 @@ def verdict(summary: Summary) -> Verdict:
                 )
             )
         else:
-            findings += [_size(summary, score), _chance(summary, score), _difficulty(summary, score)]
+            findings.append(_size(summary, score))
+            if len(summary.buckets(score)) > 1:
+                findings.append(_chance(summary, score))
+            findings.append(_difficulty(summary, score))
     return Verdict(headline, because, findings)
 
 
@@ -137,8 +141,6 @@ def _largest(summary: Summary) -> Finding:
 
 def _size(summary: Summary, score: str) -> Finding:
     buckets = summary.buckets(score)
-    if not buckets:
-        return Finding("careful", f"No prompt has a {CALLED[score]} that is a number", "All of them share one bucket.")
     usual = _usual(summary, score)
     fewest = int(min(bucket.fewest for bucket in buckets.values()))
     named = f"{len(buckets)} bucket{'s' * (len(buckets) > 1)} of {CALLED[score]}"
@@ -189,22 +191,22 @@ def _difficulty(summary: Summary, score: str) -> Finding:
     filled = [tenth for tenth in summary.tenths(score) if tenth.prompts]
     if len(filled) < 2:
         return Finding("plain", f"One value of {CALLED[score]} for all", "It cannot tell hard prompts from easy ones.")
-    low, high = filled[0], filled[-1]
+    low, high, name = filled[0], filled[-1], CALLED[score].capitalize()
     far = abs(high.accuracy - low.accuracy) > 2 * (low.error**2 + high.error**2) ** 0.5
     right_way = (high.accuracy > low.accuracy) == (score == "confidence")
     numbers = f"Accuracy is {low.accuracy:.0%} in the lowest tenth of prompts and {high.accuracy:.0%} in the highest."
     if far and right_way:
-        return Finding("good", f"The {CALLED[score]} does tell hard prompts from easy ones", numbers)
+        return Finding("good", f"{name} tells hard prompts from easy ones", numbers)
     if far:
         return Finding(
             "careful",
-            f"The {CALLED[score]} points the other way",
+            f"{name} points the other way",
             f"{numbers} The method expects prompts of high {CALLED[score]} to be "
             f"{'easier' if score == 'confidence' else 'harder'}.",
         )
     return Finding(
         "careful",
-        f"The {CALLED[score]} does not tell hard prompts from easy ones",
+        f"{name} does not tell hard prompts from easy ones",
         f"{numbers} The difference is no more than twice its standard error.",
     )
 
