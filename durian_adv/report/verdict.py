@@ -94,7 +94,7 @@ def _against_batch_std(grpo: float, batch: float) -> Finding:
     if grpo >= NEAR and batch < grpo / 2:
         return Finding(
             "careful",
-            "Most of this change needs no difficulty scores",
+            "Much of this change needs no difficulty scores",
             f'One std for the whole batch (LitePPO, TRL\'s scale_rewards="batch") is {batch:.0f}° from Durian, nearer '
             f"than GRPO's {grpo:.0f}°. It is one option in most trainers: compare Durian with it, not with GRPO alone.",
         )
