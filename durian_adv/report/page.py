@@ -59,13 +59,12 @@ def write(
 
 
 def write_steps(summary: Summary, path: Path) -> None:
-    """Write the numbers of every step as CSV."""
-    columns = [name for name, values in summary.columns.items() if len(values) == len(summary.names)]
+    """Write the numbers of every step as CSV, nothing where there is none."""
     with path.open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file)
-        table.writerow(["step", *columns])
-        for place, name in enumerate(summary.names):
-            table.writerow([name, *(summary.columns[column][place] for column in columns)])
+        table.writerow(["step", *summary.columns])
+        for name, *values in zip(summary.names, *summary.columns.values(), strict=True):
+            table.writerow([name, *("" if value != value else value for value in values)])
 
 
 def _steps(summary: Summary) -> list[tuple[Any, dict[str, float]]]:
@@ -73,8 +72,9 @@ def _steps(summary: Summary) -> list[tuple[Any, dict[str, float]]]:
     count = len(summary.names)
     shown = min(count, SHOWN_STEPS)
     places = sorted({round(k * (count - 1) / max(1, shown - 1)) for k in range(shown)})
-    whole = {name: values for name, values in summary.columns.items() if len(values) == count}
-    return [(summary.names[place], {name: values[place] for name, values in whole.items()}) for place in places]
+    return [
+        (summary.names[place], {name: values[place] for name, values in summary.columns.items()}) for place in places
+    ]
 
 
 def _share(value: float) -> str:

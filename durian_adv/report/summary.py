@@ -88,7 +88,8 @@ class Summary:
         self._components = components
         self._threshold, self._eps, self._correction = success_threshold, eps, correction
         self.names: list[Name | None] = []
-        self.columns: defaultdict[str, array[float]] = defaultdict(lambda: array("d"))  # a number a step
+        # a number a step, NaN where there is none
+        self.columns: defaultdict[str, array[float]] = defaultdict(lambda: array("d", [math.nan] * len(self.names)))
         self.kinds: defaultdict[str, int] = defaultdict(int)  # prompts
         # of effective prompts with so many correct of so many rollouts: how many; under each method their pull, and
         # their largest |A|; where 1 is the mean of their step
@@ -119,14 +120,7 @@ class Summary:
         in_units = [values / exact.nonzero(values.abs().amax()) for values in advantages]
         pulls = [update_by_prompt(values, prompt_index=index) for values in in_units]
         metrics = durian_metrics(parts, rewards, prompt_index=index, success_threshold=self._threshold)
-        # all rewards as one bucket: what batch std divides by
-        everyone = torch.zeros_like(rewards)
-        one = durian_components(
-            rewards, confidence=everyone, prompt_index=index, num_confidence_buckets=1, correction=self._correction
-        )
-        assert one.reasoning_std is not None
-        self.columns["std of all rewards"].append(float(one.reasoning_std.amax()))
-        self.names.append(step.name)
+        self._put("std of all rewards", self._std_of_all(step))
         self._add_numbers(metrics, advantages, outcomes, pulls)
         self._add_pulls(step, outcomes, pulls, in_units)
         for score, (bucket, shared) in SCORES.items():
@@ -134,27 +128,46 @@ class Summary:
                 self._add_score(score, _by_prompt(getattr(parts, score), index, len(step.prompts)), outcomes)
                 self._add_buckets(score, bucket, shared, metrics)
         self._add_chance(step, parts, outcomes)
+        self.names.append(step.name)
+        for values in self.columns.values():
+            values.extend([math.nan] * (len(self.names) - len(values)))
+
+    def _put(self, column: str, value: float) -> None:
+        self.columns[column].append(value)
+
+    def _std_of_all(self, step: Step) -> float:
+        """Return what batch std divides by: the std of a bucket that all prompts share."""
+        everyone = torch.zeros_like(step.rewards)
+        shared = durian_components(
+            step.rewards,
+            confidence=everyone,
+            prompt_index=step.prompt_index,
+            num_confidence_buckets=1,
+            correction=self._correction,
+        ).reasoning_std
+        assert shared is not None  # as there is a confidence
+        return float(shared.amax())
 
     def _add_numbers(
         self, metrics: dict[str, float], advantages: Sequence[Tensor], outcomes: PromptOutcomes, pulls: list[Tensor]
     ) -> None:
         for name in ("prompts", "rollouts", "reward_mean", "no_signal_share", "effective", "extreme_ratio"):
-            self.columns[name].append(metrics[f"durian/{name}"])
+            self._put(name, metrics[f"durian/{name}"])
         correct, rollouts = int(outcomes.correct.sum()), int(outcomes.rollouts.sum())
-        self.columns["accuracy"].append(correct / max(1, rollouts))
+        self._put("accuracy", correct / max(1, rollouts))
         for name in ("extreme_failure", "extreme_success"):
-            self.columns[name].append(metrics[f"durian/{name}"] / max(1.0, metrics["durian/effective"]))
+            self._put(name, metrics[f"durian/{name}"] / max(1.0, metrics["durian/effective"]))
         self.kinds["no_signal"] += int(((outcomes.rollouts > 0) & ~outcomes.effective).sum())
         members = group_kinds(outcomes)
         for kind in GROUP_KINDS:
             self.kinds[kind] += int(members[kind].sum())
         for method, values, pull in zip(METHODS, advantages, pulls, strict=True):
-            self.columns[f"largest, {method}"].append(float(values.abs().amax()))
-            self.columns[f"GRPO to {method}"].append(cosine(advantages[0], values))
-            self.columns[f"Durian to {method}"].append(cosine(advantages[-1], values))
+            self._put(f"largest, {method}", float(values.abs().amax()))
+            self._put(f"GRPO to {method}", cosine(advantages[0], values))
+            self._put(f"Durian to {method}", cosine(advantages[-1], values))
             total = float(pull.sum())
             for kind in GROUP_KINDS:
-                self.columns[f"{kind}, {method}"].append(float(pull[members[kind]].sum()) / total if total else 0.0)
+                self._put(f"{kind}, {method}", float(pull[members[kind]].sum()) / total if total else 0.0)
 
     def _add_pulls(
         self, step: Step, outcomes: PromptOutcomes, pulls: list[Tensor], advantages: Sequence[Tensor]
@@ -176,7 +189,11 @@ class Summary:
             kept = self.pull[correct, rollouts]
             for i, value in enumerate([float(counts[column]), *sums[:, column].tolist()]):
                 kept[i] += value
-        ratio = relative[len(METHODS) - 1] / relative[0]
+        self._add_changes(step, outcomes, chosen, relative[0] / len(chosen), relative[len(METHODS) - 1] / len(chosen))
+
+    def _add_changes(self, step: Step, outcomes: PromptOutcomes, chosen: Tensor, grpo: Tensor, durian: Tensor) -> None:
+        """Compare the prompts' shares of the update."""
+        ratio = durian / grpo
         power = ratio.log2().clamp(RATIO_BINS[0], RATIO_BINS[-1] - 1e-9)
         bins = torch.floor((power - RATIO_BINS[0]) * 8).long()
         self.ratios += torch.bincount(bins, minlength=len(self.ratios))
@@ -184,12 +201,20 @@ class Summary:
         few = min(LISTED, len(chosen))
         for largest, kept_so_far in ((True, self.raised), (False, self.lowered)):
             changes = []
-            for place_ in ratio.topk(few, largest=largest).indices.tolist():
-                prompt = int(chosen[place_])
-                shares = [float(relative[row, place_] / len(chosen)) for row in (0, len(METHODS) - 1)]
-                of = (int(outcomes.correct[prompt]), int(outcomes.rollouts[prompt]))
-                order = -(self.compared + place_) if largest else self.compared + place_
-                changes.append(Change(float(ratio[place_]), order, step.name, step.prompts[prompt], *of, *shares))
+            for place in ratio.topk(few, largest=largest).indices.tolist():
+                prompt, order = int(chosen[place]), self.compared + place
+                changes.append(
+                    Change(
+                        ratio=float(ratio[place]),
+                        order=-order if largest else order,
+                        step=step.name,
+                        prompt=step.prompts[prompt],
+                        correct=int(outcomes.correct[prompt]),
+                        rollouts=int(outcomes.rollouts[prompt]),
+                        grpo=float(grpo[place]),
+                        durian=float(durian[place]),
+                    )
+                )
             pick = heapq.nlargest if largest else heapq.nsmallest
             kept_so_far[:] = pick(LISTED, [*kept_so_far, *changes], key=lambda change: change[:2])
         self.compared += len(chosen)
@@ -203,8 +228,7 @@ class Summary:
         self._tenths[name].index_add_(1, tenth, values)
 
     def _add_buckets(self, score: str, bucket: str, shared: str, metrics: dict[str, float]) -> None:
-        smallest = metrics[f"durian/{bucket}_prompts_min"]
-        self.columns[f"fewest, {score}"].append(smallest)
+        self._put(f"fewest, {score}", metrics[f"durian/{bucket}_prompts_min"])
         whole = self.columns["std of all rewards"][-1] or 1.0
         number = 0
         while (prompts := metrics.get(f"durian/{bucket}_{number}_prompts")) is not None:
@@ -221,7 +245,7 @@ class Summary:
         scores = {name: _by_prompt(score, index, len(step.prompts)) for name, score in present.items()}
         for name in scores:
             std = _by_prompt(getattr(parts, SCORES[name][1]), index, len(step.prompts))
-            self.columns[f"spread, {name}"].append(_spread(std[chosen]))
+            self._put(f"spread, {name}", _spread(std[chosen]))
         chance: defaultdict[str, float] = defaultdict(float)
         for _ in range(_SHUFFLES if scores else 0):
             shuffled = {name: self._shuffled(score, outcomes)[index] for name, score in scores.items()}
@@ -232,7 +256,7 @@ class Summary:
                 std = _by_prompt(getattr(by_chance, SCORES[name][1]), index, len(step.prompts))
                 chance[name] += _spread(std[chosen]) / _SHUFFLES
         for name in scores:
-            self.columns[f"spread by chance, {name}"].append(chance[name])
+            self._put(f"spread by chance, {name}", chance[name])
 
     def _shuffled(self, score: Tensor, outcomes: PromptOutcomes) -> Tensor:
         scored = ((outcomes.rollouts > 0) & ~score.isnan()).nonzero().squeeze(1)
@@ -246,9 +270,8 @@ class Summary:
 
     def mean(self, column: str, *, of_effective: bool = True) -> float:
         """Return the mean of a column over the steps, by default over those with signal; 0 without any."""
-        values = self.columns[column]
-        if of_effective and len(values) == len(self.names):
-            values = array("d", (v for v, n in zip(values, self.columns["effective"], strict=True) if n))
+        pairs = zip(self.columns[column], self.columns["effective"], strict=True)
+        values = [value for value, effective in pairs if value == value and (effective or not of_effective)]  # not NaN
         return math.fsum(values) / len(values) if values else 0.0
 
     def angle(self, first: str, second: str) -> float:
