@@ -1,6 +1,7 @@
 """The demonstration's parts: labels and answers, the verifier, the encoder, and a run small enough for a test."""
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -30,7 +31,9 @@ from benchmarks.rlvr.rollout import Rollouts, response_logprobs, sample_response
 from benchmarks.rlvr.scenes import COLOURS, KINDS, PHOTOGRAPHS, Scene, draw_scene, draw_scenes, load_photograph
 from benchmarks.rlvr.training import clipped_loss, train
 from benchmarks.rlvr.warmup import demonstrate, warm_up
+from durian_adv.cli import main as durian_adv
 
+ROOT = Path(__file__).resolve().parent.parent
 GROUP = 4
 
 
@@ -389,6 +392,12 @@ def test_a_miniature_run_repeats_itself(tmp_path: Path, capsys: pytest.CaptureFi
     assert set(rows[0]) == {"step", "prompt", "reward", "visual_entropy", "confidence"}
     assert (tmp_path / "one" / "figure.png").stat().st_size > 50_000
     assert "held-out accuracy" in capsys.readouterr().out
+
+    # the command that docs/report.md gives for this log
+    (command,) = re.findall(r"bin/durian-adv (report out/demo/.*)", (ROOT / "docs/report.md").read_text())
+    places = {"out/demo": str(tmp_path / "one"), "out/report": str(tmp_path / "report")}
+    assert durian_adv(re.sub("|".join(places), lambda place: places[place.group()], command).split()) == 0
+    assert "256 rollouts of" in (tmp_path / "report/report.html").read_text()
 
 
 def test_guess_keeps_to_possible_answers():
