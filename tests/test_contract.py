@@ -643,7 +643,8 @@ def test_the_import_brings_no_trainer_plotting_or_data_package():
         "openrlhf", "datasets", "ray", "pytest", "PIL", "torchvision", "sklearn", "deepspeed", "accelerate",
     )  # fmt: skip
     code = (
-        "import sys, torch, einops; before = set(sys.modules); import durian_adv, durian_adv.baselines, durian_adv.prior, durian_adv.weightings;"
+        "import sys, torch, einops; before = set(sys.modules); import durian_adv, durian_adv.baselines;"
+        "import durian_adv.hints, durian_adv.prior, durian_adv.weightings;"
         "new = {m.split('.')[0] for m in set(sys.modules) - before};"
         f"print(sorted(new & set({heavy!r})));"
         f"print(sorted(new - set(sys.stdlib_module_names) - {{'durian_adv', 'einops', 'torch'}}))"
