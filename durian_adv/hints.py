@@ -138,6 +138,4 @@ def _check_band(band: object) -> None:
     # exact names: {accuracy.__class__} would reach into objects, and any other name into nothing that a hint may tell
     for _, slot, layout, _ in string.Formatter().parse(band.template):
         if slot is not None and (slot not in SLOTS or "{" in (layout or "")):
-            raise ValueError(
-                f"bands: expected no slots but {', '.join(SLOTS)} in a template, got {band.template!r:.80}"
-            )
+            raise ValueError(f"bands: expected no slots but {' and '.join(SLOTS)} in a template, got {band.template!r}")

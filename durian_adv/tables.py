@@ -40,9 +40,8 @@ def write_table(table: Any, path: Path) -> None:
 
 
 def json_line(row: dict[str, Any]) -> str:
-    """Return a row as a line of JSON, with null for a NaN at its top level."""
-    plain = {name: None if value != value else value for name, value in row.items()}
-    return json.dumps(plain, ensure_ascii=False, allow_nan=False) + "\n"
+    """Return a row as a line of JSON, with null for NaN."""
+    return json.dumps(_without_nan(row), ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def column(table: Any, name: str, path: Path) -> list[Any]:
@@ -58,3 +57,11 @@ def _read(reader: Any, path: Path) -> Any:
         return reader(path)
     except pa.ArrowInvalid as error:
         raise ValueError(f"{path}: expected a table, got {error}") from None
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_nan(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(inner) for inner in value]
+    return None if isinstance(value, float) and value != value else value

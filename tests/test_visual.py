@@ -403,6 +403,18 @@ def test_a_parquet_file_comes_back_as_it_was_with_a_column_more(tmp_path, capsys
         assert told == [row or ({} if extra == "made" else {"index": None, "split": None}) for row in kept]
 
 
+def test_a_table_by_image_has_every_image_once_by_its_path(folder, tmp_path, capsys, entropy):
+    rows = [{"images": ["photos/0.png", "photos/1.png"]}, {"images": "photos/0.png"}, {"images": ["photos/broken.jpg"]}]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(["entropy", str(tmp_path / "in.jsonl"), str(tmp_path / "out.json"), *FLAGS]) == 0
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert list(found) == ["photos/0.png", "photos/1.png", "photos/broken.jpg"]
+    assert list(found.values()) == pytest.approx([entropy(crop(0)), entropy(crop(1)), None], abs=1e-6)
+    pyarrow.parquet.write_table(pa.table({"image": [b"x"]}), tmp_path / "in.parquet")
+    assert main(["entropy", str(tmp_path / "in.parquet"), str(tmp_path / "other.json"), *FLAGS]) == 2
+    assert "images: expected paths for a table by image, got bytes" in capsys.readouterr().err
+
+
 def test_tables_without_rows_are_tables_with_a_column_more(tmp_path):
     pyarrow.parquet.write_table(pa.table({"image": pa.array([], pa.string())}), tmp_path / "in.parquet")
     assert main(["entropy", str(tmp_path / "in.parquet"), str(tmp_path / "out.parquet"), *FLAGS]) == 0
@@ -485,7 +497,7 @@ def test_a_cache_of_ones_own_serves_other_data_sets_and_other_encoders_do_not_us
         (
             lambda p: (p / "in.jsonl").write_text('{"image": "x"}'),
             ["in.jsonl", "o.parquet"],
-            "o.parquet: expected a name with .jsonl for this input",
+            "o.parquet: expected a name with .jsonl for this input, or with .json",
         ),
         (
             lambda p: (p / "in.jsonl").write_text('{"image": "x"}'),

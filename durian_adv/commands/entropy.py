@@ -20,7 +20,7 @@ def add(commands: Any) -> None:
         help="add a column visual_entropy to a data set",
         description="Read a folder of images, a table (.parquet, .jsonl) or a data set saved by the library datasets; "
         "write the same with a column visual_entropy, in nats, NaN where an image cannot be read or where there is "
-        "none; of a folder, a table. Where there is a column extra_info, as verl has it, the entropy is put there too. "
+        "none; of a folder, a table. An output named .json is one object from image path to entropy. Where there is a column extra_info, as verl has it, the entropy is put there too. "
         "A run that was killed goes on where it was, when it is started again.",
     )
     command.set_defaults(run=run)
@@ -49,14 +49,13 @@ def run(options: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from durian_adv.visual.cache import Cache
-    from durian_adv.visual.data import check_output, open_source
+    from durian_adv.visual.data import for_output, open_source
     from durian_adv.visual.encoders import EFFICIENTNET, load_encoder
     from durian_adv.visual.scoring import row_entropies
 
     if options.batch_size < 1:
         raise ValueError(f"--batch-size: expected at least 1 image, got {options.batch_size}")
-    source = open_source(options.input, options.images, options.image_root)
-    check_output(source, options.output)
+    source = for_output(open_source(options.input, options.images, options.image_root), options.output)
     given = {name: getattr(options, name) for name in _ENCODER_OPTIONS if getattr(options, name) is not None}
     encoder = load_encoder(options.encoder or EFFICIENTNET, **given)
     mine = options.output.with_name(options.output.name + ".cache")

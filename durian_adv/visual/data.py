@@ -6,7 +6,6 @@ None is held in memory as a whole. What is written is what was read, with one co
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,6 +15,7 @@ import pyarrow.parquet
 from PIL import Image
 
 from durian_adv import tables
+from durian_adv.visual.images import images_of
 from durian_adv.visual.scorer import COLUMN, image_column
 
 EXTRA = "extra_info"  # where verl looks for what is not one of its own columns
@@ -52,14 +52,17 @@ def open_source(path: Path, images: str | None, root: Path | None) -> Source:
     return JsonLines(path, images, root or path.parent)
 
 
-def check_output(source: Source, output: Path) -> None:
-    """Refuse a name that is taken or does not fit, before hours of work."""
+def for_output(source: Source, output: Path) -> Source:
+    """Return the data set in the form that this output has; refuse a name that does not fit, before hours of work."""
     if output.exists():
         raise ValueError(f"{output}: expected a name that is not taken yet")
+    if output.suffix == ".json":
+        return ByImage(source)
     kinds = {Folder: tables.SUFFIXES, JsonLines: (".jsonl",), Parquet: (".parquet",)}.get(type(source), ("",))
     if output.suffix not in kinds:
-        expected = " or ".join(kinds) if kinds != ("",) else "no suffix, as a folder is written"
-        raise ValueError(f"{output}: expected a name with {expected} for this input")
+        expected = f"{' or '.join(kinds)}" if kinds != ("",) else "no suffix, as a folder is written,"
+        raise ValueError(f"{output}: expected a name with {expected} for this input, or with .json")
+    return source
 
 
 class Folder:
@@ -114,16 +117,39 @@ class JsonLines:
         """Write the output; see ``Source``."""
         with output.open("w", encoding="utf-8") as lines:
             for row, entropy in zip(self._rows(), entropies, strict=True):
-                value = None if math.isnan(entropy) else entropy  # JSON has no NaN
                 if extra_info or EXTRA in row:
-                    row[EXTRA] = {**(row.get(EXTRA) or {}), COLUMN: value}
-                lines.write(tables.json_line({**row, COLUMN: value}))
+                    row[EXTRA] = {**(row.get(EXTRA) or {}), COLUMN: entropy}
+                lines.write(tables.json_line({**row, COLUMN: entropy}))
 
     def _rows(self) -> Iterator[dict[str, Any]]:
         with self._path.open(encoding="utf-8") as lines:
             for number, line in enumerate(lines, 1):
                 if line.strip():
                     yield _object(line, f"{self._path}, line {number}")
+
+
+class ByImage:
+    """The distinct images of a data set by their paths; what is written is a JSON object from path to entropy."""
+
+    def __init__(self, source: Source) -> None:
+        self.root = source.root
+        self._paths: dict[str, None] = {}
+        for cell in source.cells():
+            for image in images_of(cell):
+                if not isinstance(image, str):
+                    raise ValueError(f"images: expected paths for a table by image, got {type(image).__name__}")
+                self._paths[image] = None
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def cells(self) -> Iterator[Any]:
+        """Return the paths."""
+        return iter(self._paths)
+
+    def write(self, entropies: Sequence[float], output: Path, extra_info: bool) -> None:
+        """Write the object; ``extra_info`` has no place in it."""
+        output.write_text(tables.json_line(dict(zip(self._paths, entropies, strict=True))), encoding="utf-8")
 
 
 class Parquet:
