@@ -9,9 +9,9 @@ export OMP_NUM_THREADS ?= 1
 VENV_BENCH ?= .venv-bench
 TOPICS := advantage confidence entropy
 
-.PHONY: test demo bench lint format types unit package test-trl nightly clean
+.PHONY: test demo bench lint format types unit package test-trl test-entropy nightly clean
 
-test: lint types unit package test-trl  ## everything CI runs
+test: lint types unit package test-trl test-entropy  ## everything CI runs
 	@echo "all checks passed"
 
 demo: $(VENV)/.installed-demo  ## the paper's training loop in miniature: about 3 minutes
@@ -42,6 +42,9 @@ package: $(VENV)/.installed-dev  ## build wheel and sdist, and import each in an
 test-trl: $(VENV)-trl/.installed $(VENV)-trl-oldest/.installed  ## the TRL adapter on the newest and the oldest TRL tested
 	$(VENV)-trl/bin/pytest tests/trl
 	$(VENV)-trl-oldest/bin/pytest tests/trl
+
+test-entropy: $(VENV)-trl/.installed  ## durian-adv entropy on transformers, datasets and Ray, in the environment of the newest TRL
+	$(VENV)-trl/bin/pytest tests/entropy
 
 nightly: $(VENV)/.installed-dev  ## the properties, 25 times as many examples
 	HYPOTHESIS_PROFILE=nightly $(BIN)/pytest -m "not inductor" tests

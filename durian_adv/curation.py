@@ -36,10 +36,10 @@ class Curation(NamedTuple):
     band: tuple[float, float]
     cut: float
 
-    def stage(self, number: int) -> NDArray[Any]:
-        """Return the prompts of stage 1 or 2."""
-        _checks.choice("number", number, (1, 2))
-        chosen: NDArray[Any] = self.prompt[self.fate == f"stage_{number}"]
+    def of(self, fate: str) -> NDArray[Any]:
+        """Return the prompts of one fate, such as ``"stage_1"``."""
+        _checks.choice("fate", fate, FATES)
+        chosen: NDArray[Any] = self.prompt[self.fate == fate]
         return chosen
 
 

@@ -104,7 +104,9 @@ def test_fates_follow_from_accuracy_and_interval(rows, keep):
             assert fate == ("stage_2" if p < 0.5 else "stage_1")
         else:
             assert fate == ("too_hard" if p < 0.2 else "too_easy" if p > 0.8 else "uncertain")
-    assert set(found.stage(1)) | set(found.stage(2)) == set(found.prompt[np.char.startswith(found.fate, "stage")])
+    assert set(found.of("stage_1")) | set(found.of("stage_2")) == set(
+        found.prompt[np.char.startswith(found.fate, "stage")]
+    )
 
 
 # --- intervals --------------------------------------------------------------------------------------
@@ -189,8 +191,8 @@ def test_the_picture_counts_every_sampled_prompt_once(tmp_path):
 def test_bad_arguments_are_refused_by_name(arguments, options, message):
     with pytest.raises((TypeError, ValueError), match=message):
         curate(*arguments, **options)
-    with pytest.raises(ValueError, match="number: expected one of"):
-        curate([[1]]).stage(3)
+    with pytest.raises(ValueError, match="fate: expected one of"):
+        curate([[1]]).of("stage_3")
 
 
 # --- the command ------------------------------------------------------------------------------------
@@ -239,6 +241,17 @@ def test_the_command_splits_the_rows_of_a_dataset_and_keeps_them_as_they_are(tmp
     assert "4 prompts: 2 stage 2, 1 stage 1, 1 not sampled" in capsys.readouterr().err
     assert lines(tmp_path / "1.jsonl") == [{**rows[2], "accuracy": 0.625}]
     assert lines(tmp_path / "2.jsonl") == [{**rows[0], "accuracy": 0.125}, {**rows[3], "accuracy": 0.0}]
+
+
+def test_the_prompt_of_a_rollout_log_is_its_step_and_its_number(tmp_path, capsys):
+    log = tmp_path / "rollouts.jsonl"
+    rows = [{"step": step, "prompt": 0, "reward": float(k < 3 * step)} for step in (1, 2) for k in range(8)]
+    log.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    out = [str(tmp_path / "1.jsonl"), str(tmp_path / "2.jsonl")]
+    options = ["--correct", "reward", "--prompt", "step", "prompt", "--cut", "0.5"]
+    assert main(["curate", str(log), *out, *options]) == 0
+    assert "2 prompts: 1 stage 2, 1 stage 1" in capsys.readouterr().err
+    assert [(r["step"], r["prompt"], r["accuracy"]) for r in lines(tmp_path / "2.jsonl")] == [(1, 0, 0.375)]
 
 
 def test_an_empty_table_and_a_missing_correctness_are_no_accident(tmp_path, capsys):

@@ -56,7 +56,7 @@ class TransformersEncoder:
         batch["pixel_values"] = batch["pixel_values"].to(self._dtype)
         if self._vision is None:
             states = self._model(**batch).last_hidden_state
-            return eigen_entropy(self._patches(states, batch["pixel_values"])).tolist()  # type: ignore[no-any-return]
+            return eigen_entropy(self._patches(states, batch["pixel_values"])).tolist()
         batch["num_images"] = [1] * len(prepared)
         samples = list(range(len(prepared)))
         found: list[float] = tower_features.tower_entropies(self._model, self._vision, self._features, batch, samples)

@@ -23,7 +23,13 @@ def add(commands: Any) -> None:
     command.add_argument("samplings", type=Path, help="a table of samplings")
     command.add_argument("stage1", type=Path, help="the table to write for stage 1")
     command.add_argument("stage2", type=Path, help="the table to write for stage 2")
-    command.add_argument("--prompt", default="prompt", metavar="COLUMN", help="the prompt id (default: prompt)")
+    command.add_argument(
+        "--prompt",
+        nargs="+",
+        default=["prompt"],
+        metavar="COLUMN",
+        help="the prompt id (default: prompt); several columns together where one repeats, such as step prompt",
+    )
     command.add_argument(
         "--correct", default="correct", metavar="COLUMN", help="0 or 1, true or false, null: not known"
     )
@@ -34,7 +40,7 @@ def add(commands: Any) -> None:
     command.add_argument("--confidence-level", type=float, metavar="LEVEL")
     command.add_argument("--method", choices=("wilson", "wilsoncc", "exact"), help="of the interval")
     command.add_argument("--dataset", type=Path, metavar="TABLE", help="the data set whose rows are to be split")
-    command.add_argument("--id", default="id", metavar="COLUMN", help="its column of prompt ids (default: id)")
+    command.add_argument("--id", nargs="+", default=["id"], metavar="COLUMN", help="its prompt id (default: id)")
     command.add_argument("--picture", type=Path, metavar="FILE", help="draw the histogram of accuracies")
 
 
@@ -47,7 +53,7 @@ def run(options: argparse.Namespace) -> None:
     for path in (options.stage1, options.stage2):
         tables.suffix(path)  # before any work
     samplings = tables.read_table(options.samplings)
-    prompts = tables.column(samplings, options.prompt, options.samplings)
+    prompts = _ids(samplings, options.prompt, options.samplings)
     correct = tables.column(samplings, options.correct, options.samplings)
     if options.above is not None:
         correct = [None if value is None or value != value else value > options.above for value in correct]
@@ -58,7 +64,7 @@ def run(options: argparse.Namespace) -> None:
     if options.dataset is None:
         rows = pa.table(
             {
-                "prompt": pa.array(found.prompt.tolist()),
+                **dict(zip(options.prompt, map(pa.array, zip(*found.prompt, strict=True)), strict=False)),
                 **{name: getattr(found, name) for name in ("samplings", "correct", "accuracy", "low", "high")},
             }
         )
@@ -66,7 +72,7 @@ def run(options: argparse.Namespace) -> None:
     else:
         data = tables.read_table(options.dataset)
         number = {prompt: i for i, prompt in enumerate(found.prompt.tolist())}
-        places = [number.get(name) for name in tables.column(data, options.id, options.dataset)]
+        places = [number.get(name) for name in _ids(data, options.id, options.dataset)]
         if "accuracy" in data.column_names:
             raise ValueError(f"{options.dataset}: expected no column 'accuracy', which is to be written, got one")
         accuracy = [None if i is None else float(found.accuracy[i]) for i in places]
@@ -79,3 +85,9 @@ def run(options: argparse.Namespace) -> None:
     counts = Counter(fates)
     told = [f"{counts[fate]} {fate.replace('_', ' ')}" for fate in (*curation.FATES, "not sampled") if counts[fate]]
     print(f"durian-adv curate: {len(fates)} prompts: {', '.join(told) or 'none'}", file=sys.stderr)
+
+
+def _ids(table: Any, names: list[str], path: Path) -> list[tuple[Any, ...]]:
+    from durian_adv import tables
+
+    return list(zip(*(tables.column(table, name, path) for name in names), strict=True))

@@ -20,7 +20,8 @@ def add(commands: Any) -> None:
         help="add a column visual_entropy to a data set",
         description="Read a folder of images, a table (.parquet, .jsonl) or a data set saved by the library datasets; "
         "write the same with a column visual_entropy, in nats, NaN where an image cannot be read or where there is "
-        "none; of a folder, a table. An output named .json is one object from image path to entropy. Where there is a column extra_info, as verl has it, the entropy is put there too. "
+        "none; of a folder, a table. An output named .json is one object from image path to entropy. Where there "
+        "is a column extra_info, as verl has it, the entropy is put there too. "
         "A run that was killed goes on where it was, when it is started again.",
     )
     command.set_defaults(run=run)

@@ -1,11 +1,15 @@
-"""Settings of the entropy tests on released packages: nothing is fetched, one thread; tiny models are those of tests/trl."""
+"""Settings of the entropy tests: nothing is fetched, one thread; tiny models are those of tests/trl."""
 
 import os
+import shutil
+import sys
+import tempfile
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import pytest
+import ray
 import tiny
 import torch
 from transformers.utils import logging
@@ -24,3 +28,21 @@ def models(tmp_path_factory):
         model.save_pretrained(saved[family][0])
         processor.image_processor.save_pretrained(saved[family][0])
     return saved
+
+
+@pytest.fixture(scope="session")
+def cluster():
+    """A Ray of this session's own."""
+    home = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # the names of sockets below it must be short
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        object_store_memory=100 * 2**20,
+        _temp_dir=home,
+        runtime_env={"env_vars": {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}},
+    )
+    yield
+    ray.shutdown()
+    shutil.rmtree(home, ignore_errors=True)

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import shutil
-import sys
-import tempfile
 
 import datasets
 import numpy as np
@@ -175,23 +171,6 @@ def test_the_command_takes_a_vision_language_model(tmp_path, models, capsys):
 
 
 # --- Ray --------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    home = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # the names of sockets below it must be short
-    ray.init(
-        address="local",
-        num_cpus=2,
-        include_dashboard=False,
-        log_to_driver=False,
-        object_store_memory=100 * 2**20,
-        _temp_dir=home,
-        runtime_env={"env_vars": {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}},
-    )
-    yield
-    ray.shutdown()
-    shutil.rmtree(home, ignore_errors=True)
 
 
 def rows_of(dataset):
