@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 KEEP = ("estimate", "possible", "certain")
 METHODS = ("wilson", "wilsoncc", "exact")
+_MOST_BARS = 64
 FATES = ("too_hard", "stage_2", "stage_1", "too_easy", "uncertain")
 
 
@@ -128,10 +129,12 @@ def accuracy_figure(curation: Curation) -> Figure:
 
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
-    most = int(curation.samplings.max(initial=1))
-    edges = (np.arange(min(most, 20) + 2) - 0.5) / min(most, 20)
-    colours = dict(zip(FATES, ("#b35806", "#2166ac", "#92c5de", "#f1a340", "#bababa"), strict=True))
     known = curation.samplings > 0
+    counts = np.unique(curation.samplings[known])
+    # a bar for each accuracy there can be, as wider ones would hold one or two of them by turns
+    bars = int(counts[0]) if len(counts) == 1 and counts[0] <= _MOST_BARS else 10
+    edges = (np.arange(bars + 2) - 0.5) / bars
+    colours = dict(zip(FATES, ("#b35806", "#2166ac", "#92c5de", "#f1a340", "#bababa"), strict=True))
     shown = [fate for fate in FATES if (curation.fate[known] == fate).any()]
     names = [f"{fate.replace('_', ' ')}: {int((curation.fate == fate).sum()):,}" for fate in shown]
     if shown:
@@ -158,7 +161,7 @@ def accuracy_figure(curation: Curation) -> Figure:
         fontsize=8,
     )
     axes.set(
-        xlabel=f"accuracy over {_range_of(curation.samplings[known])} samplings (grey: the band {low:g} to {high:g})",
+        xlabel=f"accuracy over {_range_of(counts)} samplings (grey: the band {low:g} to {high:g})",
         ylabel="prompts",
         title=f"{int(known.sum()):,} prompts by accuracy",
         xlim=(float(edges[0]), float(edges[-1])),
@@ -167,11 +170,8 @@ def accuracy_figure(curation: Curation) -> Figure:
     return figure
 
 
-def _range_of(samplings: NDArray[np.int64]) -> str:
-    if not len(samplings):
-        return "0"
-    low, high = int(samplings.min()), int(samplings.max())
-    return str(low) if low == high else f"{low} to {high}"
+def _range_of(counts: NDArray[np.int64]) -> str:
+    return " to ".join(str(count) for count in counts[[0, -1] if len(counts) > 1 else slice(None)]) or "0"
 
 
 def _band(band: object) -> tuple[float, float]:

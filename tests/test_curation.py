@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 
 import numpy as np
 import pyarrow as pa
@@ -288,3 +289,11 @@ def test_what_cannot_be_used_is_an_error_without_a_traceback(tmp_path, monkeypat
 def test_a_name_that_tells_no_format_is_refused_before_any_work(capsys):
     assert main(["curate", "none.jsonl", "1.csv", "2.csv"]) == 2
     assert "1.csv: expected a name that ends in .parquet or .jsonl" in capsys.readouterr().err
+
+
+def test_a_package_that_is_not_there_is_named_with_the_extra_that_brings_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    assert main(["curate", "log.jsonl", "1.jsonl", "2.jsonl"]) == 2
+    err = capsys.readouterr().err
+    assert "pyarrow" in err
+    assert "expected what pip install 'durian-adv[curation]' brings" in err

@@ -521,3 +521,20 @@ def test_what_cannot_be_used_is_an_error_without_a_traceback(tmp_path, monkeypat
 def test_an_encoder_on_a_gpu_by_default_where_there_is_one():
     place = next(load_encoder(**SMALL)._network.parameters()).device.type
     assert place == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.mark.parametrize(
+    ("missing", "options"), [("datasets", []), ("transformers", ["--encoder", "some/model"]), ("tqdm", [])]
+)
+def test_a_package_that_is_not_there_is_named_with_the_extra_that_brings_it(
+    folder, tmp_path, monkeypatch, capsys, missing, options
+):
+    monkeypatch.setitem(sys.modules, missing, None)
+    for adapter in ("datasets_on_disk", "transformers_encoder"):
+        monkeypatch.delitem(sys.modules, f"durian_adv.adapters.{adapter}", raising=False)
+    if missing == "datasets":
+        (folder / "state.json").write_text("{}")
+    assert main(["entropy", str(folder), str(tmp_path / "out.jsonl"), *options]) == 2
+    err = capsys.readouterr().err
+    assert missing in err
+    assert "expected what pip install 'durian-adv[entropy]' brings" in err

@@ -46,6 +46,13 @@ def add(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Write the two stages, and say what became of the prompts."""
+    try:
+        _run(options)
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f"{error}: expected what pip install 'durian-adv[curation]' brings") from None
+
+
+def _run(options: argparse.Namespace) -> None:
     import pyarrow as pa
 
     from durian_adv import curation, tables

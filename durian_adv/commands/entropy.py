@@ -47,6 +47,13 @@ def add(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Compute what is not known yet, then write the output at once."""
+    try:
+        _run(options)
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f"{error}: expected what pip install 'durian-adv[entropy]' brings") from None
+
+
+def _run(options: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from durian_adv.visual.cache import Cache

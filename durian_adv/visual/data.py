@@ -5,6 +5,7 @@ None is held in memory as a whole. What is written is what was read, with one co
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -43,9 +44,8 @@ def open_source(path: Path, images: str | None, root: Path | None) -> Source:
         raise FileNotFoundError(f"{path}: expected a folder or a file, got nothing there")
     if path.is_dir():
         if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
-            from durian_adv.adapters.datasets_on_disk import DatasetOnDisk
-
-            return DatasetOnDisk(path, images, root)
+            on_disk = "durian_adv.adapters.datasets_on_disk"  # imports datasets, which tables do without
+            return importlib.import_module(on_disk).DatasetOnDisk(path, images, root)  # type: ignore[no-any-return]
         return Folder(path)
     if tables.suffix(path) == ".parquet":
         return Parquet(path, images, root or path.parent)

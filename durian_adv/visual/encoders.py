@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Hashable, Sequence
 from typing import Any, Protocol
 
@@ -60,6 +61,5 @@ def load_encoder(
         from durian_adv.visual.efficientnet import EfficientNetEncoder
 
         return EfficientNetEncoder(layer, size, place)
-    from durian_adv.adapters.transformers_encoder import TransformersEncoder
-
-    return TransformersEncoder(name, features, place, getattr(torch, dtype))
+    adapter = importlib.import_module("durian_adv.adapters.transformers_encoder")  # imports transformers
+    return adapter.TransformersEncoder(name, features, place, getattr(torch, dtype))  # type: ignore[no-any-return]

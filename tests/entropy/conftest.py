@@ -9,7 +9,6 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import pytest
-import ray
 import tiny
 import torch
 from transformers.utils import logging
@@ -33,6 +32,8 @@ def models(tmp_path_factory):
 @pytest.fixture(scope="session")
 def cluster():
     """A Ray of this session's own."""
+    import ray  # not in the environment of the oldest transformers
+
     home = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # the names of sockets below it must be short
     ray.init(
         address="local",
