@@ -415,6 +415,39 @@ def test_a_table_by_image_has_every_image_once_by_its_path(folder, tmp_path, cap
     assert "images: expected paths for a table by image, got bytes" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("features", [None, {}, {"extra_info": {"index": {"dtype": "int64", "_type": "Value"}}}])
+@pytest.mark.parametrize("extra", [False, True])
+def test_what_datasets_keeps_in_a_parquet_file_learns_of_the_columns(tmp_path, features, extra):
+    told = {} if features is None else {"info": {"features": features}}
+    columns = {"image": ["x.png"]} | ({"extra_info": [{"index": 1}]} if features else {})
+    table = pa.table(columns).replace_schema_metadata({"huggingface": json.dumps(told)})
+    pyarrow.parquet.write_table(table, tmp_path / "in.parquet")
+    options = [*FLAGS, *(["--extra-info"] if extra else [])]
+    assert main(["entropy", str(tmp_path / "in.parquet"), str(tmp_path / "out.parquet"), *options]) == 0
+    found = json.loads(pyarrow.parquet.read_schema(tmp_path / "out.parquet").metadata[b"huggingface"])
+    if features is None:
+        assert found == told
+        return
+    value = {"dtype": "float64", "_type": "Value"}
+    expected = {**features, "visual_entropy": value}
+    if extra or features:
+        expected["extra_info"] = {**features.get("extra_info", {}), "visual_entropy": value}
+    assert found == {"info": {"features": expected}}
+
+
+@pytest.mark.parametrize("folder_left", [False, True])
+def test_what_a_killed_run_left_half_written_is_replaced(folder, tmp_path, folder_left):
+    left = tmp_path / "out.partial.jsonl"
+    if folder_left:
+        left.mkdir()
+        (left / "x").write_text("half")
+    else:
+        left.write_text("half")
+    assert main(["entropy", str(folder), str(tmp_path / "out.jsonl"), *FLAGS]) == 0
+    assert len(lines(tmp_path / "out.jsonl")) == 6
+    assert not left.exists()
+
+
 def test_tables_without_rows_are_tables_with_a_column_more(tmp_path):
     pyarrow.parquet.write_table(pa.table({"image": pa.array([], pa.string())}), tmp_path / "in.parquet")
     assert main(["entropy", str(tmp_path / "in.parquet"), str(tmp_path / "out.parquet"), *FLAGS]) == 0

@@ -61,5 +61,6 @@ def load_encoder(
         from durian_adv.visual.efficientnet import EfficientNetEncoder
 
         return EfficientNetEncoder(layer, size, place)
-    adapter = importlib.import_module("durian_adv.adapters.transformers_encoder")  # imports transformers
-    return adapter.TransformersEncoder(name, features, place, getattr(torch, dtype))  # type: ignore[no-any-return]
+    arguments = name, features, place, getattr(torch, dtype)
+    adapter = "durian_adv.adapters.transformers_encoder"  # imports transformers, which EfficientNet does without
+    return importlib.import_module(adapter).TransformersEncoder(*arguments)  # type: ignore[no-any-return]
