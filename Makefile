@@ -43,8 +43,9 @@ test-trl: $(VENV)-trl/.installed $(VENV)-trl-oldest/.installed  ## the TRL adapt
 	$(VENV)-trl/bin/pytest tests/trl
 	$(VENV)-trl-oldest/bin/pytest tests/trl
 
-test-entropy: $(VENV)-trl/.installed  ## durian-adv entropy on transformers, datasets and Ray, in the environment of the newest TRL
+test-entropy: $(VENV)-trl/.installed $(VENV)-trl-oldest/.installed  ## entropies on two versions of transformers, in datasets, on Ray
 	$(VENV)-trl/bin/pytest tests/entropy
+	$(VENV)-trl-oldest/bin/pytest tests/entropy/test_entropy_encoders.py
 
 nightly: $(VENV)/.installed-dev  ## the properties, 25 times as many examples
 	HYPOTHESIS_PROFILE=nightly $(BIN)/pytest -m "not inductor" tests

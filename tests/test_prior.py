@@ -194,8 +194,8 @@ def test_the_largest_weights_and_rewards_give_no_infinity_and_keep_zeros(sign, d
 
 def test_a_negative_weight_turns_an_advantage_around_also_when_normalized():
     rewards = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
-    sign = torch.tensor([2.0, -2.0], dtype=torch.float64)
-    for normalize, expected in ((False, [[1.0, -1.0], [-1.0, 1.0]]), (True, [[0.5, -0.5], [-0.5, 0.5]])):
+    sign = torch.tensor([2.0, -6.0], dtype=torch.float64)
+    for normalize, expected in ((False, [[1.0, -1.0], [-3.0, 3.0]]), (True, [[0.25, -0.25], [-0.75, 0.75]])):
         advantages = reweighted_advantage(rewards, weight=lambda p: sign, normalize=normalize)
         assert advantages.tolist() == expected
 

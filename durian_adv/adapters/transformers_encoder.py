@@ -10,7 +10,7 @@ import torch
 from einops import rearrange
 from PIL.Image import Image
 from torch import Tensor, nn
-from transformers import AutoImageProcessor, AutoModel
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageTextToText
 from transformers.utils import logging
 
 from durian_adv import eigen_entropy
@@ -28,8 +28,9 @@ class TransformersEncoder:
         self._features = features
         self._vision = tower_features.find_vision(model)
         if self._vision is None:
-            model = getattr(model, "vision_model", model)  # of CLIP and its like
-            if getattr(model, "main_input_name", None) != "pixel_values":
+            if hasattr(model, "vision_model"):
+                model = model.vision_model  # of CLIP and its like
+            elif model.main_input_name != "pixel_values":
                 raise ValueError(f"{path}: expected a model with a vision tower, got {type(model).__name__}")
             if features != "patches":
                 raise ValueError(f"features: expected 'patches' of a vision model, got {features!r}: nothing projects")
@@ -42,7 +43,10 @@ class TransformersEncoder:
 
     def prepare(self, image: Image) -> tuple[Hashable, dict[str, Tensor]]:
         """Run the processor on one image."""
-        inputs: dict[str, Tensor] = dict(self._processor(images=[image], return_tensors="pt"))
+        # said, as the height of an image of 1 or 3 rows is taken for its channels otherwise
+        inputs: dict[str, Tensor] = dict(
+            self._processor(images=[image], input_data_format="channels_last", return_tensors="pt")
+        )
         if "image_grid_thw" in inputs:
             return None, inputs  # packed, so images of any size go together
         return tuple((name, tuple(value.shape)) for name, value in sorted(inputs.items())), inputs
@@ -73,11 +77,14 @@ class TransformersEncoder:
         return states[:, max(0, states.shape[1] - patches) :]
 
 
-def _load(path: str, dtype: torch.dtype) -> nn.Module:
+def _load(path: str, dtype: torch.dtype) -> Any:
+    language = type(AutoConfig.from_pretrained(path)) in AutoModelForImageTextToText._model_mapping
     before = logging.get_verbosity()
-    logging.set_verbosity_error()  # it reports the language model's head as unexpected
+    logging.set_verbosity_error()  # what is missing is said below, and what is not used does not matter
     try:
-        model, report = AutoModel.from_pretrained(path, dtype=dtype, output_loading_info=True)
+        # a vision-language model as a whole, as transformers 4 does not find the weights of every one of its parts
+        auto = AutoModelForImageTextToText if language else AutoModel
+        model, report = auto.from_pretrained(path, dtype=dtype, output_loading_info=True)
     finally:
         logging.set_verbosity(before)
     # weights that are not there are drawn at random; a pooling head is not used
@@ -87,7 +94,7 @@ def _load(path: str, dtype: torch.dtype) -> nn.Module:
             f"{path}: expected all weights of {type(model).__name__}, got none for {missing[0]} and "
             f"{len(missing) - 1} more"
         )
-    return model  # type: ignore[no-any-return]  # transformers is not typed
+    return model.model if language else model
 
 
 def _fingerprint(model: nn.Module) -> str:
