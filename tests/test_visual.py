@@ -154,6 +154,8 @@ def test_cells_hold_no_image_one_or_several():
     assert len(images_of(np.zeros((2, 4, 4, 3), dtype=np.uint8))) == 2
     assert len(images_of(np.zeros((4, 4, 3), dtype=np.uint8))) == 1
     assert len(images_of(np.array([a, None, b], dtype=object))) == 3
+    assert images_of(np.array(["a.png", "b.png"])) == ["a.png", "b.png"]
+    assert images_of(np.array([b"x"])) == [b"x"]
 
 
 def test_the_hash_tells_images_apart_by_what_they_hold():

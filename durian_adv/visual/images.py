@@ -25,7 +25,7 @@ def images_of(cell: Any) -> list[Any]:
     if cell is None:
         return []
     if isinstance(cell, np.ndarray):
-        return list(cell) if cell.dtype == object or cell.ndim == 4 else [cell]
+        return list(cell) if cell.dtype.kind in "OSU" or cell.ndim == 4 else [cell]
     if isinstance(cell, Sequence) and not isinstance(cell, (str, bytes)):
         return list(cell)
     return [cell]
