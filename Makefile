@@ -9,9 +9,9 @@ export OMP_NUM_THREADS ?= 1
 VENV_BENCH ?= .venv-bench
 TOPICS := advantage confidence entropy
 
-.PHONY: test demo bench lint format types unit package test-trl nightly clean dist docs mutants fuzz endurance
+.PHONY: test demo bench lint format types unit package test-trl nightly clean dist docs mutants fuzz endurance test-entropy
 
-test: lint types unit package test-trl  ## everything CI runs
+test: lint types unit package test-trl test-entropy  ## everything CI runs
 	@echo "all checks passed"
 
 demo: $(VENV)/.installed-demo  ## the paper's training loop in miniature: about 3 minutes
@@ -65,6 +65,9 @@ endurance: $(VENV)/.installed-dev  ## 10,000 calls: memory and compilations; wri
 mutants: $(VENV)-mutants/.installed  ## mutation testing, hours; stop and resume at will; writes tests/records/mutants.csv
 	HYPOTHESIS_PROFILE=mutants $(VENV)-mutants/bin/mutmut run --max-children 1
 	$(VENV)-mutants/bin/python tests/mutants.py
+test-entropy: $(VENV)-trl/.installed $(VENV)-trl-oldest/.installed  ## entropies on two versions of transformers, in datasets, on Ray
+	$(VENV)-trl/bin/pytest tests/entropy
+	$(VENV)-trl-oldest/bin/pytest tests/entropy/test_entropy_encoders.py
 
 nightly: $(VENV)/.installed-dev  ## the properties, 25 times as many examples
 	HYPOTHESIS_PROFILE=nightly $(BIN)/pytest -m "not inductor" tests

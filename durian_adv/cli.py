@@ -7,9 +7,9 @@ import sys
 from collections.abc import Sequence
 
 import durian_adv
-from durian_adv.commands import metrics, report
+from durian_adv.commands import curate, entropy, metrics, report
 
-COMMANDS = (metrics, report)
+COMMANDS = (curate, entropy, metrics, report)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

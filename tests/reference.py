@@ -440,3 +440,31 @@ def moved(start, end):
     both = size * math.hypot(*b)
     far = math.hypot(*(y - x for x, y in zip(a, b, strict=True)))
     return (far / size if size else far), (math.fsum(x * y for x, y in zip(a, b, strict=True)) / both if both else 0.0)
+
+
+# --- difficulty prior -------------------------------------------------------------------------------
+
+
+def accuracies(batch, correct):
+    """The mean of each prompt's known correctness over its live rollouts; NaN without one."""
+    flat = [float(c) for c in np.asarray(correct, dtype=np.float64).ravel()]
+    return [mean_score([flat[i] for i in live]) for live in batch.live]
+
+
+def accuracy_weights(rewards, f, correct, valid=None, prompt_index=None, normalize=False):
+    """f(p) for every prompt, 1 where p is not known; by their mean over the prompts with a signal."""
+    batch = Batch(rewards, valid, prompt_index)
+    p = accuracies(batch, correct)
+    out = [math.nan if math.isnan(x) else f(x) for x in p]
+    if normalize:
+        counted = [abs(w) for w, signal in zip(out, batch.signal(), strict=True) if signal and not math.isnan(w)]
+        mean = float(exact_mean(counted)) if counted else 0.0
+        out = [w / mean if mean else w for w in out]
+    return batch.spread([1.0 if math.isnan(w) else w for w in out], np.float64)
+
+
+def reweighted(rewards, f, correct, valid=None, prompt_index=None, normalize=False):
+    """A = f(p) (r - mean_i r) of arXiv 2505.13261."""
+    weights = accuracy_weights(rewards, f, correct, valid, prompt_index, normalize)
+    by_rollout = weights if prompt_index is not None else weights[:, None]
+    return dr_grpo(rewards, valid, prompt_index) * by_rollout

@@ -11,7 +11,7 @@ import torch
 
 from benchmarks.rlvr.__main__ import main
 from benchmarks.rlvr.arms import ARMS, durian
-from benchmarks.rlvr.encoder import LAYERS, Gallery, build_gallery, encode_images, load_encoder
+from benchmarks.rlvr.encoder import Gallery, build_gallery
 from benchmarks.rlvr.evaluation import paired_interval
 from benchmarks.rlvr.language import (
     PAD,
@@ -32,6 +32,7 @@ from benchmarks.rlvr.scenes import COLOURS, KINDS, PHOTOGRAPHS, Scene, draw_scen
 from benchmarks.rlvr.training import clipped_loss, train
 from benchmarks.rlvr.warmup import demonstrate, warm_up
 from durian_adv.cli import main as durian_adv
+from durian_adv.visual.efficientnet import LAYERS, encode_images, load_network
 
 ROOT = Path(__file__).resolve().parent.parent
 GROUP = 4
@@ -40,7 +41,7 @@ GROUP = 4
 @pytest.fixture(scope="module")
 def gallery() -> Gallery:
     scenes = draw_scenes("train", 26, clutter=1.0, rng=np.random.default_rng(0))
-    return build_gallery(scenes, 26, load_encoder(), title="test images")
+    return build_gallery(scenes, 26, load_network(), title="test images")
 
 
 @pytest.fixture
@@ -230,7 +231,7 @@ def test_what_stands_behind_the_end_does_not_count():
     ("layer", "shape"), [("stride8", (40, 16, 16)), ("stride16", (112, 8, 8)), ("stride32", (320, 4, 4))]
 )
 def test_layers(layer, shape):
-    encoder = load_encoder(layer)
+    encoder = load_network(layer)
     images = [scene.image for scene in draw_scenes("train", 2, clutter=1.0, rng=np.random.default_rng(9))]
     features = encode_images(encoder, images)
     assert features.shape == (2, *shape)
@@ -251,7 +252,7 @@ def test_gallery(gallery):
 
 def test_each_token_is_the_cell_of_its_label(gallery):
     """Repainting one cell changes its own token most, whichever cell it is."""
-    encoder, image = load_encoder(), gallery.scenes[0].image
+    encoder, image = load_network(), gallery.scenes[0].image
     for cell in (0, 3, 6, 13):
         row, column = divmod(cell, 4)
         repainted = image.copy()
