@@ -221,7 +221,8 @@ def _with_queue(original: Callable[..., Any]) -> Callable[..., Any]:
         import transfer_queue
 
         def column(name: str) -> Sequence[Any] | None:
-            found = transfer_queue.kv_batch_get(batch.keys, batch.partition_id, select_fields=[name])
+            names = ["uid", name]  # uid is always there: the queue warns of an empty answer
+            found = transfer_queue.kv_batch_get(batch.keys, batch.partition_id, select_fields=names)
             return list(found[name]) if name in found.keys() else None  # noqa: SIM118
 
         last = last_outputs(batch.keys)
