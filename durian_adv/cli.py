@@ -7,9 +7,9 @@ import sys
 from collections.abc import Sequence
 
 import durian_adv
-from durian_adv.commands import metrics
+from durian_adv.commands import metrics, preflight
 
-COMMANDS = (metrics,)
+COMMANDS = (metrics, preflight)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -284,8 +284,8 @@ def _change(module: ModuleType) -> None:
         for part in classes:
             owner = getattr(owner, part, None)
         function = getattr(owner, name, None)
-        if function is None:
-            return _misfits.append(f"{module.__name__} has no {path}")
+        if not callable(function):
+            return _misfits.append(f"{module.__name__} has no function {path}")
         if not set(parameters) <= set(inspect.signature(function).parameters):
             return _misfits.append(f"{module.__name__}.{path} does not take {', '.join(parameters)}")
         if not hasattr(function, "durian"):  # imported from a module that is changed already

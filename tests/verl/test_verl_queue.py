@@ -58,7 +58,9 @@ def step(trainer, batch, estimator="durian", **options):
     import transfer_queue
 
     data = transfer_queue.kv_batch_get(out.keys, out.partition_id, select_fields=["advantages", "returns"])
-    return list(data["advantages"].unbind()), list(data["returns"].unbind()), metrics
+    ours = {name: value for name, value in metrics.items() if name.startswith("durian/")}
+    assert len(ours) < len(metrics)  # verl logs its own beside
+    return list(data["advantages"].unbind()), list(data["returns"].unbind()), ours
 
 
 def read(batch, name):

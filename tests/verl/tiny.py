@@ -146,8 +146,8 @@ def entropies(model, images):
     return found
 
 
-def rows(count, images=None, entropy=None, column=False, extra=True):
-    """Problems in verl's form; the entropy as a column, in extra_info, or both."""
+def rows(count, images=None, entropy=None, column=False, extra="visual_entropy"):
+    """Problems in verl's form; the entropy as a column, in extra_info under a name, or both."""
     out = []
     for i in range(count):
         question = f"{i % 10}+{(i * 7) % 10}"
@@ -163,7 +163,7 @@ def rows(count, images=None, entropy=None, column=False, extra=True):
         if entropy is not None and column:
             row["visual_entropy"] = entropy[i]
         if entropy is not None and extra:
-            row["extra_info"]["visual_entropy"] = entropy[i]
+            row["extra_info"][extra] = entropy[i]
         out.append(row)
     return out
 

@@ -93,7 +93,7 @@ def overrides(model, data, reward="letters", estimator="durian", mode="sync", st
     return [f"{name}={value}" for name, value in names.items()]
 
 
-def train(words, timeout=400, module="verl.trainer.main_ppo", **variables):
+def train(words, timeout=1500, module="verl.trainer.main_ppo", **variables):
     """Run it to its end."""
     with tempfile.TemporaryDirectory(prefix="verl") as folder:  # a short path: Ray's sockets lie in it
         log = Path(folder, "metrics.jsonl")
