@@ -9,9 +9,9 @@ export OMP_NUM_THREADS ?= 1
 VENV_BENCH ?= .venv-bench
 TOPICS := advantage confidence entropy
 
-.PHONY: test demo bench lint format types unit package test-trl nightly clean
+.PHONY: test demo bench lint format types unit package test-trl test-verl train-verl nightly clean
 
-test: lint types unit package test-trl  ## everything CI runs
+test: lint types unit package test-trl test-verl  ## everything CI runs
 	@echo "all checks passed"
 
 demo: $(VENV)/.installed-demo  ## the paper's training loop in miniature: about 3 minutes
@@ -42,6 +42,12 @@ package: $(VENV)/.installed-dev  ## build wheel and sdist, and import each in an
 test-trl: $(VENV)-trl/.installed $(VENV)-trl-oldest/.installed  ## the TRL adapter on the newest and the oldest TRL tested
 	$(VENV)-trl/bin/pytest tests/trl
 	$(VENV)-trl-oldest/bin/pytest tests/trl
+
+test-verl: $(VENV)-verl/.installed  ## the verl adapter, with a short training by main_ppo
+	$(VENV)-verl/bin/pytest tests/verl
+
+train-verl: $(VENV)-verl/.installed  ## whole trainings by main_ppo on text and images, v0 and v1: 15 minutes
+	$(VENV)-verl/bin/pytest tests/verl -m training
 
 nightly: $(VENV)/.installed-dev  ## the properties, 25 times as many examples
 	HYPOTHESIS_PROFILE=nightly $(BIN)/pytest -m "not inductor" tests

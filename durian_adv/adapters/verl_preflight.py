@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import pyarrow
 import pyarrow.parquet
 import ray
-import verl  # first: what verl loads on its own is what its workers have
-
-LOADED = "durian_adv.adapters.verl" in sys.modules
-
+import verl
 from hydra import compose, initialize_config_dir, initialize_config_module
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
@@ -36,7 +35,7 @@ def checks(arguments: Sequence[str]) -> Iterator[Check]:
     given, overrides = parser.parse_known_args(arguments)
 
     config = _config(given.config_path, given.config_name, overrides)
-    yield _plugin()
+    yield _plugin(config)
     estimator = config.algorithm.adv_estimator
     state: Any = "ok" if estimator == adapter.NAME else "problem"
     yield Check(state, "estimator", f"algorithm.adv_estimator is {estimator}, for Durian it must be {adapter.NAME}")
@@ -47,12 +46,12 @@ def checks(arguments: Sequence[str]) -> Iterator[Check]:
         options = DurianOptions()
     else:
         yield Check("ok", "options", repr(options))
-    images, entropy = _entropy(config, options)
-    yield entropy
-    if images and options.weights[1] > 0:
+    data = _data(config)
+    yield _entropy(config, options, data)
+    if data.images and options.weights[1] > 0:
         yield _tower(config)
     yield _confidence(config, options)
-    yield _buckets(config, options, images)
+    yield _buckets(config, options, data.images)
     if not given.no_ray:
         yield from _workers(config)
 
@@ -73,57 +72,75 @@ def _config(path: Path | None, name: str, overrides: Sequence[str]) -> Any:
     return config
 
 
-def _plugin() -> Check:
-    """Tell whether verl has loaded the estimator in this process."""
-    if LOADED:
+def _plugin(config: Any) -> Check:
+    """Tell whether verl loads the estimator by itself, as an entry point or by the names of modules it is given."""
+    policy = os.environ.get("VERL_USE_EXTERNAL_PLUGINS", "auto")
+    named = os.environ.get("VERL_USE_EXTERNAL_MODULES", "").split(",")
+    by_entry_point = "durian_adv.adapters.verl_plugin" in sys.modules  # which nothing else imports
+    if by_entry_point or adapter.__name__ in (*named, config.actor_rollout_ref.model.external_lib):
         versions = f"verl {verl.__version__} loads durian_adv {durian_adv.__version__}"
         return Check("ok", "plugin", f"{versions}; tested with verl {adapter.TESTED}")
-    policy = os.environ.get("VERL_USE_EXTERNAL_PLUGINS", "auto")
     return Check("problem", "plugin", f"verl does not load durian_adv: VERL_USE_EXTERNAL_PLUGINS is {policy}")
 
 
-def _entropy(config: Any, options: DurianOptions) -> tuple[bool, Check]:
-    """Tell whether there are images, and whether their entropy reaches the advantage step."""
-    data = config.data
-    files = data.train_files if not isinstance(data.train_files, str) else [data.train_files]
-    images, column, extra, missing, count = False, False, False, 0, 0
-    for file in files:
-        if not str(file).endswith(".parquet"):
-            return True, Check("warning", "entropy", f"{file}: not looked into, only .parquet is")
+class Data(NamedTuple):
+    """What the training files hold."""
+
+    images: bool
+    carrier: str | None  # of the entropy
+    prompts: int
+    known: int  # prompts with an entropy
+
+
+def _data(config: Any) -> Data:
+    """Look into the training files, at no more than the entropies."""
+    files = config.data.train_files
+    out = Data(False, None, 0, 0)
+    for file in [files] if isinstance(files, str) else files:
+        if not file.endswith(".parquet"):
+            raise ValueError(f"data.train_files: only .parquet is looked into, got {file}")
         parquet = pyarrow.parquet.ParquetFile(os.path.expanduser(file))
         schema = parquet.schema_arrow
-        images |= data.get("image_key", "images") in schema.names
+        extra = schema.field("extra_info").type if "extra_info" in schema.names else None
         path = None
         if "visual_entropy" in schema.names:
-            column, path = True, ["visual_entropy"]
-        elif "extra_info" in schema.names and "visual_entropy" in {f.name for f in schema.field("extra_info").type}:
-            extra, path = True, ["extra_info", "visual_entropy"]
-        count += parquet.metadata.num_rows
-        if path is None:
-            missing += parquet.metadata.num_rows
-            continue
-        values = parquet.read(columns=[".".join(path)]).column(path[0]).to_pylist()
-        found = [value if len(path) == 1 or value is None else value[path[1]] for value in values]
-        missing += sum(value is None or value != value for value in found)
+            path = "visual_entropy"
+        elif extra is not None and pyarrow.types.is_struct(extra) and extra.get_field_index("visual_entropy") >= 0:
+            path = "extra_info.visual_entropy"
+        known = 0
+        if path:
+            column = parquet.read(columns=[path]).flatten().column(path)
+            known = sum(value is not None and not math.isnan(value) for value in column.to_pylist())
+        out = Data(
+            out.images or config.data.get("image_key", "images") in schema.names,
+            out.carrier or path,
+            out.prompts + parquet.metadata.num_rows,
+            out.known + known,
+        )
+    return out
+
+
+def _entropy(config: Any, options: DurianOptions, data: Data) -> Check:
+    """Tell whether the entropy is there, and whether it reaches the advantage step."""
     if options.weights[1] == 0:
-        return images, Check("ok", "entropy", "not needed, the perceptual component has weight 0")
-    if not images:
-        found_text = "no images: the perceptual component is left out, the other weights are scaled up"
-        return images, Check("ok", "entropy", found_text)
-    carrier = "column visual_entropy" if column else "extra_info.visual_entropy" if extra else None
+        return Check("ok", "entropy", "not needed, the perceptual component has weight 0")
+    if not data.images:
+        return Check(
+            "ok", "entropy", "no images: the perceptual component is left out, the other weights are scaled up"
+        )
     trainer = "fully_async" if "async_training" in config else "v1" if config.trainer.use_v1 else "v0"
-    by_reward = bool(config.reward.custom_reward_function.path)
-    if trainer == "fully_async" or carrier is None:
-        where = f"the dataset's {carrier} does not reach {trainer}" if carrier else "the dataset has images and none"
-        if by_reward:
-            text = f"{where}; the reward function must return visual_entropy"
-            return images, Check("warning", "entropy", text)
-        return images, Check("problem", "entropy", f"{where}, and there is no reward function of yours to return it")
-    if trainer == "v0" and column:
-        text = f"the dataset's {carrier} does not reach v0: put it into extra_info"
-        return images, Check("warning" if by_reward else "problem", "entropy", text)
-    text = f"the dataset's {carrier}, for {count - missing} of {count} prompts"
-    return images, Check("warning" if missing else "ok", "entropy", text)
+    lost = {"fully_async": (None, "visual_entropy", "extra_info.visual_entropy"), "v0": (None, "visual_entropy")}
+    if data.carrier in lost.get(trainer, (None,)):
+        text = "the dataset has images and no entropy of them"
+        if data.carrier is not None:
+            text = f"the dataset's {data.carrier} does not reach the advantage step of {trainer}"
+        if trainer == "v0" and data.carrier is not None:
+            text += ", extra_info.visual_entropy would"
+        if config.reward.custom_reward_function.path:
+            return Check("warning", "entropy", f"{text}; the reward function must return visual_entropy")
+        return Check("problem", "entropy", f"{text}, and there is no reward function of yours to return it")
+    state: Any = "ok" if data.known == data.prompts else "warning"
+    return Check(state, "entropy", f"the dataset's {data.carrier}, for {data.known} of {data.prompts} prompts")
 
 
 def _tower(config: Any) -> Check:
@@ -187,7 +204,9 @@ def _workers(config: Any) -> Iterator[Check]:
         here = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         where = f"node {node['NodeManagerAddress']}"
         try:
-            found = ray.get(ask.options(scheduling_strategy=here).remote(), timeout=300)
+            found = ray.get(
+                ask.options(scheduling_strategy=here).remote(config.actor_rollout_ref.model.external_lib), timeout=300
+            )
         except ray.exceptions.RayError as error:
             yield Check("problem", "workers", f"{where}: {str(error).strip().splitlines()[-1]}")
             continue
@@ -197,19 +216,20 @@ def _workers(config: Any) -> Iterator[Check]:
             yield Check("ok", "workers", f"{where}: verl {found[0]} loads durian_adv {found[1]}")
 
 
-def _asked() -> tuple[str, str] | str:
+def _asked(external_lib: str | None) -> tuple[str, str] | str:
     """Ask verl in this process; runs in a worker that may not have durian_adv."""
+    import importlib
     import importlib.metadata
     import sys
 
-    import verl.trainer.ppo.ray_trainer
-    import verl.trainer.ppo.v1  # noqa: F401
+    import verl.trainer.ppo.v1
+    from verl.trainer.ppo import core_algos
 
-    if "durian" not in verl.trainer.ppo.core_algos.ADV_ESTIMATOR_REGISTRY:
+    if external_lib:
+        importlib.import_module(external_lib)
+    if "durian" not in core_algos.ADV_ESTIMATOR_REGISTRY:
         return "verl does not know the estimator durian; is durian_adv installed there?"
     loaded = sys.modules.get("durian_adv.adapters.verl")
     if loaded is None:
         return "durian_adv did not load"
-    if loaded._misfits:
-        return "; ".join(loaded._misfits)
-    return importlib.metadata.version("verl"), sys.modules["durian_adv"].__version__
+    return "; ".join(loaded._misfits) or (verl.__version__, sys.modules["durian_adv"].__version__)

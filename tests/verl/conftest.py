@@ -19,9 +19,7 @@ def local_ray():
     import ray
 
     with tempfile.TemporaryDirectory(prefix="verl") as folder:
-        ray.init(
-            num_cpus=8, num_gpus=1, include_dashboard=False, _temp_dir=folder, object_store_memory=200_000_000
-        )
+        ray.init(num_cpus=8, num_gpus=1, include_dashboard=False, _temp_dir=folder, object_store_memory=200_000_000)
         yield ray
         ray.shutdown()
 

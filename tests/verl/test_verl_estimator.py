@@ -1,4 +1,4 @@
-"""The estimator as verl's v0 trainer and its kin call it: on a whole batch, through ``ray_trainer.compute_advantage``."""
+"""The estimator as verl's trainers but v1 call it: on a whole batch, through ``ray_trainer.compute_advantage``."""
 
 import gc
 import sys

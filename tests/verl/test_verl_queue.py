@@ -117,7 +117,7 @@ def test_the_entropy_is_found_in_each_field_of_the_queue(queue, carrier, value):
 def test_images_without_their_entropy_are_an_error(queue):
     images = {"multi_modal_inputs": lambda prompt: {"pixel_values": torch.zeros(2, 2)} if prompt == 2 else {}}
     batch = stored(queue, np.random.default_rng(2), **images)
-    with pytest.raises(ValueError, match="visual_entropy: the batch has images, and none of visual_entropy, extra_info"):
+    with pytest.raises(ValueError, match="visual_entropy: the batch has images, and none of visual_entropy"):
         step(PPOTrainerSync, batch)
     advantages, _, _ = step(PPOTrainerSync, batch, weights=[0.3, 0, 0.7])
     assert any(row.any() for row in advantages)

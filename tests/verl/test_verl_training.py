@@ -1,5 +1,9 @@
 """``python -m verl.trainer.main_ppo``, for real: every trainer of verl that runs on one machine, text and images."""
 
+import math
+import runpy
+
+import pandas
 import pytest
 import tiny
 import training
@@ -20,16 +24,40 @@ def pictures(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pictures")
     model = tiny.save_vision_model(folder / "model")
     images = [tiny.photograph(i) for i in range(16)]
-    entropy = tiny.entropies(model, images)
+    entropy = documented()["entropies"](model, [[{"bytes": image}] for image in images])
     assert max(entropy) - min(entropy) > 0.5
     places = {
-        "column": tiny.rows(16, images, entropy, column=True, extra=False),
+        "column": tiny.rows(16, images, entropy, column=True, extra="other"),
         "extra_info": tiny.rows(16, images, entropy),
         "reward": tiny.rows(16, images, entropy, extra="its_entropy"),
         "nowhere": tiny.rows(16, images),
     }
     files = {name: tiny.save_rows(folder / f"{name}.parquet", rows) for name, rows in places.items()}
     return model, files, entropy
+
+
+def documented():
+    """The script of the documentation that adds entropies to a data set."""
+    return runpy.run_path(str(training.ROOT / "docs/verl_entropy.py"))
+
+
+def test_the_documented_script_adds_the_entropies_to_a_data_set(pictures, tmp_path):
+    model, files, entropy = pictures
+    source, target = tmp_path / "in.parquet", tmp_path / "out.parquet"
+    rows = pandas.read_parquet(files["nowhere"]).to_dict("records")
+    rows[1]["images"] = [*rows[1]["images"], rows[2]["images"][0]]
+    rows[3]["images"] = None
+    pandas.DataFrame(rows).to_parquet(source)
+    documented()["main"]([model, str(source), str(target)])
+    made = pandas.read_parquet(target)
+    wanted = [entropy[0], (entropy[1] + entropy[2]) / 2, entropy[2], None, *entropy[4:]]
+    for value, info, one in zip(made["visual_entropy"], made["extra_info"], wanted, strict=True):
+        if one is None:
+            assert math.isnan(value)
+            assert info["visual_entropy"] is None
+        else:
+            assert value == info["visual_entropy"] == pytest.approx(one, abs=1e-6)
+        assert "index" in info
 
 
 def trained(folder, model, data, **given):

@@ -1,7 +1,6 @@
 """A tiny text model, a tiny Qwen2.5-VL, and data for them in verl's form: nothing is downloaded.
 
-The images are scikit-image's photographs, cropped and stored as PNG; their entropies come from the model's own vision
-tower.
+The images are scikit-image's photographs, cropped and stored as PNG.
 """
 
 import io
@@ -18,8 +17,6 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoProcessor, AutoTokenizer, PreTrainedTokenizerFast, Qwen2_5_VLConfig, Qwen2_5_VLProcessor
 from transformers import Qwen2VLImageProcessorPil as ImageProcessor
 from transformers.processing_utils import ProcessorMixin
-
-from durian_adv.adapters import features
 
 MARKS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
 TEMPLATE = (
@@ -130,20 +127,6 @@ def photograph(number):
     file = io.BytesIO()
     image.crop((left, top, left + side, top + side)).resize((84, 84 - 28 * (number % 2))).save(file, "PNG")
     return file.getvalue()
-
-
-def entropies(model, images):
-    """The visual entropy of each image under the vision tower of a saved model."""
-    network = transformers.AutoModelForImageTextToText.from_pretrained(model, dtype=torch.float32)
-    processor = ImageProcessor.from_pretrained(model)
-    found = []
-    for image in images:
-        inputs = processor(images=[Image.open(io.BytesIO(image))], return_tensors="pt")
-        vision = features.find_vision(network)
-        with torch.no_grad(), features.caught_entropies(vision, "patches", [True]) as caught:
-            network.get_image_features(**inputs)
-        found += caught
-    return found
 
 
 def rows(count, images=None, entropy=None, column=False, extra="visual_entropy"):

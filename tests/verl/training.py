@@ -97,9 +97,10 @@ def train(words, timeout=1500, module="verl.trainer.main_ppo", **variables):
     """Run it to its end."""
     with tempfile.TemporaryDirectory(prefix="verl") as folder:  # a short path: Ray's sockets lie in it
         log = Path(folder, "metrics.jsonl")
+        limit = ["timeout", "--kill-after=10", str(timeout)]
+        own = [f"+ray_kwargs.ray_init._temp_dir={folder}/ray", f"hydra.run.dir={folder}/hydra"]
         found = subprocess.run(
-            ["timeout", "--kill-after=10", str(timeout), sys.executable, "-W", "ignore", "-m", module, *words]
-            + [f"+ray_kwargs.ray_init._temp_dir={folder}/ray", f"hydra.run.dir={folder}/hydra"],
+            [*limit, sys.executable, "-W", "ignore", "-m", module, *words, *own],
             env=environment(VERL_FILE_LOGGER_PATH=str(log), **variables),
             cwd=folder,
             capture_output=True,

@@ -1,7 +1,7 @@
 """verl on a CPU, for tests: a platform that pretends to have one GPU, and a sampler of Hugging Face models.
 
-Imported by verl in each of its processes (``VERL_USE_EXTERNAL_MODULES=verl_cpu``). Trainers, workers, data, rewards, the
-queue, losses and optimizers are verl's own.
+Imported by verl in each of its processes (``VERL_USE_EXTERNAL_MODULES=verl_cpu``). Trainers, workers, data, rewards,
+the queue, losses and optimizers are verl's own.
 """
 
 import contextlib
