@@ -201,7 +201,7 @@ def test_a_verl_whose_internals_differ_is_refused_by_name_and_left_whole(monkeyp
 def test_a_verl_without_a_registry_is_refused(monkeypatch):
     monkeypatch.setattr(adapter, "_misfits", [])
     adapter._register(types.ModuleType("verl.trainer.ppo.core_algos"))
-    with pytest.raises(RuntimeError, match="verl.trainer.ppo.core_algos has no register_adv_est"):
+    with pytest.raises(RuntimeError, match=r"verl\.trainer\.ppo\.core_algos has no register_adv_est"):
         batches.advantage(batches.random_batch(np.random.default_rng(0)))
 
 

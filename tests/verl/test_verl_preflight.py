@@ -1,5 +1,6 @@
 """``durian-adv preflight verl`` on configurations and data of verl, once in a process of its own with Ray."""
 
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -152,6 +153,17 @@ def test_a_configuration_of_ones_own_is_read(data, tmp_path):
 def test_an_option_that_verl_does_not_have_is_an_error(data):
     with pytest.raises(ValueError, match="no_such_thing"):
         found(data, "text", no_such_thing=1)
+
+
+def test_the_documented_run_has_nothing_to_complain_of(data):
+    page = (training.ROOT / "docs/verl.md").read_text()
+    block = page.partition("options=(\n")[2].partition("\n)")[0]
+    words = [word.split("=", 1) for word in shlex.split(block)]
+    options = {name: data["whole"] if name.endswith("_files") else value for name, value in words}
+    made = list(checks(["--no-ray", *(f"{name}={value}" for name, value in options.items())]))
+    assert {check.state for check in made} == {"ok"}, made
+    shown = page.partition("512 prompts an advantage step")[2].partition("\n")[0]
+    assert f"512 prompts an advantage step{shown}" in [check.finding for check in made]
 
 
 def test_the_command_finds_the_plugin_in_workers_and_tells_when_there_is_none(data, tmp_path):
