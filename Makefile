@@ -12,6 +12,9 @@ TOPICS := advantage confidence entropy
 .PHONY: test demo bench lint format types unit package test-trl nightly clean dist docs mutants fuzz endurance test-entropy
 
 test: lint types unit package test-trl test-entropy  ## everything CI runs
+.PHONY: test demo bench lint format types unit package test-trl test-verl train-verl nightly clean
+
+test: lint types unit package test-trl test-verl  ## everything CI runs
 	@echo "all checks passed"
 
 demo: $(VENV)/.installed-demo  ## the paper's training loop in miniature: about 3 minutes
@@ -68,6 +71,11 @@ mutants: $(VENV)-mutants/.installed  ## mutation testing, hours; stop and resume
 test-entropy: $(VENV)-trl/.installed $(VENV)-trl-oldest/.installed  ## entropies on two versions of transformers, in datasets, on Ray
 	$(VENV)-trl/bin/pytest tests/entropy
 	$(VENV)-trl-oldest/bin/pytest tests/entropy/test_entropy_encoders.py
+test-verl: $(VENV)-verl/.installed  ## the verl adapter, with a short training by main_ppo
+	$(VENV)-verl/bin/pytest tests/verl
+
+train-verl: $(VENV)-verl/.installed  ## whole trainings by main_ppo on text and images, v0 and v1: 15 minutes
+	$(VENV)-verl/bin/pytest tests/verl -m training
 
 nightly: $(VENV)/.installed-dev  ## the properties, 25 times as many examples
 	HYPOTHESIS_PROFILE=nightly $(BIN)/pytest -m "not inductor" tests

@@ -10,6 +10,9 @@ import durian_adv
 from durian_adv.commands import curate, entropy, metrics, report
 
 COMMANDS = (curate, entropy, metrics, report)
+from durian_adv.commands import metrics, preflight
+
+COMMANDS = (metrics, preflight)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
