@@ -9,9 +9,9 @@ export OMP_NUM_THREADS ?= 1
 VENV_BENCH ?= .venv-bench
 TOPICS := advantage confidence entropy
 
-.PHONY: test demo bench lint format types unit package test-trl nightly clean
+.PHONY: test demo bench lint format types unit package test-trl test-openrlhf nightly clean
 
-test: lint types unit package test-trl  ## everything CI runs
+test: lint types unit package test-trl test-openrlhf  ## everything CI runs
 	@echo "all checks passed"
 
 demo: $(VENV)/.installed-demo  ## the paper's training loop in miniature: about 3 minutes
@@ -43,6 +43,9 @@ test-trl: $(VENV)-trl/.installed $(VENV)-trl-oldest/.installed  ## the TRL adapt
 	$(VENV)-trl/bin/pytest tests/trl
 	$(VENV)-trl-oldest/bin/pytest tests/trl
 
+test-openrlhf: $(VENV)-openrlhf/.installed  ## the OpenRLHF adapter on the OpenRLHF tested
+	$(VENV)-openrlhf/bin/pytest tests/openrlhf
+
 nightly: $(VENV)/.installed-dev  ## the properties, 25 times as many examples
 	HYPOTHESIS_PROFILE=nightly $(BIN)/pytest -m "not inductor" tests
 
@@ -62,9 +65,11 @@ $(VENV_BENCH)/.installed: pyproject.toml constraints.txt $(wildcard requirements
 	$(VENV_BENCH)/bin/pip install --quiet --no-deps --requirement requirements-bench-trainers.txt
 	touch $@
 
-$(VENV)-%/.installed: requirements-%.txt constraints.txt pyproject.toml
+# what cannot be installed with all that it requires comes from a file of its own
+$(VENV)-%/.installed: requirements-%.txt constraints.txt pyproject.toml $(wildcard requirements-*-nodeps.txt)
 	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
 	$(@D)/bin/pip install --quiet --requirement $<
+	test ! -e requirements-$*-nodeps.txt || $(@D)/bin/pip install --quiet --no-deps --requirement requirements-$*-nodeps.txt
 	touch $@
 
 clean:
