@@ -57,8 +57,9 @@ class DurianExperienceMaker(RemoteExperienceMaker):
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        check_fit()
         super().__init__(*args, **kwargs)
+        if not hasattr(getattr(self.args, "rollout", None), "n_samples_per_prompt"):
+            raise openrlhf.misfit("no rollout.n_samples_per_prompt among its arguments")
         self.durian_options = openrlhf.options_of(os.environ)
         self.durian_metrics: dict[str, float] = {}
         if self.advantage_estimator != openrlhf.ESTIMATOR:
