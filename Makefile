@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= 1
 VENV_BENCH ?= .venv-bench
 TOPICS := advantage confidence entropy
 
-.PHONY: test demo bench lint format types unit package test-trl test-openrlhf nightly clean
+.PHONY: test demo bench lint format types unit package test-trl test-openrlhf bench-openrlhf nightly clean
 
 test: lint types unit package test-trl test-openrlhf  ## everything CI runs
 	@echo "all checks passed"
@@ -42,6 +42,9 @@ package: $(VENV)/.installed-dev  ## build wheel and sdist, and import each in an
 test-trl: $(VENV)-trl/.installed $(VENV)-trl-oldest/.installed  ## the TRL adapter on the newest and the oldest TRL tested
 	$(VENV)-trl/bin/pytest tests/trl
 	$(VENV)-trl-oldest/bin/pytest tests/trl
+
+bench-openrlhf: $(VENV)-openrlhf/.installed  ## OpenRLHF's advantage stage and ours, side by side
+	$(VENV)-openrlhf/bin/python -m benchmarks.openrlhf_cost
 
 test-openrlhf: $(VENV)-openrlhf/.installed  ## the OpenRLHF adapter on the OpenRLHF tested
 	$(VENV)-openrlhf/bin/pytest tests/openrlhf
