@@ -79,6 +79,21 @@ def read_table(file: str) -> dict[str, float]:
     return {name: float("nan") if x is None else _checks.number(f"{file}[{name!r}]", x) for name, x in table.items()}
 
 
+def bucket_sizes(options: OpenRLHFOptions, prompts: int, images: bool) -> tuple[str, bool]:
+    """Say how many prompts of a batch share a std, and whether that is enough: 2 a bucket on average."""
+    levels = options.entropy_quantiles
+    buckets = {
+        "visual entropy": (levels if isinstance(levels, int) else len(levels) + 1) if images else 0,
+        "confidence": options.num_confidence_buckets,
+    }
+    used = {name: n for (name, n), w in zip(buckets.items(), options.weights[1:], strict=True) if w > 0 and n > 0}
+    sizes = [f"{prompts / n:.1f} a bucket in {n} buckets of {name}" for name, n in used.items()]
+    text = ", ".join([f"{prompts} prompts a batch", *sizes])
+    if all(prompts >= 2 * n for n in used.values()):
+        return text, True
+    return f"{text}. With fewer than 2 a bucket, advantages may exceed GRPO's: take more prompts or fewer buckets", False
+
+
 def _read_object(file: str) -> dict[str, Any]:
     return _as_object(Path(file).read_text(encoding="utf-8"), file)
 

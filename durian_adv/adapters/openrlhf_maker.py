@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -69,7 +70,9 @@ class DurianExperienceMaker(RemoteExperienceMaker):
             )
         file = self.durian_options.entropy_table
         self._entropy_table = None if file is None else openrlhf.read_table(file)
-        logger.info("advantages are Durian's: %s", self.durian_options)
+        images = getattr(self.args.data, "max_images_per_prompt", 0) > 0
+        sizes, enough = openrlhf.bucket_sizes(self.durian_options, self.args.rollout.batch_size, images)
+        logger.log(logging.INFO if enough else logging.WARNING, "Durian: %s; %s", self.durian_options, sizes)
 
     @torch.no_grad()
     def compute_advantages_and_returns(self, experiences: list[Experience]) -> list[Experience]:

@@ -5,6 +5,8 @@ released package but the policy's worker, whose model is on a CPU and which does
 which are written here.
 """
 
+import json
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -14,6 +16,8 @@ import released
 import tiny
 import torch
 import vision
+
+from durian_adv.adapters.openrlhf_preflight import checks
 
 SAMPLES, PROMPTS = 4, 5
 RIGHT = (1, 3, 2, 1, 0)  # of the responses to each prompt
@@ -139,6 +143,10 @@ def main(folder):
         ray.get(refused.get_max_steps.remote())
     except ray.exceptions.RayError as error:
         result["refused"] = str(error)
+
+    words = ["--algo.advantage.estimator", "group_norm", "--rollout.batch_size", str(PROMPTS)]
+    job = json.loads(os.environ["RAY_JOB_CONFIG_JSON_ENV_VAR"])["runtime_env"]
+    result["preflight"] = list(checks(["--runtime-env-json", json.dumps(job), *words]))
     torch.save(result, folder / "result.pt")
 
 

@@ -4,27 +4,29 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
+import ray
 import torch
 import vision
 
 from durian_adv import durian_components, sequence_confidence
-from durian_adv.adapters import openrlhf
+from durian_adv.adapters import openrlhf, openrlhf_preflight
 from durian_adv.diagnostics import durian_metrics
 
 HERE = Path(__file__).resolve().parent
 OPTIONS = {"weights": [0.2, 0.4, 0.4], "num_confidence_buckets": 2, "entropy_quantiles": [0.5], "eps": 1e-6}
 
 
-def run(options, *driver):
-    """Run a driver as Ray's job supervisor does, with a runtime environment that its own ``ray.init`` adds to."""
+def run(options, *arguments):
+    """Run the driver as Ray's job supervisor does, with a runtime environment that its own ``ray.init`` adds to."""
     environment = {"worker_process_setup_hook": openrlhf.HOOK, "env_vars": {openrlhf.OPTIONS: options}}
     job = {"RAY_JOB_CONFIG_JSON_ENV_VAR": json.dumps({"runtime_env": environment, "metadata": {}})}
     path = os.pathsep.join(map(str, (HERE, HERE / "absent", HERE.parent / "trl")))
     return subprocess.run(
-        [sys.executable, *driver],
+        [sys.executable, HERE / "in_ray.py", *arguments],
         env={**os.environ, **job, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -36,7 +38,7 @@ def run(options, *driver):
 @pytest.fixture(scope="module")
 def step(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ray")
-    done = run(json.dumps(OPTIONS), HERE / "in_ray.py", folder)
+    done = run(json.dumps(OPTIONS), folder)
     assert done.returncode == 0, done.stdout + done.stderr
     return {**torch.load(folder / "result.pt", weights_only=False), "model": str(folder / "model")}
 
@@ -92,18 +94,29 @@ def test_another_estimator_is_refused_when_the_trainer_is_made(step):
     assert "got 'rloo'. Without Durian, leave durian_adv.adapters.openrlhf.setup out" in step["refused"]
 
 
-def test_an_option_that_cannot_be_used_stops_the_run_with_its_name_at_the_first_worker():
-    code = """
-import ray, tempfile
-with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as temporary:
-    ray.init(num_cpus=1, include_dashboard=False, _temp_dir=temporary)
+def test_the_preflight_finds_the_hook_in_the_workers(step):
+    checks = {check.subject: check for check in step["preflight"]}
+    assert {check.state for check in checks.values()} == {"ok"}
+    assert checks["workers"].finding.endswith(": the hook ran")
+
+
+def test_an_option_that_cannot_be_used_stops_a_run_with_its_name_at_the_first_worker():
+    bad = {"worker_process_setup_hook": openrlhf.HOOK, "env_vars": {openrlhf.OPTIONS: '{"weigths": [1, 0, 0]}'}}
+    message = "ValueError: DURIAN_OPTIONS.weigths: expected one of weights,"
+
     class Engine:
         def answer(self):
             return "an answer"
-    print(ray.get(ray.remote(Engine).remote().answer.remote()))
-"""
-    done = run('{"weigths": [1, 0, 0]}', "-c", code)
-    assert done.returncode != 0
-    assert "ActorDiedError" in done.stderr
-    assert "ValueError: DURIAN_OPTIONS.weigths: expected one of weights," in done.stderr
-    assert "an answer" not in done.stdout
+
+    with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as temporary:
+        ray.init(num_cpus=1, include_dashboard=False, _temp_dir=temporary, log_to_driver=False, runtime_env=bad)
+        try:
+            with pytest.raises(ray.exceptions.ActorDiedError, match=message):
+                ray.get(ray.remote(Engine).remote().answer.remote())
+            given = ["--runtime-env-json", json.dumps(bad), "--algo.advantage.estimator", "group_norm"]
+            checks = {check.subject: check for check in openrlhf_preflight.checks(given)}
+        finally:
+            ray.shutdown()
+    for subject in ("options", "workers"):
+        assert checks[subject].state == "problem"
+        assert message.removeprefix("ValueError: ") in checks[subject].finding
