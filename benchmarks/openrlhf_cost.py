@@ -1,7 +1,7 @@
 """The advantage stage of OpenRLHF, its own and ours on one batch in one process.
 
 ``make bench-openrlhf`` writes ``results/trainers/openrlhf.csv`` and prints a Markdown table. Timed is
-``compute_advantages_and_returns`` of the released experience maker: 512 prompts x 8 responses of up to 2,048 tokens, at
+``compute_advantages_and_returns`` of the released experience maker: 512 prompts x 8 responses of 2,048 tokens, at
 several ``rollout.micro_batch_size``, on one thread. Times are CPU time; metrics are part of Durian's.
 """
 
@@ -33,26 +33,22 @@ ROUNDS = {1: 1, 8: 3, 128: 7}  # of each micro batch size: the first takes OpenR
 
 
 def batch(micro_batch: int) -> list[Experience]:
-    """Make the batch, cut as OpenRLHF cuts it, each piece padded to its own longest response."""
+    """Make the batch, cut as OpenRLHF cuts it."""
     generator = torch.Generator().manual_seed(0)
     size, prompt = PROMPTS * SAMPLES, 64
-    lengths = torch.randint(TOKENS // 4, TOKENS + 1, (size,), generator=generator)
     rewards = torch.rand(size, generator=generator)
     logprobs = -torch.rand(size, TOKENS, generator=generator)
     entropy = torch.rand(PROMPTS, generator=generator).repeat_interleave(SAMPLES)
+    mask = torch.arange(prompt + TOKENS - 1).expand(micro_batch, -1) >= prompt - 1
     out = []
     for start in range(0, size, micro_batch):
         rows = slice(start, start + micro_batch)
-        mask = torch.arange(prompt + int(lengths[rows].max()) - 1) < prompt - 1 + lengths[rows, None]
-        mask &= torch.arange(mask.shape[1]) >= prompt - 1
-        own = torch.zeros(mask.shape)
-        own[mask] = logprobs[rows][torch.arange(TOKENS) < lengths[rows, None]]
         out.append(
             Experience(
                 index=list(range(start, start + micro_batch)),
                 prompts=[f"prompt {i // SAMPLES}" for i in range(start, start + micro_batch)],
                 action_mask=mask.long(),
-                action_log_probs=own,
+                action_log_probs=torch.nn.functional.pad(logprobs[rows], (prompt - 1, 0)),
                 kl=torch.zeros(mask.shape),
                 rewards=rewards[rows],
                 info={"reward": rewards[rows], "visual_entropy": entropy[rows]},

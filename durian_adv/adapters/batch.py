@@ -44,7 +44,11 @@ class DurianOptions:
 Options = TypeVar("Options", bound=DurianOptions)
 
 
-def read_options(given: Mapping[str, Any] | None, where: str, kind: type[Options] = DurianOptions) -> Options:
+def read_options(
+    given: Mapping[str, Any] | None,
+    where: str,
+    kind: type[Options] = DurianOptions,  # type: ignore[assignment]  # a type variable has no default before Python 3.13
+) -> Options:
     """Make options of a part of a trainer's configuration; ``where`` is its name there, for errors.
 
     ``kind`` is ``DurianOptions`` or what an adapter makes of it.

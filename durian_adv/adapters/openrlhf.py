@@ -91,7 +91,10 @@ def bucket_sizes(options: OpenRLHFOptions, prompts: int, images: bool) -> tuple[
     text = ", ".join([f"{prompts} prompts a batch", *sizes])
     if all(prompts >= 2 * n for n in used.values()):
         return text, True
-    return f"{text}. With fewer than 2 a bucket, advantages may exceed GRPO's: take more prompts or fewer buckets", False
+    return (
+        f"{text}. With fewer than 2 a bucket, advantages may exceed GRPO's: take more prompts or fewer buckets",
+        False,
+    )
 
 
 def _read_object(file: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""OpenRLHF: the experience maker with Durian's advantages; it comes into a trainer by ``durian_adv.adapters.openrlhf``."""
+"""OpenRLHF: the experience maker with Durian's advantages; ``durian_adv.adapters.openrlhf`` puts it into trainers."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ class DurianExperienceMaker(RemoteExperienceMaker):
         self.durian_metrics: dict[str, float] = {}
         if self.advantage_estimator != openrlhf.ESTIMATOR:
             raise ValueError(
-                f"algo.advantage.estimator: expected {openrlhf.ESTIMATOR!r}, in whose place Durian's advantages are put, got "
-                f"{self.advantage_estimator!r}. Without Durian, leave {openrlhf.HOOK} out of the runtime environment"
+                f"algo.advantage.estimator: expected {openrlhf.ESTIMATOR!r}, in whose place Durian's advantages are put, "
+                f"got {self.advantage_estimator!r}. Without Durian, leave {openrlhf.HOOK} out of the runtime environment"
             )
         file = self.durian_options.entropy_table
         self._entropy_table = None if file is None else openrlhf.read_table(file)
@@ -103,7 +103,7 @@ class DurianExperienceMaker(RemoteExperienceMaker):
         cumulative sum from the end. With another gamma the loop is left as it is.
         """
         if gamma != 1:
-            return super().get_cumulative_returns(rewards, action_mask, gamma)
+            return super().get_cumulative_returns(rewards, action_mask, gamma)  # type: ignore[no-any-return]  # untyped
         masked = rewards if action_mask is None else action_mask * rewards
         wide = torch.promote_types(rewards.dtype, torch.float32)  # of OpenRLHF's running sum
         return masked.flip(1).cumsum(1, dtype=wide).flip(1).to(rewards.dtype)
@@ -114,8 +114,8 @@ class DurianExperienceMaker(RemoteExperienceMaker):
         A rollout's ``index`` is its place before dynamic batches change the order, in which the rollouts of a prompt,
         always ``n_samples_per_prompt``, follow each other.
         """
-        samples = self.args.rollout.n_samples_per_prompt
-        index = np.fromiter(_chained(experiences, "index"), np.int64)
+        samples = int(self.args.rollout.n_samples_per_prompt)
+        index: np.ndarray = np.fromiter(_chained(experiences, "index"), np.int64)
         if len(index) % samples or not np.array_equal(np.sort(index), np.arange(len(index))):
             raise ValueError(
                 f"index: expected 0 to N - 1 in any order, N a multiple of n_samples_per_prompt={samples}, got "
@@ -145,10 +145,10 @@ class DurianExperienceMaker(RemoteExperienceMaker):
             visual_entropy=self._entropies(experiences, prompts) if perceptual > 0 else None,
             options=self.durian_options,
         )
-        return components.advantages.split([len(e.index) for e in experiences])
+        return torch.split(components.advantages, [len(e.index) for e in experiences])
 
     def _entropies(self, experiences: Sequence[Experience], prompts: np.ndarray) -> Tensor | None:
-        """Return the visual entropy of each rollout, ``(N,)``, NaN for a prompt without an image; None for no images."""
+        """Return the visual entropy of each rollout, ``(N,)``, NaN for a prompt without an image; None without any."""
         returned = [e.info.get("visual_entropy") for e in experiences]
         if any(values is not None for values in returned):
             sizes = [0 if values is None else len(values) for values in returned]

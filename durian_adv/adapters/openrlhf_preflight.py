@@ -1,4 +1,4 @@
-"""OpenRLHF: what a run would miss, from the command line of ``openrlhf.cli.train_ppo_ray`` and the job's environment."""
+"""OpenRLHF: what a run would miss, from the options of ``openrlhf.cli.train_ppo_ray`` and the job's environment."""
 
 from __future__ import annotations
 
@@ -107,7 +107,9 @@ def _entropy(options: OpenRLHFOptions, images: bool, frozen: bool) -> Iterator[C
         return
     yield Check("ok", "entropy", f"{options.entropy_table} has {count} images")
     if not frozen:
-        text = "trained, so the table is that of the model before training; --actor.freeze_visual_encoder makes it exact"
+        text = (
+            "trained, so the table is that of the model before training; --actor.freeze_visual_encoder makes it exact"
+        )
         yield Check("warning", "vision tower", text)
 
 

@@ -4,13 +4,12 @@ import os
 import sys
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["DS_ACCELERATOR"] = "cpu"
-sys.path += [str(HERE / "absent"), str(HERE.parent / "trl")]  # the second has the tiny models
+sys.path.append(str(Path(__file__).resolve().parent / "absent"))
+sys.path.append(str(Path(__file__).resolve().parents[1] / "trl"))  # for the tiny models
 
 import pytest
 import torch

@@ -38,7 +38,7 @@ def _arguments(words):
 
 
 def arguments(samples=4, prompts=6, **options):
-    """What OpenRLHF's own parser makes of a command line; ``algo__kl__estimator="k3"`` is ``--algo.kl.estimator k3``."""
+    """What OpenRLHF's own parser makes of options; ``algo__kl__estimator="k3"`` is ``--algo.kl.estimator k3``."""
     words = ["--algo.advantage.estimator", "group_norm", "--rollout.n_samples_per_prompt", str(samples)]
     words += ["--rollout.batch_size", str(prompts), "--data.max_len", "96", "--actor.num_gpus_per_node", "1"]
     for name, value in options.items():

@@ -189,7 +189,7 @@ def test_rollouts_that_are_not_numbered_one_by_one_are_refused(options):
     made_by = released.maker(DurianExperienceMaker, released.arguments(rollout__micro_batch_size=1))
     batches = released.experiences(made_by, released.rollouts())
     batches[3].index = [4]
-    with pytest.raises(ValueError, match="^index: expected 0 to N - 1 in any order"):
+    with pytest.raises(ValueError, match=r"^index: expected 0 to N - 1 in any order"):
         made_by.compute_advantages_and_returns(batches)
 
 

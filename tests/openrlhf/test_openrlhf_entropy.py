@@ -1,4 +1,4 @@
-"""Visual entropy: from extra_logs, from a table by image, from the actor's vision tower; and images find their prompts."""
+"""Visual entropy: from extra_logs, from a table by image, from the actor's vision tower."""
 
 import json
 import math
@@ -15,7 +15,11 @@ from durian_adv.adapters.openrlhf_maker import DurianExperienceMaker
 
 ENTROPIES = [1.5, 4.0, math.nan, 3.0, 0.5, 2.0]  # of six prompts
 DYNAMIC = {"train__dynamic_batch_enable": True, "rollout__max_tokens_per_gpu": 96, "vllm__num_engines": 1}
-ORDERS = {"one by one": {"rollout__micro_batch_size": 1}, "uneven": {"rollout__micro_batch_size": 5}, "dynamic": DYNAMIC}
+ORDERS = {
+    "one by one": {"rollout__micro_batch_size": 1},
+    "uneven": {"rollout__micro_batch_size": 5},
+    "dynamic": DYNAMIC,
+}
 
 
 def found(answers, **settings):
@@ -48,7 +52,9 @@ def test_what_the_reward_function_returns_in_extra_logs_is_the_entropy(options, 
 def test_an_entropy_that_a_rollout_lacks_is_named(options, order):
     options(with_options())
     answers = released.rollouts(extra_logs=lambda i: {} if i == 9 else {"visual_entropy": ENTROPIES[i // 4]})
-    with pytest.raises(ValueError, match=r"^info\['visual_entropy'\]: expected one a rollout, 24, got 23: return it in"):
+    with pytest.raises(
+        ValueError, match=r"^info\['visual_entropy'\]: expected one a rollout, 24, got 23: return it in"
+    ):
         found(answers, **ORDERS[order])
 
 
@@ -148,5 +154,5 @@ def test_the_tower_is_found_in_an_engine_and_under_lora(tower):
 def test_a_model_without_a_known_tower_is_named(tower):
     _, processor, files = tower
     _, inputs = vision.inputs(processor, files[:1])
-    with pytest.raises(ValueError, match="no vision tower found in Linear. Return it in extra_logs .* entropy_table"):
+    with pytest.raises(ValueError, match=r"no vision tower found in Linear. Return it in extra_logs .* entropy_table"):
         openrlhf.tower_entropy(torch.nn.Linear(2, 2), inputs, "patches")

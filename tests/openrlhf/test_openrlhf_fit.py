@@ -46,10 +46,16 @@ def test_options_come_from_a_json_object_or_from_a_file_with_one(tmp_path):
 @pytest.mark.parametrize(
     ("environment", "message"),
     [
-        ({"DURIAN_OPTIONS": '{"weigths": [1, 0, 0]}'}, r"^DURIAN_OPTIONS\.weigths: expected one of weights, .* features"),
+        (
+            {"DURIAN_OPTIONS": '{"weigths": [1, 0, 0]}'},
+            r"^DURIAN_OPTIONS\.weigths: expected one of weights, .* features",
+        ),
         ({"DURIAN_OPTIONS": '{"weights": [1, 0]}'}, r"^DURIAN_OPTIONS\.weights: expected 3 numbers, got 2"),
         ({"DURIAN_OPTIONS": '{"features": "pixels"}'}, r"^DURIAN_OPTIONS\.features: expected one of 'patches'"),
-        ({"DURIAN_OPTIONS": '{"entropy_table": 3}'}, r"^DURIAN_OPTIONS\.entropy_table: expected the path of a file, got int"),
+        (
+            {"DURIAN_OPTIONS": '{"entropy_table": 3}'},
+            r"^DURIAN_OPTIONS\.entropy_table: expected the path of a file, got int",
+        ),
         ({"DURIAN_OPTIONS": "{"}, "^DURIAN_OPTIONS: expected a JSON object, got Expecting property name"),
         ({"DURIAN_OPTIONS": "none.json"}, r"No such file or directory: 'none\.json'"),
         ({"DURIAN_EPS": "1e-6"}, "^DURIAN_EPS: expected no other variable than DURIAN_OPTIONS"),
@@ -132,7 +138,9 @@ def test_an_openrlhf_without_something_that_is_used_is_refused_when_its_trainer_
         (launcher.RayActorGroup, "async_run_method_batch", "method_name, kwargs"),
     ],
 )
-def test_an_openrlhf_whose_function_takes_other_arguments_is_refused(unchanged, options, monkeypatch, where, name, takes):
+def test_an_openrlhf_whose_function_takes_other_arguments_is_refused(
+    unchanged, options, monkeypatch, where, name, takes
+):
     options(PLAIN)
     monkeypatch.setattr(where, name, lambda other: other)
     openrlhf.setup()

@@ -2,6 +2,8 @@
 
 import json
 import logging
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 import released
@@ -39,8 +41,8 @@ def test_a_run_that_has_all_is_told_so(tmp_path):
         (["--algo.advantage.estimator=rloo"], {}, "estimator", "problem", "rloo, for Durian it must be group_norm"),
         ([], {"options": '{"eps": -1}'}, "options", "problem", "DURIAN_OPTIONS.eps: expected a number >= 0, got -1"),
         ([], {"DURIAN_EPS": "1"}, "options", "problem", "DURIAN_EPS: expected no other variable"),
-        (["--rollout.batch_size", "16"], {}, "prompts", "warning", "1.3 a bucket in 12 buckets of confidence. With fewer"),
-        (["--data.max_images_per_prompt", "1"], {}, "entropy", "ok", "computed in the actor, unless the reward function"),
+        (["--rollout.batch_size", "16"], {}, "prompts", "warning", "1.3 a bucket in 12 buckets of confidence. With"),
+        (["--data.max_images_per_prompt", "1"], {}, "entropy", "ok", "computed in the actor, unless the reward"),
         (
             ["--data.max_images_per_prompt", "1"],
             {"options": '{"weights": [1, 0, 1]}'},
@@ -79,8 +81,7 @@ def test_the_defaults_are_openrlhfs():
     for name in ("data.max_images_per_prompt", "actor.freeze_visual_encoder"):
         group, _, last = name.partition(".")
         assert getattr(none, name) == getattr(getattr(args, group), last)
-    source = __import__("openrlhf.cli.train_ppo_ray", fromlist=["_"]).__file__
-    text = open(source).read()
+    text = Path(find_spec("openrlhf.cli.train_ppo_ray").origin).read_text()
     assert f'"--rollout.batch_size", type=int, default={getattr(none, "rollout.batch_size")},' in text
     assert f'default="{getattr(none, "algo.advantage.estimator")}",' in text
 

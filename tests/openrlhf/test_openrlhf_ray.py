@@ -72,9 +72,7 @@ def test_a_step_of_the_released_trainer_has_the_advantages_of_the_library(step):
     entropy = torch.tensor([float("nan") if one is None else vision.entropy(model, one) for one in inputs])
     assert entropy.isnan().tolist() == [False, False, True, False, False]
     confidence = torch.stack([sequence_confidence(row["action_log_probs"], row["action_mask"]) for row in found])
-    parts = durian_components(
-        rewards.view(5, 4), visual_entropy=entropy, confidence=confidence.view(5, 4), **OPTIONS
-    )
+    parts = durian_components(rewards.view(5, 4), visual_entropy=entropy, confidence=confidence.view(5, 4), **OPTIONS)
     assert (parts.advantages - parts.grpo).abs().max() > 0.1
     for advantage, row in zip(parts.advantages.flatten(), found, strict=True):
         torch.testing.assert_close(row["advantages"], advantage.expand(len(row["advantages"])), atol=1e-6, rtol=1e-6)

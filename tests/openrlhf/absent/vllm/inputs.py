@@ -1,1 +1,1 @@
-from vllm import absent as TokensPrompt  # noqa: F401, N812
+from vllm import absent as TokensPrompt  # noqa: F401
