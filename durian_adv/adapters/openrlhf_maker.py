@@ -65,8 +65,9 @@ class DurianExperienceMaker(RemoteExperienceMaker):
         self.durian_metrics: dict[str, float] = {}
         if self.advantage_estimator != openrlhf.ESTIMATOR:
             raise ValueError(
-                f"algo.advantage.estimator: expected {openrlhf.ESTIMATOR!r}, in whose place Durian's advantages are put, "
-                f"got {self.advantage_estimator!r}. Without Durian, leave {openrlhf.HOOK} out of the runtime environment"
+                f"algo.advantage.estimator: expected {openrlhf.ESTIMATOR!r}, in whose place Durian's advantages are "
+                f"put, got {self.advantage_estimator!r}. Without Durian, leave {openrlhf.HOOK} out of the runtime "
+                "environment"
             )
         file = self.durian_options.entropy_table
         self._entropy_table = None if file is None else openrlhf.read_table(file)
