@@ -15,6 +15,9 @@ test: lint types unit package test-trl test-entropy  ## everything CI runs
 .PHONY: test demo bench lint format types unit package test-trl test-verl train-verl nightly clean
 
 test: lint types unit package test-trl test-verl  ## everything CI runs
+.PHONY: test demo bench lint format types unit package test-trl test-openrlhf bench-openrlhf nightly clean
+
+test: lint types unit package test-trl test-openrlhf  ## everything CI runs
 	@echo "all checks passed"
 
 demo: $(VENV)/.installed-demo  ## the paper's training loop in miniature: about 3 minutes
@@ -76,6 +79,11 @@ test-verl: $(VENV)-verl/.installed  ## the verl adapter, with a short training b
 
 train-verl: $(VENV)-verl/.installed  ## whole trainings by main_ppo on text and images, v0 and v1: 15 minutes
 	$(VENV)-verl/bin/pytest tests/verl -m training
+bench-openrlhf: $(VENV)-openrlhf/.installed  ## OpenRLHF's advantage stage and ours, side by side
+	$(VENV)-openrlhf/bin/python -m benchmarks.openrlhf_cost
+
+test-openrlhf: $(VENV)-openrlhf/.installed  ## the OpenRLHF adapter on the OpenRLHF tested
+	$(VENV)-openrlhf/bin/pytest tests/openrlhf
 
 nightly: $(VENV)/.installed-dev  ## the properties, 25 times as many examples
 	HYPOTHESIS_PROFILE=nightly $(BIN)/pytest -m "not inductor" tests
@@ -96,9 +104,11 @@ $(VENV_BENCH)/.installed: pyproject.toml constraints.txt $(wildcard requirements
 	$(VENV_BENCH)/bin/pip install --quiet --no-deps --requirement requirements-bench-trainers.txt
 	touch $@
 
-$(VENV)-%/.installed: requirements-%.txt constraints.txt pyproject.toml
+# what cannot be installed with all that it requires comes from a file of its own
+$(VENV)-%/.installed: requirements-%.txt constraints.txt pyproject.toml $(wildcard requirements-*-nodeps.txt)
 	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
 	$(@D)/bin/pip install --quiet --requirement $<
+	test ! -e requirements-$*-nodeps.txt || $(@D)/bin/pip install --quiet --no-deps --requirement requirements-$*-nodeps.txt
 	touch $@
 
 clean:

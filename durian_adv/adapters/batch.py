@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -41,19 +41,28 @@ class DurianOptions:
         return {name: getattr(self, name) for name in names}
 
 
-def read_options(given: Mapping[str, Any] | None, where: str) -> DurianOptions:
+Options = TypeVar("Options", bound=DurianOptions)
+
+
+def read_options(
+    given: Mapping[str, Any] | None,
+    where: str,
+    kind: type[Options] = DurianOptions,  # type: ignore[assignment]  # a type variable has no default before Python 3.13
+) -> Options:
     """Make options of a part of a trainer's configuration; ``where`` is its name there, for errors.
+
+    ``kind`` is ``DurianOptions`` or what an adapter makes of it.
 
     Raises:
         TypeError, ValueError: an unknown option, or a value that does not fit, by its full name.
     """
     given = {} if given is None else dict(given)
-    known = [field.name for field in dataclasses.fields(DurianOptions)]
+    known = [field.name for field in dataclasses.fields(kind)]
     for name in given:
         if name not in known:
             raise ValueError(f"{where}.{name}: expected one of {', '.join(known)}, got an unknown option")
     try:
-        return DurianOptions(**given)
+        return kind(**given)
     except (TypeError, ValueError) as error:
         raise type(error)(f"{where}.{error}") from None
 
