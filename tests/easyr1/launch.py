@@ -1,0 +1,32 @@
+"""Start EasyR1 on a CPU: ``launch.py own|durian words...``, by its own ``main`` or by the adapter's."""
+
+import os
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+STANDINS = str(HERE / "standins")
+sys.path.append(STANDINS)
+
+import ray
+
+if __name__ == "__main__":
+    which = sys.argv.pop(1)
+    path = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), STANDINS]))
+    ray.init(
+        num_cpus=8,
+        num_gpus=1,  # in name alone, so that EasyR1 finds a place for its worker
+        include_dashboard=False,
+        object_store_memory=200_000_000,
+        runtime_env={"env_vars": {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}},
+    )
+    from cpu_worker import CPUWorker
+    from verl.trainer import main as easyr1
+
+    easyr1.FSDPWorker = CPUWorker
+    if which == "durian":
+        from durian_adv.adapters import easyr1 as adapter
+
+        adapter.main()
+    else:
+        easyr1.main()
