@@ -1,13 +1,12 @@
 """EasyR1: ``python -m durian_adv.adapters.easyr1 ...`` in place of ``python -m verl.trainer.main ...``.
 
-With ``algorithm.adv_estimator=durian`` advantages are Durian's, and ``durian.*`` are its options, on the command line or
-in the configuration file. All else, the other estimators included, is EasyR1's own code.
+With ``algorithm.adv_estimator=durian`` advantages are Durian's; ``durian.*`` are its options, on the command line or in
+the configuration file. All else, the other estimators included, is EasyR1's own code.
 """
 
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -37,7 +36,9 @@ try:
 except ModuleNotFoundError as error:
     if error.name is None or not error.name.startswith("verl."):
         raise  # a package that EasyR1 needs
-    raise _misfit(f"no module {error.name}. EasyR1 is a fork of verl under the same name; is it upstream verl?") from None
+    raise _misfit(
+        f"no module {error.name}. EasyR1 is a fork of verl under the same name; is it upstream verl?"
+    ) from None
 
 # What is used of EasyR1: where, the name, and the parameters it is called with
 _USED = (
@@ -143,4 +144,4 @@ if __name__ == "__main__":
     # under its own name, by which Ray's processes find its classes
     from durian_adv.adapters import easyr1 as adapter
 
-    sys.exit(adapter.main())
+    adapter.main()

@@ -1,4 +1,4 @@
-"""EasyR1's batch, a ``DataProto``, and Durian's advantages for it; import the rest from ``durian_adv.adapters.easyr1``."""
+"""EasyR1: Durian's advantages for its batch, a ``DataProto``; ``durian_adv.adapters.easyr1`` has the rest."""
 
 from __future__ import annotations
 

@@ -5,17 +5,16 @@ import os
 import sys
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-sys.path.append(str(HERE / "standins"))
 
 import pytest
 import torch
 import verl  # EasyR1, or the verl 0.2 that it was made from
 
 torch.set_num_threads(1)
+sys.path.append(str(Path(__file__).resolve().parent / "standins"))
 
 EASYR1 = importlib.util.find_spec("verl.trainer.main") is not None
 NEEDS_EASYR1 = ("test_easyr1_driver.py", "test_easyr1_fit.py", "test_easyr1_preflight.py", "test_easyr1_training.py")
@@ -26,8 +25,8 @@ def pytest_report_header():
     if EASYR1:
         return f"EasyR1 {verl.__version__} at {Path(verl.__file__).parent}"
     return (
-        f"no EasyR1 here, but verl {verl.__version__}, the release it was made from: its batches and its GRPO are tested, "
-        f"its driver is not ({', '.join(NEEDS_EASYR1)}). Give make EASYR1=a checkout, see docs/easyr1.md"
+        f"NOT TESTED: EasyR1's driver ({', '.join(NEEDS_EASYR1)}). This is verl {verl.__version__}, the release it was "
+        "made from, whose batches and GRPO are. For all of it give make EASYR1=a checkout, see docs/easyr1.md"
     )
 
 

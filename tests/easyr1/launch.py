@@ -4,14 +4,13 @@ import os
 import sys
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-STANDINS = str(HERE / "standins")
-sys.path.append(STANDINS)
-
 import ray
+
+STANDINS = str(Path(__file__).resolve().parent / "standins")
 
 if __name__ == "__main__":
     which = sys.argv.pop(1)
+    sys.path.append(STANDINS)
     path = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), STANDINS]))
     ray.init(
         num_cpus=8,

@@ -5,13 +5,14 @@ import json
 import sys
 from pathlib import Path
 
+import torch
 from datasets import Dataset
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "trl"))
 import tiny
 
 # the processor without videos, which need torchvision
-PROCESSOR = '''
+PROCESSOR = """
 from transformers import Qwen2_5_VLProcessor
 from transformers.processing_utils import ProcessorMixin
 
@@ -25,9 +26,9 @@ class TinyProcessor(Qwen2_5_VLProcessor):
             setattr(self, f"{name}_token", f"<|{name}_pad|>")
             setattr(self, f"{name}_token_id", tokenizer.convert_tokens_to_ids(f"<|{name}_pad|>"))
         ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)
-'''
+"""
 
-REWARD = '''
+REWARD = """
 REWARD_NAME, REWARD_TYPE = "letters", "batch"
 
 
@@ -38,12 +39,13 @@ def compute_score(reward_inputs):
         form = float(len(given["response"]) > 2)
         scores.append({"overall": 0.9 * accuracy + 0.1 * form, "format": form, "accuracy": accuracy})
     return scores
-'''
+"""
 
 
 def model(folder):
     made, processor = tiny.build("qwen25vl")
     made.save_pretrained(folder)
+    torch.save(made.state_dict(), folder.parent / "start.pt")
     processor.tokenizer.save_pretrained(folder)
     processor.image_processor.save_pretrained(folder)
     (folder / "processing_tiny.py").write_text(PROCESSOR)
@@ -63,12 +65,12 @@ def data(path, prompts=32, column=True):
     return path
 
 
-def words(folder, **more):
+def words(folder, column=True, **more):
     """The command line of a short training in ``folder``, with what ``more`` changes, dots written as ``__``."""
     reward = folder / "reward.py"
     reward.write_text(REWARD)
     given = {
-        "data.train_files": data(folder / "train.parquet"),
+        "data.train_files": data(folder / "train.parquet", column=column),
         "data.val_files": data(folder / "val.parquet", 4),
         "data.prompt_key": "problem",
         "data.max_prompt_length": 128,
@@ -89,7 +91,8 @@ def words(folder, **more):
         "worker.rollout.n": 4,
         "worker.rollout.disable_tqdm": "true",
         "worker.rollout.tensor_parallel_size": 1,
-        "worker.rollout.val_override_config.folder": folder,
+        "worker.rollout.val_override_config.n": 1,
+        "worker.rollout.val_override_config.folder": folder,  # EasyR1 passes it on, to cpu_worker.py
         "worker.reward.reward_function": f"{reward}:compute_score",
         "trainer.max_steps": 2,
         "trainer.logger": "[file]",
@@ -97,4 +100,5 @@ def words(folder, **more):
         "trainer.val_before_train": "false",
         "trainer.save_checkpoint_path": folder / "out",
     }
-    return [f"{name}={value}" for name, value in (given | {k.replace("__", "."): v for k, v in more.items()}).items()]
+    given |= {name.replace("__", "."): value for name, value in more.items()}
+    return [f"{name}={value}" for name, value in given.items()]

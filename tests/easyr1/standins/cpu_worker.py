@@ -14,12 +14,13 @@ from verl.utils.tokenizer import get_processor, get_tokenizer
 from verl.utils.torch_functional import get_constant_schedule_with_warmup
 from verl.workers.actor.dp_actor import DataParallelPPOActor
 from verl.workers.fsdp_workers import FSDPWorker
-from verl.workers.rollout import vLLMRollout
+from verl.workers.rollout.vllm_rollout_spmd import VLLMHijack, vLLMRollout
 from verl.workers.sharding_manager.fsdp_ulysses import FSDPUlyssesShardingManager
 
 # what EasyR1 asks CUDA for
 torch.cuda.get_device_name = lambda *_: "none"
 torch.cuda.current_device = lambda: "cpu"
+VLLMHijack.hijack = lambda: None  # changes how vLLM loads LoRA
 
 
 class CPUWorker(Worker):
@@ -72,7 +73,10 @@ class CPUWorker(Worker):
     def update_actor(self, data):
         folder = Path(self.config.rollout.val_override_config["folder"])
         self.steps += 1
-        torch.save((dict(data.batch), data.non_tensor_batch), folder / f"batch_{self.steps}.pt")
+        torch.save(
+            ({name: value.clone() for name, value in data.batch.items()}, data.non_tensor_batch),
+            folder / f"batch_{self.steps}.pt",
+        )
         return FSDPWorker.update_actor(self, data)
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)

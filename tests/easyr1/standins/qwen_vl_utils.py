@@ -1,4 +1,4 @@
-"""Stands in for qwen-vl-utils, which needs torchvision: EasyR1 takes from it what reads videos, of which there are none."""
+"""Stands in for qwen-vl-utils, which needs torchvision: its reader of videos, of which there are none."""
 
 import sys
 from types import ModuleType

@@ -30,7 +30,7 @@ class LLM:
     model = processor = None
 
     def __init__(self, **given):
-        self.generator = torch.Generator().manual_seed(given["seed"])
+        torch.manual_seed(given["seed"])
 
     def sleep(self, level):
         pass
@@ -48,23 +48,18 @@ class LLM:
             counts = iter((inputs["image_grid_thw"].prod(-1) // self.processor.image_processor.merge_size**2).tolist())
             ids = torch.tensor([i for token in ids.tolist() for i in [token] * (next(counts) if token == mark else 1)])
             inputs = {k: v.repeat(params.n, *[1] * (v.ndim - 1)) for k, v in inputs.items()}
-        eos = self.processor.tokenizer.eos_token_id
         ids = ids.repeat(params.n, 1)
-        made = ids[:, :0]
-        for _ in range(params.max_tokens):
-            both = torch.cat([ids, made], 1)
-            logits = self.model(input_ids=both, attention_mask=torch.ones_like(both), **inputs).logits[:, -1].float()
-            for token, bias in (params.logit_bias or {}).items():
-                logits[:, token] += bias
-            if params.temperature == 0:
-                token = logits.argmax(-1, keepdim=True)
-            else:
-                token = torch.multinomial((logits / params.temperature).softmax(-1), 1, generator=self.generator)
-            made = torch.cat([made, token], 1)
-            if bool((made == eos).any(1).all()):
-                break
-        rows = made.tolist()
-        rows = [row[: row.index(eos) + 1] if eos in row else row for row in rows]
+        how = {"do_sample": True, "temperature": params.temperature} if params.temperature else {"do_sample": False}
+        made = self.model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=params.max_tokens,
+            suppress_tokens=list(params.logit_bias or {}),
+            **how,
+            **inputs,
+        )[:, ids.shape[1] :]
+        eos = self.processor.tokenizer.eos_token_id
+        rows = [row[: row.index(eos) + 1] if eos in row else row for row in made.tolist()]
         return [SimpleNamespace(token_ids=row) for row in rows]
 
 
@@ -72,9 +67,6 @@ class RequestOutput: ...
 
 
 class LoRARequest: ...
-
-
-class LRUCacheWorkerLoRAManager: ...
 
 
 def _module(name, **members):
@@ -89,4 +81,4 @@ _module("vllm.lora")
 _module("vllm.lora.models", LoRAModel=object)
 _module("vllm.lora.request", LoRARequest=LoRARequest)
 _module("vllm.lora.utils", get_adapter_absolute_path=None)
-_module("vllm.lora.worker_manager", LRUCacheWorkerLoRAManager=LRUCacheWorkerLoRAManager)
+_module("vllm.lora.worker_manager", LRUCacheWorkerLoRAManager=object)
