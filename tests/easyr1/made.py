@@ -32,12 +32,13 @@ REWARD = """
 REWARD_NAME, REWARD_TYPE = "letters", "batch"
 
 
-def compute_score(reward_inputs):
+def compute_score(reward_inputs, format_weight):
     scores = []
     for given in reward_inputs:
         accuracy = float(given["response"][:1].isalpha())
         form = float(len(given["response"]) > 2)
-        scores.append({"overall": 0.9 * accuracy + 0.1 * form, "format": form, "accuracy": accuracy})
+        overall = (1 - format_weight) * accuracy + format_weight * form
+        scores.append({"overall": overall, "format": form, "accuracy": accuracy})
     return scores
 """
 
@@ -94,8 +95,11 @@ def words(folder, column=True, **more):
         "worker.rollout.val_override_config.n": 1,
         "worker.rollout.val_override_config.folder": folder,  # EasyR1 passes it on, to cpu_worker.py
         "worker.reward.reward_function": f"{reward}:compute_score",
+        "worker.reward.reward_function_kwargs.format_weight": 0.1,
         "trainer.max_steps": 2,
         "trainer.logger": "[file]",
+        "trainer.val_freq": -1,
+        "trainer.save_freq": -1,
         "trainer.n_gpus_per_node": 1,
         "trainer.val_before_train": "false",
         "trainer.save_checkpoint_path": folder / "out",

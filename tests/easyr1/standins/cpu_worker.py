@@ -41,14 +41,15 @@ class CPUWorker(Worker):
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
     def init_model(self):
-        path, torch_seed = self.config.actor.model.model_path, 0
-        torch.manual_seed(torch_seed)
+        path = self.config.actor.model.model_path
         options = {"trust_remote_code": True, "use_fast": True}
         self.tokenizer, self.processor = get_tokenizer(path, **options), get_processor(path, **options)
         self.model_config = AutoConfig.from_pretrained(path)
         self.generation_config = GenerationConfig.from_model_config(self.model_config)
         self.fsdp_module = AutoModelForImageTextToText.from_pretrained(path)
         self.ref_fsdp_module = AutoModelForImageTextToText.from_pretrained(path).requires_grad_(False)
+        if self.config.actor.model.freeze_vision_tower:
+            self.fsdp_module.model.visual.requires_grad_(False)
         self.optimizer = AdamW(self.fsdp_module.parameters(), lr=self.config.actor.optim.lr)
         self.lr_scheduler = get_constant_schedule_with_warmup(self.optimizer, 0)
         self.actor = DataParallelPPOActor(self.config.actor, self.fsdp_module, self.optimizer)
