@@ -3,6 +3,8 @@
 ``standins/cpu_worker.py`` has a model; these are for the many short runs that compare one thing each.
 """
 
+import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,10 +12,28 @@ import ray
 import torch
 from verl.protocol import DataProto
 from verl.trainer.ray_trainer import RayPPOTrainer
+from verl.utils.logger import logger
+from verl.utils.py_functional import unflatten_dict
 
 from durian_adv.adapters.easyr1 import DurianPPOConfig, DurianRayPPOTrainer
 
 PROMPT, RESPONSE = 5, 6
+
+
+class Kept(logger.Logger):
+    """Write what EasyR1 logs, as its own logger of files does, which 0.3.2 does not have."""
+
+    def __init__(self, config):
+        self.folder = Path(config["trainer"]["save_checkpoint_path"])
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "experiment_config.json").write_text(json.dumps(config))
+
+    def log(self, data, step):
+        with (self.folder / "experiment_log.jsonl").open("a") as file:
+            file.write(json.dumps({"step": step, **unflatten_dict(data)}) + "\n")
+
+
+logger.LOGGERS["kept"] = Kept
 
 
 def config(estimator="durian", *, prompts=16, n=4, rollout_batch_size=None, durian=None, **algorithm):
@@ -24,7 +44,7 @@ def config(estimator="durian", *, prompts=16, n=4, rollout_batch_size=None, duri
     made.worker.actor.global_batch_size = made.worker.critic.global_batch_size = 8
     made.worker.rollout.n = n
     made.trainer.max_steps = 2
-    made.trainer.logger = ("file",)
+    made.trainer.logger = ("kept",)
     for name, value in algorithm.items():
         setattr(made.algorithm, name, value)
     return made
@@ -106,8 +126,6 @@ class Workers:
     update_critic = update_actor
 
     def save_checkpoint(self, path, save_model_only=False):
-        from pathlib import Path
-
         Path(path).mkdir(parents=True, exist_ok=True)
 
 
