@@ -22,9 +22,9 @@ OLDEST_TESTED, NEWEST_TESTED = "0.3.2", "0.3.3.dev0"
 REVISION = "b44b311b669bf1fd1aa2fc36f2251482ba33cb16"  # of the newest, which has no release
 
 
-def _misfit(what: str) -> RuntimeError:
+def _misfit(what: str) -> str:
     found = getattr(verl, "__version__", "of no version")
-    return RuntimeError(
+    return (
         f"the installed verl {found} does not fit durian_adv.adapters.easyr1, which was tested with EasyR1 "
         f"{OLDEST_TESTED} and {NEWEST_TESTED} ({REVISION[:7]}): {what}"
     )
@@ -36,9 +36,8 @@ try:
 except ModuleNotFoundError as error:
     if error.name is None or not error.name.startswith("verl."):
         raise  # a package that EasyR1 needs
-    raise _misfit(
-        f"no module {error.name}. EasyR1 is a fork of verl under the same name; is it upstream verl?"
-    ) from None
+    text = f"no module {error.name}. EasyR1 is a fork of verl under the same name; is it upstream verl?"
+    raise ImportError(_misfit(text)) from None
 
 # What is used of EasyR1: where, the name, and the parameters it is called with
 _USED = (
@@ -58,11 +57,11 @@ def check_fit() -> None:
     for where, name, parameters in _USED:
         found = getattr(where, name, None)
         if found is None:
-            raise _misfit(f"{where.__name__} has no {name}")
+            raise RuntimeError(_misfit(f"{where.__name__} has no {name}"))
         if parameters is not None and not set(parameters) <= set(inspect.signature(found).parameters):
-            raise _misfit(f"{where.__name__}.{name} does not take {', '.join(parameters)}")
+            raise RuntimeError(_misfit(f"{where.__name__}.{name} does not take {', '.join(parameters)}"))
     if NAME in {member.value for member in ray_trainer.AdvantageEstimator}:
-        raise _misfit(f"it has an estimator {NAME!r} of its own")
+        raise RuntimeError(_misfit(f"it has an estimator {NAME!r} of its own"))
 
 
 @dataclass

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import verl
 from datasets import load_dataset
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from durian_adv.adapters import easyr1
 from durian_adv.adapters.batch import DurianOptions, read_options
 from durian_adv.adapters.easyr1_batch import COLUMN, check_entropy
 
-Finding = tuple[str, str]  # "ok", "warning" or "error", and what was found
+
+class Check(NamedTuple):
+    """One finding. A problem is what stops a run, or makes it another one than asked for."""
+
+    state: Literal["ok", "warning", "problem"]
+    subject: str
+    finding: str
 
 
-def preflight(words: Sequence[str]) -> list[Finding]:
+def checks(arguments: Sequence[str]) -> Iterator[Check]:
     """Check the words of an EasyR1 command line (``config=... algorithm.adv_estimator=durian ...``) for Durian.
 
     Nothing is started: the configuration is read, and the first row of the training data.
@@ -28,73 +35,75 @@ def preflight(words: Sequence[str]) -> list[Finding]:
     try:
         easyr1.check_fit()
     except RuntimeError as error:
-        return [("error", str(error))]
-    found: list[Finding] = [("ok", f"EasyR1 {verl.__version__} fits")]
-    config = _read(words)
+        yield Check("problem", "EasyR1", str(error))
+        return
+    yield Check("ok", "EasyR1", f"{verl.__version__} fits")
+    config = _read(arguments)
     estimator = config.algorithm.adv_estimator
     if estimator != easyr1.NAME:
-        return [*found, ("error", f"algorithm.adv_estimator: expected {easyr1.NAME}, got {estimator}")]
+        yield Check("problem", "algorithm.adv_estimator", f"expected {easyr1.NAME}, got {estimator}")
+        return
     try:
         options = read_options(config.durian, easyr1.NAME)
     except (TypeError, ValueError) as error:
-        return [*found, ("error", str(error))]
-    return [*found, *_of_rollouts(config), *_of_buckets(config, options), *_of_entropy(config, options)]
+        yield Check("problem", *str(error).split(": ", 1))
+        return
+    yield from _of_rollouts(config)
+    yield from _of_buckets(config, options)
+    yield from _of_entropy(config, options)
 
 
-def _read(words: Sequence[str]) -> Any:
-    given = OmegaConf.from_cli(list(words))
+def _read(arguments: Sequence[str]) -> Any:
+    given = OmegaConf.from_cli(list(arguments))
     parts = [OmegaConf.structured(easyr1.DurianPPOConfig())]
     if (file := given.pop("config", None)) is not None:
         parts.append(OmegaConf.load(file))
-    return OmegaConf.merge(*parts, given)
+    try:
+        return OmegaConf.merge(*parts, given)
+    except OmegaConfBaseException as error:
+        raise ValueError(str(error)) from error
 
 
-def _of_rollouts(config: Any) -> list[Finding]:
-    found: list[Finding] = []
-    if config.worker.rollout.n < 2:
-        found.append(
-            ("error", f"worker.rollout.n: expected at least 2 rollouts a prompt, got {config.worker.rollout.n}")
-        )
-    algorithm = config.algorithm
+def _of_rollouts(config: Any) -> Iterator[Check]:
+    rollouts, algorithm = config.worker.rollout.n, config.algorithm
+    if rollouts < 2:
+        yield Check("problem", "worker.rollout.n", f"expected at least 2 rollouts a prompt, got {rollouts}")
     if not algorithm.disable_kl and not algorithm.use_kl_loss:
-        text = "the KL penalty is a part of the rewards: prompts whose answers are all right or all wrong have a signal"
-        found.append(("warning", f"algorithm.use_kl_loss is false: {text}"))
+        text = "the KL penalty is a part of the rewards, so prompts that are all right or all wrong have a signal"
+        yield Check("warning", "algorithm.use_kl_loss", f"false: {text}")
     if algorithm.online_filtering and algorithm.filter_key == "overall":
         text = "with a format reward, prompts that are all wrong in good format stay; accuracy filters them"
-        found.append(("warning", f"algorithm.filter_key is overall: {text}"))
-    return found
+        yield Check("warning", "algorithm.filter_key", f"overall: {text}")
 
 
-def _of_buckets(config: Any, options: DurianOptions) -> list[Finding]:
-    prompts, found = config.data.rollout_batch_size, []
-    quantiles = options.entropy_quantiles
-    of_entropy = quantiles if isinstance(quantiles, int) else len(quantiles) + 1
+def _of_buckets(config: Any, options: DurianOptions) -> Iterator[Check]:
+    prompts, quantiles = config.data.rollout_batch_size, options.entropy_quantiles
     for score, weight, buckets in (
-        ("visual entropy", options.weights[1], of_entropy),
+        ("visual entropy", options.weights[1], quantiles if isinstance(quantiles, int) else len(quantiles) + 1),
         ("confidence", options.weights[2], options.num_confidence_buckets),
     ):
         if weight > 0:
-            level = "ok" if prompts >= 2 * buckets else "warning"
-            text = f"{prompts} prompts a step in {buckets} buckets of {score}, {prompts / buckets:.3g} each"
-            found.append((level, text if level == "ok" else f"{text}: fewer than 2 share a std"))
-    return found
+            few = prompts < 2 * buckets
+            text = f"{prompts} prompts a step in {buckets} buckets, {prompts / buckets:.3g} each"
+            yield Check("warning" if few else "ok", score, text + ": fewer than 2 share a std" * few)
 
 
-def _of_entropy(config: Any, options: DurianOptions) -> list[Finding]:
+def _of_entropy(config: Any, options: DurianOptions) -> Iterator[Check]:
     if options.weights[1] == 0:
-        return []
-    columns = _columns(config.data.train_files)
+        return
+    columns, images = _columns(config.data.train_files), config.data.image_key
     try:
-        check_entropy(config.data.image_key in columns, columns, options)
+        check_entropy(images in columns, columns, options)
     except ValueError as error:
-        return [("error", str(error))]
+        yield Check("problem", *str(error).split(": ", 1))
+        return
     if COLUMN not in columns:
-        return [("ok", f"no column {config.data.image_key} in the training data: the perceptual component is left out")]
-    found: list[Finding] = [("ok", f"the training data have the column {COLUMN}")]
+        yield Check("ok", COLUMN, f"no column {images} in the training data: the perceptual component is left out")
+        return
+    yield Check("ok", COLUMN, "the training data have this column")
     if not config.worker.actor.model.freeze_vision_tower:
         text = "the entropies of the dataset are those of the tower before training"
-        found.append(("warning", f"worker.actor.model.freeze_vision_tower is false: {text}"))
-    return found
+        yield Check("warning", "worker.actor.model.freeze_vision_tower", f"false: {text}")
 
 
 def _columns(files: str) -> list[str]:

@@ -208,5 +208,5 @@ def test_every_option_reaches_the_library():
 
 @pytest.mark.skipif(EASYR1, reason="it is EasyR1")
 def test_upstream_verl_is_refused_by_name():
-    with pytest.raises(RuntimeError, match=r"verl 0.2 does not fit .* EasyR1 0.3.2 and 0.3.3.dev0 .* upstream verl"):
+    with pytest.raises(ImportError, match=r"verl 0.2 does not fit .* EasyR1 0.3.2 and 0.3.3.dev0 .* upstream verl"):
         import durian_adv.adapters.easyr1  # noqa: F401

@@ -14,7 +14,7 @@ import durian_adv
 from durian_adv.adapters import easyr1
 from durian_adv.adapters.batch import DurianOptions, read_options
 from durian_adv.adapters.easyr1 import DurianPPOConfig
-from durian_adv.adapters.easyr1_preflight import preflight
+from durian_adv.adapters.easyr1_preflight import checks
 
 PAPER = Path(durian_adv.__file__).parent / "adapters" / "easyr1_paper.yaml"
 CHECKOUT = Path(verl.__file__).resolve().parents[1]
@@ -61,12 +61,16 @@ def test_the_files_that_the_papers_configuration_names_are_in_easyr1s_checkout(p
     assert [one["overall"] for one in scores] == pytest.approx(list(given.values()))
 
 
+def preflight(words):
+    return list(checks(words))
+
+
 def levels(found):
-    return [level for level, _ in found]
+    return [check.state for check in found]
 
 
-def text_of(found, level):
-    return " | ".join(text for name, text in found if name == level)
+def text_of(found, state):
+    return " | ".join(f"{check.subject}: {check.finding}" for check in found if check.state == state)
 
 
 @pytest.fixture
@@ -82,22 +86,22 @@ def test_the_papers_configuration_passes(words):
     found = preflight(words)
     assert set(levels(found)) == {"ok"}
     text = text_of(found, "ok")
-    assert f"EasyR1 {verl.__version__} fits" in text
-    assert "512 prompts a step in 3 buckets of visual entropy, 171 each" in text
-    assert "512 prompts a step in 12 buckets of confidence, 42.7 each" in text
-    assert "the training data have the column visual_entropy" in text
+    assert f"EasyR1: {verl.__version__} fits" in text
+    assert "visual entropy: 512 prompts a step in 3 buckets, 171 each" in text
+    assert "confidence: 512 prompts a step in 12 buckets, 42.7 each" in text
+    assert "visual_entropy: the training data have this column" in text
 
 
 @pytest.mark.parametrize(
     ("more", "level", "message"),
     [
-        ("algorithm.adv_estimator=grpo", "error", "algorithm.adv_estimator: expected durian, got grpo"),
-        ("durian.weigths=[1,0,0]", "error", "durian.weigths: expected one of weights"),
-        ("worker.rollout.n=1", "error", "worker.rollout.n: expected at least 2 rollouts a prompt, got 1"),
+        ("algorithm.adv_estimator=grpo", "problem", "algorithm.adv_estimator: expected durian, got grpo"),
+        ("durian.weigths=[1,0,0]", "problem", "durian.weigths: expected one of weights"),
+        ("worker.rollout.n=1", "problem", "worker.rollout.n: expected at least 2 rollouts a prompt, got 1"),
         (
             "data.rollout_batch_size=16",
             "warning",
-            "16 prompts a step in 12 buckets of confidence, 1.33 each: fewer than 2",
+            "confidence: 16 prompts a step in 12 buckets, 1.33 each: fewer than 2",
         ),
         ("algorithm.filter_key=overall", "warning", "all wrong in good format stay"),
         ("algorithm.disable_kl=false", "warning", "the KL penalty is a part of the rewards"),
@@ -111,7 +115,7 @@ def test_what_would_go_wrong_is_told(words, more, level, message):
 
 def test_a_dataset_without_the_column_is_told(words, tmp_path):
     without = f"data.train_files={made.data(tmp_path / 'without.parquet', column=False)}"
-    assert "visual_entropy: expected a column of the dataset" in text_of(preflight([*words, without]), "error")
+    assert "visual_entropy: expected a column of the dataset" in text_of(preflight([*words, without]), "problem")
     assert levels(preflight([*words, without, "durian.weights=[0.3,0,0.7]"])) == ["ok", "ok"]
     text = preflight([*words, without, "data.image_key=pictures"])
     assert "no column pictures in the training data: the perceptual component is left out" in text_of(text, "ok")
@@ -127,13 +131,13 @@ def test_folders_and_splits_are_read_as_easyr1_reads_them(words, tmp_path):
 
 def test_an_easyr1_that_does_not_fit_is_told(monkeypatch, words):
     monkeypatch.delattr(easyr1.ray_trainer, "compute_advantage")
-    (finding,) = preflight(words)
-    assert finding[0] == "error"
-    assert "verl.trainer.ray_trainer has no compute_advantage" in finding[1]
+    (check,) = preflight(words)
+    assert check.state == "problem"
+    assert "verl.trainer.ray_trainer has no compute_advantage" in check.finding
 
 
 def test_words_that_are_no_configuration_are_an_error(words):
-    with pytest.raises(Exception, match="nonsense"):
+    with pytest.raises(ValueError, match="nonsense"):
         preflight([*words, "algorithm.nonsense=1"])
 
 
