@@ -33,10 +33,10 @@ def _misfit(what: str) -> str:
 try:
     from verl.trainer import main as easyr1
     from verl.trainer import ray_trainer
-except ModuleNotFoundError as error:
-    if error.name is None or not error.name.startswith("verl."):
+except ImportError as error:
+    if not (error.name or "").startswith("verl"):
         raise  # a package that EasyR1 needs
-    text = f"no module {error.name}. EasyR1 is a fork of verl under the same name; is it upstream verl?"
+    text = f"{error}. EasyR1 is a fork of verl under the same name; is it upstream verl?"
     raise ImportError(_misfit(text)) from None
 
 # What is used of EasyR1: where, the name, and the parameters it is called with
