@@ -33,6 +33,8 @@ def _misfit(what: str) -> str:
 try:
     from verl.trainer import main as easyr1
     from verl.trainer import ray_trainer
+    from verl.trainer.main import PPOConfig
+    from verl.trainer.ray_trainer import RayPPOTrainer
 except ImportError as error:
     if not (error.name or "").startswith("verl"):
         raise  # a package that EasyR1 needs
@@ -43,12 +45,13 @@ except ImportError as error:
 _USED = (
     (easyr1, "main", ()),
     (easyr1, "PPOConfig", ()),
-    (easyr1, "RayPPOTrainer", ("config", "train_dataloader")),
+    (easyr1, "RayPPOTrainer", None),
     (easyr1, "Runner", None),
     (ray_trainer, "compute_advantage", ("data", "adv_estimator", "gamma", "lam")),
     (ray_trainer, "AdvantageEstimator", None),
-    (ray_trainer.RayPPOTrainer, "_make_batch_data", ("metrics",)),
-    (ray_trainer.RayPPOTrainer, "fit", ()),
+    (RayPPOTrainer, "__init__", ("config", "train_dataloader")),
+    (RayPPOTrainer, "_make_batch_data", ("metrics",)),
+    (RayPPOTrainer, "fit", ()),
 )
 
 
@@ -65,7 +68,7 @@ def check_fit() -> None:
 
 
 @dataclass
-class DurianPPOConfig(easyr1.PPOConfig):
+class DurianPPOConfig(PPOConfig):
     """EasyR1's configuration with a part ``durian``, whose keys are the fields of ``DurianOptions``."""
 
     durian: dict[str, Any] = field(default_factory=dict)
@@ -76,7 +79,7 @@ class DurianPPOConfig(easyr1.PPOConfig):
         read_options(self.durian, NAME)
 
 
-class DurianRayPPOTrainer(ray_trainer.RayPPOTrainer):
+class DurianRayPPOTrainer(RayPPOTrainer):
     """EasyR1's ``RayPPOTrainer`` that knows the estimator ``durian``; with another one it does nothing of its own.
 
     Raises:
@@ -85,7 +88,7 @@ class DurianRayPPOTrainer(ray_trainer.RayPPOTrainer):
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        config = inspect.signature(ray_trainer.RayPPOTrainer.__init__).bind(self, *args, **kwargs).arguments["config"]
+        config = inspect.signature(RayPPOTrainer.__init__).bind(self, *args, **kwargs).arguments["config"]
         self._durian: DurianOptions | None = None
         if config.algorithm.adv_estimator != NAME:
             super().__init__(*args, **kwargs)

@@ -1,6 +1,7 @@
-"""Start EasyR1 on a CPU: ``launch.py own|durian words...``, by its own ``main`` or by the adapter's."""
+"""Start EasyR1 on a CPU, by its own ``main`` (``launch.py own words...``) or the adapter's (``durian words...``)."""
 
 import os
+import runpy
 import sys
 from pathlib import Path
 
@@ -24,8 +25,6 @@ if __name__ == "__main__":
 
     easyr1.FSDPWorker = CPUWorker
     if which == "durian":
-        from durian_adv.adapters import easyr1 as adapter
-
-        adapter.main()
+        runpy.run_module("durian_adv.adapters.easyr1", run_name="__main__", alter_sys=True)
     else:
         easyr1.main()
