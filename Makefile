@@ -10,6 +10,7 @@ VENV_BENCH ?= .venv-bench
 TOPICS := advantage confidence entropy
 
 .PHONY: test demo bench lint format types unit package test-trl nightly clean dist docs mutants fuzz endurance test-entropy
+.PHONY: test demo bench lint format types unit package test-trl test-easyr1 bench-easyr1 test-others nightly clean
 
 test: lint types unit package test-trl test-entropy  ## everything CI runs
 .PHONY: test demo bench lint format types unit package test-trl test-verl train-verl nightly clean
@@ -84,6 +85,21 @@ bench-openrlhf: $(VENV)-openrlhf/.installed  ## OpenRLHF's advantage stage and o
 
 test-openrlhf: $(VENV)-openrlhf/.installed  ## the OpenRLHF adapter on the OpenRLHF tested
 	$(VENV)-openrlhf/bin/pytest tests/openrlhf
+# EasyR1 is on no package index: EASYR1 is the path of a checkout (docs/easyr1.md). Without it its tests run on verl 0.2, the
+# release it was made from, and say what that leaves out.
+EASYR1 ?=
+test-easyr1: $(VENV)-easyr1/.parent  ## the EasyR1 adapter
+	PYTHONPATH=$(EASYR1) $(VENV)-easyr1/bin/pytest tests/easyr1
+
+$(VENV)-easyr1/.parent: $(VENV)-easyr1/.installed
+	$(@D)/bin/pip install --quiet --no-deps verl==0.2
+	touch $@
+
+bench-easyr1: $(VENV)-easyr1/.installed  ## EasyR1's advantage stage against ours; needs EASYR1
+	PYTHONPATH=$(EASYR1) $(VENV)-easyr1/bin/python -m benchmarks.easyr1_cost
+
+test-others: $(VENV)-others/.installed  ## the examples of docs/other-trainers.md; SLIME: the path of a checkout of slime
+	SLIME=$(SLIME) $(VENV)-others/bin/pytest tests/others
 
 nightly: $(VENV)/.installed-dev  ## the properties, 25 times as many examples
 	HYPOTHESIS_PROFILE=nightly $(BIN)/pytest -m "not inductor" tests
