@@ -11,6 +11,7 @@ TOPICS := advantage confidence entropy
 
 .PHONY: test demo bench lint format types unit package test-trl nightly clean dist docs mutants fuzz endurance test-entropy
 .PHONY: test demo bench lint format types unit package test-trl test-easyr1 bench-easyr1 test-others nightly clean
+.PHONY: test demo evidence evidence-all bench lint format types unit package test-trl nightly clean
 
 test: lint types unit package test-trl test-entropy  ## everything CI runs
 .PHONY: test demo bench lint format types unit package test-trl test-verl train-verl nightly clean
@@ -23,6 +24,13 @@ test: lint types unit package test-trl test-openrlhf  ## everything CI runs
 
 demo: $(VENV)/.installed-demo  ## the paper's training loop in miniature: about 3 minutes
 	$(BIN)/python -m benchmarks.rlvr
+
+evidence: $(VENV)-evidence/.installed  ## mechanism, and 4 arms x 6 seeds x 25 steps: under 10 minutes
+	$(VENV)-evidence/bin/python -m benchmarks.evidence quick
+
+evidence-all: $(VENV)-evidence/.installed  ## every run that has no record yet: hours; may be killed, and goes on
+	$(VENV)-evidence/bin/python -m benchmarks.evidence run
+	$(VENV)-evidence/bin/python -m benchmarks.evidence page
 
 bench: $(VENV_BENCH)/.installed  ## measure the CPU set and write docs/benchmarks.md: under 5 minutes
 	for topic in $(TOPICS); do $(VENV_BENCH)/bin/python -m benchmarks.$$topic || exit 1; done

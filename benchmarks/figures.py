@@ -56,7 +56,7 @@ def scaling(topic: str, path: Path) -> None:
             place.set_axis_off()
         for place, (title, measurements) in zip(axes.flat, panels.items(), strict=False):
             _panel(place, title, measurements, names)
-        _save(figure, path, [source])
+        save(figure, path, [source])
 
 
 def _ours_alike(name: str) -> str:
@@ -123,14 +123,14 @@ def targets(path: Path) -> None:
             fontsize=12,
             weight="bold",
         )
-        _save(figure, path, sources)
+        save(figure, path, sources)
 
 
 def _said(m: Measurement) -> str:
     return f"{m.case}: {m.candidate}\nover {m.baseline}: {short(m.ratio)}, {limit(m.target)}"
 
 
-def _save(figure: Figure, path: Path, sources: list[Path]) -> None:
+def save(figure: Figure, path: Path, sources: list[Path]) -> None:
     """Save with a digest of the records, so that a test can tell whether a picture is theirs."""
     image = io.BytesIO()
     figure.savefig(image, dpi=100, facecolor="white")

@@ -8,26 +8,25 @@ from torch.nn import functional as F
 from benchmarks.rlvr.language import END, QUESTION_LENGTH, RESPONSE_LENGTH, TOKENS, VOCABULARY
 from benchmarks.rlvr.scenes import COLOURS, GRID, KINDS
 
-WIDTH = 128
 HEADS = 4
 
 
 class Attention(nn.Module):
     """Multi-head attention from x to whatever keys and values it is given."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(WIDTH)
-        self.query = nn.Linear(WIDTH, WIDTH)
-        self.key_value = nn.Linear(WIDTH, 2 * WIDTH)
-        self.out = nn.Linear(WIDTH, WIDTH)
+        self.norm = nn.LayerNorm(width)
+        self.query = nn.Linear(width, width)
+        self.key_value = nn.Linear(width, 2 * width)
+        self.out = nn.Linear(width, width)
 
     def keys_and_values(self, x: Tensor) -> Tensor:
-        """Project (N, t, WIDTH) to keys and values, (2, N, heads, t, width of a head)."""
+        """Project (N, t, width) to keys and values, (2, N, heads, t, width of a head)."""
         return rearrange(self.key_value(x), "n t (two h d) -> two n h t d", two=2, h=HEADS)
 
     def forward(self, x: Tensor, key_value: Tensor, *, causal: bool = False) -> Tensor:
-        """Return x + attention(norm(x)); x is (N, t, WIDTH)."""
+        """Return x + attention(norm(x)); x is (N, t, width)."""
         query = rearrange(self.query(self.norm(x)), "n t (h d) -> n h t d", h=HEADS)
         mixed = F.scaled_dot_product_attention(query, *key_value, is_causal=causal)
         return x + self.out(rearrange(mixed, "n h t d -> n t (h d)"))
@@ -36,9 +35,9 @@ class Attention(nn.Module):
 class FeedForward(nn.Sequential):
     """Two layers with a residual connection around them."""
 
-    def __init__(self) -> None:
-        hidden = 4 * WIDTH
-        super().__init__(nn.LayerNorm(WIDTH), nn.Linear(WIDTH, hidden), nn.GELU(), nn.Linear(hidden, WIDTH))
+    def __init__(self, width: int) -> None:
+        hidden = 4 * width
+        super().__init__(nn.LayerNorm(width), nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x + layers(x)."""
@@ -48,12 +47,12 @@ class FeedForward(nn.Sequential):
 class Reader(nn.Module):
     """One bidirectional layer over patches and question."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        self.attention, self.feed_forward = Attention(), FeedForward()
+        self.attention, self.feed_forward = Attention(width), FeedForward(width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (B, t, WIDTH) to the same shape."""
+        """Map (B, t, width) to the same shape."""
         key_value = self.attention.keys_and_values(self.attention.norm(x))
         return self.feed_forward(self.attention(x, key_value))
 
@@ -61,12 +60,12 @@ class Reader(nn.Module):
 class Writer(nn.Module):
     """One causal layer over the response, which also attends to its prompt."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        self.itself, self.prompt, self.feed_forward = Attention(), Attention(), FeedForward()
+        self.itself, self.prompt, self.feed_forward = Attention(width), Attention(width), FeedForward(width)
 
     def forward(self, x: Tensor, prompt: Tensor, past: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Map x (B G, t, WIDTH) to the same shape; also return the keys and values of all tokens so far."""
+        """Map x (B G, t, width) to the same shape; also return the keys and values of all tokens so far."""
         key_value = self.itself.keys_and_values(self.itself.norm(x))
         if past is not None:
             key_value = torch.cat([past, key_value], dim=-2)
@@ -82,20 +81,20 @@ class Writer(nn.Module):
 class Policy(nn.Module):
     """Patches and question in, next-token logits out."""
 
-    def __init__(self, features: int) -> None:
+    def __init__(self, features: int, width: int = 128) -> None:
         super().__init__()
-        self.see = nn.Sequential(nn.LayerNorm(features), nn.Linear(features, WIDTH))
-        self.words = nn.Embedding(len(VOCABULARY), WIDTH)
-        self.prompt_places = nn.Parameter(0.02 * torch.randn(GRID * GRID + QUESTION_LENGTH, WIDTH))
-        self.places = nn.Parameter(0.02 * torch.randn(RESPONSE_LENGTH, WIDTH))
-        self.readers = nn.ModuleList(Reader() for _ in range(2))
-        self.writers = nn.ModuleList(Writer() for _ in range(2))
-        self.speak = nn.Sequential(nn.LayerNorm(WIDTH), nn.Linear(WIDTH, len(VOCABULARY)))
-        self.name_kind = nn.Linear(WIDTH, 1 + len(KINDS))
-        self.name_colour = nn.Linear(WIDTH, 1 + len(COLOURS))
+        self.see = nn.Sequential(nn.LayerNorm(features), nn.Linear(features, width))
+        self.words = nn.Embedding(len(VOCABULARY), width)
+        self.prompt_places = nn.Parameter(0.02 * torch.randn(GRID * GRID + QUESTION_LENGTH, width))
+        self.places = nn.Parameter(0.02 * torch.randn(RESPONSE_LENGTH, width))
+        self.readers = nn.ModuleList(Reader(width) for _ in range(2))
+        self.writers = nn.ModuleList(Writer(width) for _ in range(2))
+        self.speak = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, len(VOCABULARY)))
+        self.name_kind = nn.Linear(width, 1 + len(KINDS))
+        self.name_colour = nn.Linear(width, 1 + len(COLOURS))
 
     def read(self, patches: Tensor, question: Tensor) -> Tensor:
-        """Encode prompts: patches (B, 16, features) and question tokens (B, Q) to (B, 16 + Q, WIDTH)."""
+        """Encode prompts: patches (B, 16, features) and question tokens (B, Q) to (B, 16 + Q, width)."""
         x = torch.cat([self.see(patches), self.words(question)], dim=1) + self.prompt_places
         for reader in self.readers:
             x = reader(x)

@@ -58,15 +58,25 @@ def load_photograph(name: str) -> np.ndarray:
     return resize(photograph, (height, width, 3), anti_aliasing=True, preserve_range=True).astype(np.float32)
 
 
-def draw_scenes(split: str, count: int, *, clutter: float, rng: np.random.Generator) -> Iterator[Scene]:
+def draw_scenes(
+    split: str, count: int, *, clutter: float, rng: np.random.Generator, fade: float = 0.2, strokes: int = 40
+) -> Iterator[Scene]:
     """Yield scenes on the photographs of one split; each scene's clutter is uniform between 0 and the dial."""
     photographs = {name: load_photograph(name) for name in PHOTOGRAPHS[split]}
     for _ in range(count):
         name = str(rng.choice(PHOTOGRAPHS[split]))
-        yield draw_scene(photographs[name], name, clutter=clutter * rng.random(), rng=rng)
+        yield draw_scene(photographs[name], name, clutter=clutter * rng.random(), rng=rng, fade=fade, strokes=strokes)
 
 
-def draw_scene(photograph: np.ndarray, name: str, *, clutter: float, rng: np.random.Generator) -> Scene:
+def draw_scene(
+    photograph: np.ndarray,
+    name: str,
+    *,
+    clutter: float,
+    rng: np.random.Generator,
+    fade: float = 0.2,
+    strokes: int = 40,
+) -> Scene:
     """Draw 3 to 9 shapes on a random crop; clutter brings out the photograph, fades shapes and adds strokes."""
     image = _background(photograph, clutter, rng)
     cells = rng.permutation(GRID * GRID)[: rng.integers(3, 10)]
@@ -75,8 +85,8 @@ def draw_scene(photograph: np.ndarray, name: str, *, clutter: float, rng: np.ran
         kinds[cell], colours[cell] = str(rng.choice(KINDS)), str(rng.choice(list(COLOURS)))
         row, column = divmod(int(cell), GRID)
         tile = image[row * CELL : (row + 1) * CELL, column * CELL : (column + 1) * CELL]
-        _paint(tile, kinds[cell], COLOURS[colours[cell]], 1.0 - 0.2 * min(clutter, 1.0), rng)
-    for _ in range(round(40 * clutter)):
+        _paint(tile, kinds[cell], COLOURS[colours[cell]], 1.0 - fade * min(clutter, 1.0), rng)
+    for _ in range(round(strokes * clutter)):
         _stroke(image, rng)
     return Scene(image.round().astype(np.uint8), tuple(kinds), tuple(colours), clutter, name)
 

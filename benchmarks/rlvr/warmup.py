@@ -41,6 +41,7 @@ def warm_up(
     batch: int = 64,
     lr: float = 2e-3,
     auxiliary_weight: float = 1.0,
+    demonstrator: Callable[..., tuple[str, ...]] = demonstrate,
 ) -> list[float]:
     """Train the policy in place and return the loss of each step."""
     optimizer = torch.optim.AdamW(policy.parameters(), lr=lr, weight_decay=0.01)
@@ -50,7 +51,7 @@ def warm_up(
         prompts = sample_prompts(gallery, batch, rng)
         guesses = rng.random(batch) < guess_share
         pairs = zip(prompts.questions, guesses, strict=True)
-        demonstrations = [demonstrate(question, guess=guess, rng=rng) for question, guess in pairs]
+        demonstrations = [demonstrator(question, guess=guess, rng=rng) for question, guess in pairs]
         responses = encode(demonstrations, RESPONSE_LENGTH)
         prompt = policy.read(gallery.patches[prompts.scenes], prompts.question_tokens)
         kinds, colours = policy.name_cells(prompt)

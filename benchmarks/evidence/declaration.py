@@ -1,0 +1,79 @@
+"""What the main comparison will be able to see, written down before it is run: `declared.json`, from the pilots."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.stats
+
+from benchmarks.evidence import comparison, records
+from benchmarks.evidence.arms import MAIN
+from benchmarks.evidence.conditions import MAIN_CONDITION, PILOT, PILOTS, SIDE, Condition
+from benchmarks.evidence.suite import Suite
+
+PATH = records.FOLDER / "declared.json"
+MARGIN = 0.01  # of accuracy: half of the two points that the paper reports for Durian over GRPO
+BASELINE = "grpo"
+# Durian against what it must beat to be worth its parts: one line of batch std, no std, buckets that know nothing
+PAIRS = [(arm, BASELINE) for arm in MAIN if arm != BASELINE] + [
+    ("durian", other) for other in ("batch-std", "dr-grpo", "random-buckets")
+]
+
+
+def sweep(condition: Condition, folder: Path = records.FOLDER) -> np.ndarray:
+    """Return a pilot's final accuracies, arms x seeds."""
+    found = records.read_all(condition.name, folder)
+    seeds = range(condition.first_seed, condition.first_seed + condition.seeds)
+    return np.array([[comparison.final(found[arm, seed]) for seed in seeds] for arm in condition.arms])
+
+
+def declare(warm: str, folder: Path = records.FOLDER) -> dict[str, Any]:
+    """Choose the learning rate and compute what can be detected."""
+    tables = {pilot.lr: sweep(pilot, folder) for pilot in PILOTS}
+    chosen = max(tables, key=lambda rate: tables[rate].mean())
+    if chosen != PILOT.lr:
+        raise ValueError(f"MAIN_CONDITION.lr: expected {chosen:g}, which the sweep chose, got {PILOT.lr:g}")
+    seeds = np.concatenate([tables[chosen], sweep(PILOT, folder)], axis=1)
+    deviation, freedom = comparison.residual_deviation(seeds)
+    # A deviation from few degrees of freedom may be too small by chance: its upper 80% limit is declared beside it.
+    cautious = deviation * np.sqrt(freedom / scipy.stats.chi2.ppf(0.2, freedom))
+    plan = {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M"),
+        "warm": warm,
+        "learning_rate": chosen,
+        "sweep": {f"{rate:g}": {arm: float(row.mean()) for arm, row in zip(MAIN, table, strict=True)}
+                  for rate, table in tables.items()},
+        "primary_outcome": "held-out accuracy after the last step, sampled, 2,000 prompts x 16",
+        "paired_deviation": deviation,
+        "degrees_of_freedom": freedom,
+        "paired_deviation_upper_80": float(cautious),
+        "comparisons": PAIRS,
+        "margin_of_equivalence": MARGIN,
+        "smallest_detectable": {
+            condition.name: {
+                "seeds": condition.seeds,
+                "comparisons": count,
+                "at_the_deviation": comparison.detectable(deviation, condition.seeds, count),
+                "at_its_upper_limit": comparison.detectable(float(cautious), condition.seeds, count),
+            }
+            for condition, count in [(MAIN_CONDITION, len(PAIRS)), *((side, len(side.arms) - 1) for side in SIDE)]
+            if condition.seeds > 1 and count > 0
+        },
+    }  # fmt: skip
+    return plan
+
+
+def write(suite: Suite, path: Path = PATH) -> None:
+    """Write the declaration; once runs of the main comparison exist it is too late."""
+    if any((path.parent / MAIN_CONDITION.name).glob("*.csv")):
+        raise FileExistsError(f"{path}: the main comparison has begun, so nothing can be declared before it any more")
+    plan = declare(suite.weights_digest, path.parent)
+    path.write_text(json.dumps(plan, indent=1) + "\n", encoding="utf-8")
+    print(path.read_text(encoding="utf-8"))
+
+
+def read(path: Path = PATH) -> dict[str, Any]:
+    """Return the declaration."""
+    return json.loads(path.read_text(encoding="utf-8"))

@@ -1,0 +1,404 @@
+"""Write ``docs/evidence.md`` and its pictures from the records: ``python -m benchmarks.evidence page``.
+
+Nothing is measured here, and no number is written by hand: a test holds the page against the records.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.evidence import closed_forms, comparison, declaration, mechanism, prose, records, tables
+from benchmarks.evidence.arms import BUCKETS, MAIN, OTHERS, WEIGHTS
+from benchmarks.evidence.comparison import Difference
+from benchmarks.evidence.conditions import CONDITIONS, MAIN_CONDITION, PILOTS, SGD_RATES, SIDE, Condition
+from benchmarks.records import ROOT
+
+PAGE, PICTURES = ROOT / "docs" / "evidence.md", ROOT / "docs" / "evidence"
+PAPER_EXTREMES = {1: 0.368, 10: 0.391, 20: 0.377, 30: 0.363, 40: 0.444, 50: 0.3631, 60: 0.435}
+PAPER_EFFECTIVE = {1: 323, 10: 327, 20: 324, 30: 322, 40: 297, 50: 314, 60: 306}  # of 512
+
+
+def page() -> str:
+    """Return the text of the page."""
+    plan = declaration.read()
+    parts = [
+        prose.HEAD,
+        progress(),
+        prose.answer(plan, main_differences(plan), gradient_cosines()),
+        *mechanism_part(),
+        *suite_part(),
+        *declared_part(plan),
+        *main_part(plan),
+        *side_part(plan),
+        *paper_part(),
+        prose.TAIL,
+    ]
+    return "\n\n".join(part.strip() for part in parts if part) + "\n"
+
+
+def count(condition: Condition) -> tuple[int, int]:
+    """Return how many of a condition's runs have a record, and how many there are to be."""
+    return len(records.read_all(condition.name)), len(condition.arms) * condition.seeds
+
+
+def progress() -> str:
+    """Say how much of the plan has been run."""
+    rows = [(condition, *count(condition)) for condition in CONDITIONS.values()]
+    done, planned = sum(row[1] for row in rows), sum(row[2] for row in rows)
+    state = "All runs of the plan are done" if done == planned else f"**So far {done} of {planned} runs are done**"
+    main_done, main_planned = count(MAIN_CONDITION)
+    detail = ", ".join(f"{c.name} {n} of {total}" for c, n, total in rows if c.name != MAIN_CONDITION.name)
+    return f"{state}: main comparison {main_done} of {main_planned}; {detail}."
+
+
+def main_differences(plan: dict[str, Any]) -> list[Difference]:
+    """Return the declared comparisons of the main runs, as one family."""
+    pairs = [(arm, baseline) for arm, baseline in plan["comparisons"]]
+    return comparison.differences(records.read_all(MAIN_CONDITION.name), pairs, plan["margin_of_equivalence"])
+
+
+def gradient_cosines() -> dict[str, dict[str, list[float]]]:
+    """Return the cosines of gradients with batch std at all checkpoints, by rewards and arm."""
+    found: dict[str, dict[str, list[float]]] = {}
+    if (mechanism.FOLDER / "pairs.csv").exists():
+        for row in mechanism.read(mechanism.FOLDER / "pairs.csv"):
+            pair = {row["arm"], row["with"]}
+            if "batch-std" in pair:
+                (arm,) = pair - {"batch-std"}
+                found.setdefault(row["rewards"], {}).setdefault(arm, []).append(row["gradients"])
+    return found
+
+
+def mechanism_part() -> list[str]:
+    """Return what one update says."""
+    if not (mechanism.FOLDER / "arms.csv").exists():
+        return ["## One update, without training\n\nNot measured yet."]
+    arms = mechanism.read(mechanism.FOLDER / "arms.csv")
+    pairs = mechanism.read(mechanism.FOLDER / "pairs.csv")
+    parts = [prose.MECHANISM.format(**{f"bound_{n}": closed_forms.binary_bound(n) for n in (2, 8, 16, 32)},
+                                    format_bound=closed_forms.format_bound(8))]  # fmt: skip
+    parts.append(
+        "![Cosine of GRPO's and Dr. GRPO's advantages over the group size, with its bound](evidence/bound.png)"
+    )
+    for rewards in ("binary", "0.9 + 0.1 format"):
+        chosen = [row for row in arms if row["rewards"] == rewards]
+        last = max(row["checkpoint"] for row in chosen)
+        rows = []
+        for row in (row for row in chosen if row["checkpoint"] == last):
+            near = {name: _cosine(pairs, row["arm"], "batch-std", rewards, last, name)
+                    for name in ("advantages", "gradients", "first_adam_steps")}  # fmt: skip
+            rows.append([row["arm"], *(f"{value:.3f}" for value in near.values()), f"{row['alignment_corrected']:.3f}",
+                         f"{row['noise_over_signal']:.1f}", f"{row['largest']:.2f}", f"{row['largest_over_rms']:.1f}",
+                         f"{row['gradient_norm']:.3f}"])  # fmt: skip
+        head = ["arm", "advantages", "gradients", "first Adam steps", "alignment", "noise / signal", "largest abs(A)",
+                "over rms", "gradient norm"]  # fmt: skip
+        parts.append(f"Rewards {rewards}, after {last:.0f} steps; the first three columns are cosines with batch std.")
+        parts.append(table(head, rows))
+    parts.append(prose.MECHANISM_COLUMNS)
+    parts.append("![Which groups carry the update, by arm](evidence/shares.png)")
+    checkpoints = sorted({row["checkpoint"] for row in arms})
+    rows = []
+    for arm in ("grpo", "durian", "reasoning", "random-buckets"):
+        cells = [_cosine(pairs, arm, "batch-std", rewards, checkpoint, "gradients")
+                 for rewards in ("binary", "0.9 + 0.1 format") for checkpoint in checkpoints]  # fmt: skip
+        rows.append([arm, *(f"{cell:.3f}" for cell in cells)])
+    head = ["cosine of gradients with batch std", *(f"{rewards}, step {checkpoint:.0f}"
+            for rewards in ("binary", "format") for checkpoint in checkpoints)]  # fmt: skip
+    parts.append(table(head, rows))
+    return parts
+
+
+def suite_part() -> list[str]:
+    """Return what the tasks are and what their dials do."""
+    if not (tables.FOLDER / "suite.csv").exists():
+        return ["## The tasks\n\nNot measured yet."]
+    rows = [
+        [row["form"], f"{row['prompts']:.0f}", f"{row['depth']:.1f}", f"{row['accuracy']:.1%}",
+         f"{row['effective']:.0%}", f"{row['clutter_accuracy']:+.2f}", f"{row['entropy_accuracy']:+.2f}"]
+        for row in mechanism.read(tables.FOLDER / "suite.csv")
+    ]  # fmt: skip
+    head = [
+        "question",
+        "held-out prompts",
+        "depth",
+        "accuracy",
+        "groups with signal",
+        "clutter, accuracy",
+        "entropy, accuracy",
+    ]
+    return [prose.SUITE, table(head, rows)]
+
+
+def declared_part(plan: dict[str, Any]) -> list[str]:
+    """Return what was declared before the main runs."""
+    names = list(plan["smallest_detectable"])
+    rows = [
+        [name, f"{found['seeds']}", f"{found['comparisons']}", f"{100 * found['at_the_deviation']:.2f}",
+         f"{100 * found['at_its_upper_limit']:.2f}"]
+        for name, found in plan["smallest_detectable"].items()
+    ]  # fmt: skip
+    sweep = [[arm, *(f"{plan['sweep'][f'{pilot.lr:g}'][arm]:.1%}" for pilot in PILOTS)] for arm in MAIN]
+    return [
+        prose.DECLARED.format(
+            date=plan["date"], lr=plan["learning_rate"], deviation=100 * plan["paired_deviation"],
+            freedom=plan["degrees_of_freedom"], upper=100 * plan["paired_deviation_upper_80"],
+            margin=100 * plan["margin_of_equivalence"], comparisons=len(plan["comparisons"]), first=names[0],
+        ),
+        table(["table", "seeds", "comparisons", "detectable, points", "at the deviation's upper limit"], rows),
+        "![Held-out accuracy over learning rates, all arms](evidence/sweep.png)",
+        table(["arm", *(f"lr {pilot.lr:g}" for pilot in PILOTS)], sweep),
+    ]  # fmt: skip
+
+
+def main_part(plan: dict[str, Any]) -> list[str]:
+    """Return the main comparison."""
+    found, differences = records.read_all(MAIN_CONDITION.name), main_differences(plan)
+    done, planned = count(MAIN_CONDITION)
+    head = f"## The main comparison: {done} of {planned} runs"
+    if not differences:
+        return [head, prose.MAIN, "Not enough seeds yet."]
+    seeds = [d.seeds for d in differences]
+    deviation = float(np.median([d.deviation for d in differences]))
+    return [
+        head,
+        prose.MAIN,
+        "![Each arm minus its baseline, with paired intervals](evidence/main.png)",
+        difference_table(differences, plan["margin_of_equivalence"]),
+        f"Seeds compared: {min(seeds)} to {max(seeds)}. The median deviation of the paired differences is"
+        f" {100 * deviation:.2f} points; the pilots said {100 * plan['paired_deviation']:.2f}.",
+        "![Held-out accuracy over the steps, and each arm minus GRPO](evidence/curves.png)",
+        arm_table(MAIN_CONDITION, found),
+        prose.WHERE,
+        where_table(found, plan),
+    ]
+
+
+def side_part(plan: dict[str, Any]) -> list[str]:
+    """Return the exploratory tables."""
+    parts = [prose.SIDE]
+    main = records.read_all(MAIN_CONDITION.name)
+    margin = plan["margin_of_equivalence"]
+    for condition in SIDE:
+        if condition.name in ("weights", "buckets") or condition.name in ("group-2", "group-4", "group-16"):
+            continue
+        found = records.read_all(condition.name)
+        done, planned = len(found), len(condition.arms) * condition.seeds
+        parts.append(f"### {condition.about[0].upper()}{condition.about[1:]}: {done} of {planned} runs")
+        if condition.name == "others":
+            found |= {key: record for key, record in main.items() if key[0] in ("grpo", "batch-std")}
+        pairs = [(arm, "grpo") for arm in condition.arms if arm != "grpo"]
+        differences = comparison.differences(found, pairs, margin)
+        parts.append(difference_table(differences, margin) if differences else "Not run yet, or too few seeds.")
+        if differences:
+            parts.append(arm_table(condition, found))
+    best = best_rates()
+    if best:
+        parts += ["### Plain SGD, each arm at its best of three learning rates", prose.SGD, best]
+    return parts
+
+
+def paper_part() -> list[str]:
+    """Return the paper's tables at this scale."""
+    main = records.read_all(MAIN_CONDITION.name)
+    parts = [prose.PAPER]
+    if main:
+        parts += ["### Appendix A: extreme groups", "![Share of extreme groups over the steps](evidence/extremes.png)",
+                  extremes_table(main)]  # fmt: skip
+    parts.append("### Appendix B: do the scores point at the errors?")
+    if (tables.FOLDER / "correlations.csv").exists():
+        rows = mechanism.read(tables.FOLDER / "correlations.csv")
+        columns = list(dict.fromkeys(row["with"] for row in rows))
+        scores = list(dict.fromkeys(row["score"] for row in rows))
+        value = {(row["score"], row["with"]): f"{row['value']:+.2f}" for row in rows}
+        parts.append(prose.CORRELATIONS)
+        parts.append(table(["score", *columns], [[s, *(value.get((s, c), "") for c in columns)] for s in scores]))
+        parts += error_tables()
+    else:
+        parts.append("Not measured yet.")
+    for title, name, arms, also in (
+        ("Number of confidence buckets (Table 2), 256 prompts a step", "buckets",
+         [f"buckets-{b}" for b in BUCKETS], ("wide", "durian", "12 (Durian's default)")),
+        ("Weights (Table 3)", "weights",
+         [f"weights-{'-'.join(map(str, w))}" for w in WEIGHTS], ("main", "durian", ".1, .2, .7 (the default)")),
+    ):  # fmt: skip
+        done, planned = count(CONDITIONS[name])
+        parts.append(f"### {title}: {done} of {planned} runs")
+        found = records.read_all(name)
+        rows = mean_rows(found, arms, CONDITIONS[name])
+        other = {key: record for key, record in records.read_all(also[0]).items()
+                 if key[0] == also[1] and key[1] < CONDITIONS[name].seeds}  # fmt: skip
+        rows += [[also[2], *row[1:]] for row in mean_rows(other, [also[1]], CONDITIONS[name])]
+        parts.append(table(["arm", "seeds", "held-out accuracy", "standard error"], rows) if rows else "Not run yet.")
+    parts.append("### Responses a prompt (Table 7)")
+    rows = []
+    for size in (2, 4, 8, 16):
+        name = "main" if size == 8 else f"group-{size}"
+        found = {key: record for key, record in records.read_all(name).items() if key[1] < 4}
+        for arm in ("grpo", "durian"):
+            rows += [[f"{arm}, G = {size}", *row[1:]] for row in mean_rows(found, [arm], CONDITIONS[name])]
+    parts.append(table(["arm", "seeds", "held-out accuracy", "standard error"], rows) if rows else "Not run yet.")
+    return parts
+
+
+def difference_table(found: list[Difference], margin: float) -> str:
+    """Return differences as a Markdown table, in percentage points."""
+    rows = [
+        [f"{d.arm} - {d.baseline}", f"{d.seeds}", f"{100 * d.mean:+.2f}", f"[{100 * d.low:+.2f}, {100 * d.high:+.2f}]",
+         f"{d.p_corrected:.3f}", f"{d.p_equivalent:.3f}", d.verdict(margin)]
+        for d in found
+    ]  # fmt: skip
+    head = ["arms", "seeds", "difference", "95% interval", "p, Holm", "p of the equivalence test", "verdict"]
+    return table(head, rows)
+
+
+def arm_table(condition: Condition, found: comparison.Records) -> str:
+    """Return each arm's accuracy: interquartile mean over seeds with its interval, greedy, and over the run."""
+    arms = [arm for arm in dict.fromkeys(arm for arm, _ in found) if sum(name == arm for name, _ in found) >= 3]
+    order = [arm for arm in (*MAIN, *OTHERS) if arm in arms]
+    rows = []
+    for arm, (point, low, high) in comparison.interquartile_means(found, order).items() if order else ():
+        some = [record for (name, _), record in found.items() if name == arm]
+        rows.append([arm, f"{len(some)}", f"{point:.2%}", f"[{low:.2%}, {high:.2%}]",
+                     f"{np.mean([comparison.greedy(r) for r in some]):.2%}",
+                     f"{np.mean([comparison.over_the_run(r) for r in some]):.2%}",
+                     f"{np.mean([row['gradient_norm'] for r in some for row in r.steps]):.3f}",
+                     f"{np.max([row['largest_advantage'] for r in some for row in r.steps]):.1f}"])  # fmt: skip
+    return table(["arm", "seeds", "sampled, interquartile mean", "95% interval", "greedy", "mean over the run",
+                  "gradient norm", "largest abs(A)"], rows)  # fmt: skip
+
+
+def where_table(found: comparison.Records, plan: dict[str, Any]) -> str:
+    """Return the differences to GRPO on parts of the exam: thirds of clutter, forms of questions."""
+    keys = [key for key in next(iter(found.values())).head["final"] if key.startswith(("clutter", "form"))]
+    rows = []
+    for arm in MAIN[1:]:
+        cells = []
+        for key in keys:
+            margin = plan["margin_of_equivalence"]
+            some = comparison.differences(found, [(arm, "grpo")], margin, comparison.part(key))
+            cells += [f"{100 * d.mean:+.2f} ± {100 * d.deviation / np.sqrt(d.seeds):.2f}" for d in some]
+        rows.append([arm, *cells])
+    return table(["minus GRPO, ± standard error", *keys], rows)
+
+
+def mean_rows(found: comparison.Records, arms: list[str], condition: Condition) -> list[list[str]]:
+    """Return mean and standard error of arms over their seeds."""
+    rows = []
+    for arm in arms:
+        values = [comparison.final(record) for (name, _), record in found.items() if name == arm]
+        if len(values) > 1:
+            error = np.std(values, ddof=1) / np.sqrt(len(values))
+            rows.append([arm, f"{len(values)}", f"{np.mean(values):.2%}", f"{error:.2%}"])
+    return rows
+
+
+def best_rates() -> str:
+    """Return each arm at its best learning rate of plain SGD; empty where not all have been run."""
+    found = {rate: records.read_all(f"sgd-{rate:g}") for rate in SGD_RATES}
+    arms = CONDITIONS[f"sgd-{SGD_RATES[0]:g}"].arms
+    if any(len(some) < len(arms) for some in found.values()):
+        return ""
+    rows = []
+    for arm in arms:
+        means = {rate: np.mean([comparison.final(r) for (name, _), r in some.items() if name == arm])
+                 for rate, some in found.items()}  # fmt: skip
+        best = max(means, key=lambda rate: means[rate])
+        rows.append([arm, *(f"{value:.2%}" for value in means.values()), f"{means[best]:.2%} at {best:g}"])
+    return table(["arm", *(f"lr {rate:g}" for rate in SGD_RATES), "best"], rows)
+
+
+def extremes_table(found: comparison.Records) -> str:
+    """Return Appendix A: ours in shares, beside the paper's."""
+    rows = []
+    for step in PAPER_EXTREMES:
+        cells = []
+        for arm in ("grpo", "durian"):
+            some = [record.steps[step - 1] for (name, _), record in found.items() if name == arm]
+            if some:
+                effective = sum(row["effective"] for row in some)
+                prompts = MAIN_CONDITION.prompts * len(some)
+                extreme = sum(row["extreme_success"] + row["extreme_failure"] for row in some)
+                cells += [f"{effective / prompts:.0%}", f"{extreme / effective:.1%}"]
+        rows.append([f"{step}", *cells, f"{PAPER_EFFECTIVE[step] / 512:.0%}", f"{PAPER_EXTREMES[step]:.1%}"])
+    return table(["step", "GRPO: effective", "extreme of them", "Durian: effective", "extreme of them",
+                  "paper: effective", "extreme of them"], rows)  # fmt: skip
+
+
+def error_tables() -> list[str]:
+    """Return the shares of errors by bucket."""
+    rows = mechanism.read(tables.FOLDER / "errors.csv")
+    found = []
+    for scores in (("entropy", "entropy thirds"), ("confidence, sum", "confidence, mean")):
+        cells = []
+        for score in scores:
+            for kind in ("any", *tables.ERRORS[:3]):
+                some = sorted(
+                    (r for r in rows if r["score"] == score and r["errors"] == kind), key=lambda r: r["bucket"]
+                )
+                cells.append([score, kind, *(f"{100 * row['share']:.1f}" for row in some)])
+        buckets = max(len(row) for row in cells) - 2
+        found.append(table(["score", "errors", *(f"bucket {k}" for k in range(buckets))], cells))
+    return [prose.ERRORS, *found]
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """Return a Markdown table."""
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
+
+
+def sources(name: str) -> list[Path]:
+    """Return the record files that a picture is drawn from."""
+    if name == "sweep":
+        return sorted(path for pilot in PILOTS for path in (records.FOLDER / pilot.name).glob("*.csv"))
+    if name in ("bound", "shares"):
+        return [mechanism.FOLDER / ("group_sizes.csv" if name == "bound" else "arms.csv")]
+    return sorted((records.FOLDER / MAIN_CONDITION.name).glob("*.csv"))
+
+
+def pictures() -> list[str]:
+    """Name the pictures that the records there are give."""
+    names = ["sweep"]
+    names += ["bound", "shares"] if (mechanism.FOLDER / "arms.csv").exists() else []
+    names += ["extremes"] if sources("main") else []
+    names += ["main", "curves"] if main_differences(declaration.read()) else []
+    return names
+
+
+def draw() -> None:
+    """Draw the pictures."""
+    from benchmarks.evidence import figures  # matplotlib is needed for the pictures alone
+
+    plan, found = declaration.read(), records.read_all(MAIN_CONDITION.name)
+    PICTURES.mkdir(exist_ok=True)
+    drawn = {
+        "sweep": lambda path, source: figures.sweep(path, source),
+        "bound": lambda path, source: figures.bound(path, source[0]),
+        "shares": lambda path, source: figures.shares(path, source[0]),
+        "extremes": lambda path, source: figures.extremes(found, PAPER_EXTREMES, path, source),
+        "main": lambda path, source: figures.forest(
+            main_differences(plan), plan["margin_of_equivalence"],
+            plan["smallest_detectable"][MAIN_CONDITION.name]["at_the_deviation"],
+            "Differences in held-out accuracy", path, source,
+        ),
+        "curves": lambda path, source: figures.curves(found, MAIN, "Main comparison", path, source),
+    }  # fmt: skip
+    for name in pictures():
+        drawn[name](PICTURES / f"{name}.png", sources(name))
+
+
+def main() -> None:
+    """Write everything."""
+    draw()
+    PAGE.write_text(page(), encoding="utf-8")
+    print(f"written: {PAGE.relative_to(ROOT)} and {len(pictures())} pictures")
+
+
+def _cosine(rows: list[dict[str, Any]], one: str, other: str, rewards: str, checkpoint: float, what: str) -> float:
+    if one == other:
+        return 1.0
+    for row in rows:
+        if {row["arm"], row["with"]} == {one, other} and row["rewards"] == rewards and row["checkpoint"] == checkpoint:
+            return row[what]
+    raise LookupError(f"pairs.csv: no row of {one} with {other}, {rewards}, step {checkpoint:.0f}")

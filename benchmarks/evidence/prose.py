@@ -1,0 +1,159 @@
+"""The sentences of docs/evidence.md; its numbers are filled in from the records."""
+
+from typing import Any
+
+from benchmarks.evidence.comparison import Difference
+
+HEAD = """# Evidence
+
+Does it matter how a group's rewards are normalised: where, and by how much? This page compares Durian with the other
+group normalisations on tasks whose difficulty is known, and says what came out, whichever way it fell. It is written
+by `python -m benchmarks.evidence page` from the records in
+[`benchmarks/results/evidence/`](../benchmarks/results/evidence), one CSV a run with its seed, settings and versions.
+`make evidence` does the small version (mechanism, and 4 arms x 6 seeds x 25 steps) in under 10 minutes of one core;
+`python -m benchmarks.evidence run` trains whatever run has no record yet, may be killed at any moment, and goes on
+where it was."""
+
+MECHANISM = """## One update, without training
+
+**Why the arms are so alike.** Every arm here centres a reward by its prompt's mean and multiplies by one positive
+factor a prompt, $A_{{s,i}} = f_s (r_{{s,i}} - m_s)$; arms differ in $f$ alone. Let $v_s = \\sum_i (r_{{s,i}} -
+m_s)^2$. For arms 1 and 2 with $A^2 = f A^1$, $m \\le f_s \\le M$ on the prompts with signal, write the cosine with
+weights $w_s \\propto v_s (f^1_s)^2$, $\\sum w_s = 1$:
+
+$$\\cos(A^1, A^2) = \\frac{{\\sum_s w_s f_s}}{{\\sqrt{{\\sum_s w_s f_s^2}}}}.$$
+
+From $(f_s - m)(M - f_s) \\ge 0$ follows $\\sum w f^2 \\le (m + M) \\sum w f - m M$. With $x = \\sum w f$ the squared
+cosine is therefore at least $x^2 / ((m + M) x - m M)$, which is smallest at $x = 2 m M / (m + M)$, so
+
+$$\\cos(A^1, A^2) \\ge \\frac{{2 \\sqrt{{m M}}}}{{m + M}},$$
+
+and the bound is reached when the prompts have only the two factors $m$ and $M$, in the right mixture. Only the ratio
+$M / m$ counts. GRPO and Dr. GRPO differ by the prompt's std. For binary rewards with k of G right it is $\\sqrt{{k (G
+- k)}} / G$ (population form; the sample form has one more constant factor), which lies in $[\\sqrt{{G - 1}} / G, 1 /
+2]$. So their cosine is at least **{bound_8:.4f} at G = 8**, {bound_16:.3f} at 16, {bound_32:.3f} at 32, and
+{bound_2:.0f} at G = 2, where they are equal up to scale. Batch std, RLOO, REINFORCE++-baseline and the pooled
+within-prompt std have one factor for all prompts: on equal groups they are Dr. GRPO times a number. Durian's factor
+is a weighted sum of three inverse stds; each bucket's std mixes its prompts, so it is nearer to one number than
+GRPO's is. Rewards of 0.9 accuracy + 0.1 format lower GRPO's bound to {format_bound:.2f}: a group that differs in
+format alone has a std ten times smaller, and GRPO blows it up tenfold. There a difference *can* exist.
+
+A bound on advantages is not one on gradients, which are sums over prompts, so those are measured: on shared rollouts
+from the warm policy and from two later checkpoints of one run. And an optimiser changes what counts. Plain SGD passes
+the scale of A on, so Dr. GRPO is GRPO with a smaller learning rate. Adam divides the scale out, but its first step is
+nearly the *sign* of the gradient, and signs flip where a weight's gradient is near zero: the cosine of first Adam
+steps is lower than that of gradients (for jointly normal coordinates $\\frac{{2}}{{\\pi}} \\arcsin \\cos$)."""
+
+MECHANISM_COLUMNS = """\
+*Alignment*: cosine with an estimate of the true policy gradient from other prompts, corrected for that estimate's own
+noise. *Noise / signal*: variance of a batch's gradient over the squared norm of its mean, so lower is better and
+scale does not count. *Largest*, and the same *over the rms* of all advantages. A *gradient norm* is what plain SGD
+would feel."""
+
+SUITE = """## The tasks
+
+Questions about photographs with shapes on them, read through a frozen EfficientNet-Lite0; training and held-out
+images use different photographs. The *clutter* of a scene fades its shapes, brings out the photograph and adds
+strokes; the *depth* of a question is the number of counts its chain needs. One policy of 0.27M parameters is warmed
+up on demonstrations of which a fifth guess, a fifth of the rest are careless and 15% forget to end their thoughts,
+and all arms start from its bits. Below: the warm policy on 2,000 held-out prompts x 16 samples; the last two columns
+are rank correlations."""
+
+DECLARED = """## What was declared before the main runs
+
+Written down {date} UTC in `declared.json`, from pilots on seeds of their own: the learning rate for all arms ({lr:g},
+the best mean over arms of the sweep below); the outcome (held-out accuracy after the last step, sampled, 2,000
+prompts x 16); {comparisons} comparisons, corrected together (Holm); a margin of equivalence of {margin:g} point, half
+of the two points the paper reports. The pilots' paired deviation is {deviation:.2f} points ({freedom} degrees of
+freedom; its upper 80% limit {upper:.2f}). What n seeds can detect, with a power of 80% at 5% over all comparisons:"""
+
+MAIN = """\
+Same prompts in the same order for every arm, and the same random number decides the same token of the same response,
+so arms share their noise until their policies part. Differences are paired by seed; the interval is a bootstrap over
+seeds (BCa). *Indistinguishable* means that two one-sided tests put the difference inside the margin."""
+
+WHERE = """On parts of the exam, in points (exploratory: no correction)."""
+
+SIDE = """## Side tables
+
+Four or five seeds each: exploratory. They can show large effects and cannot exclude small ones."""
+
+SGD = (
+    """One learning rate for all arms compares scales, not directions; each arm at its best one compares directions."""
+)
+
+PAPER = """## The paper's tables at this scale"""
+
+CORRELATIONS = """\
+Rank correlations at the warm policy; for the photograph, which has no order, the correlation ratio of ranks. Entropy
+on 1,000 held-out images by layer of the encoder (the policy and all arms use stride 16)."""
+
+ERRORS = """\
+Shares of the errors, in percent, by bucket, low to high: entropy in the paper's quartile buckets (a quarter, a half,
+a quarter of the prompts) and in thirds; confidence in ten equal groups. An error is *perception* where a count that
+the chain starts from is wrong, *reasoning* where all of them are right and the conclusion is not, *guess* where
+nothing was counted. The paper has perceptual errors at 23.6 / 31.3 / 45.1 % (We-Math) over entropy and reasoning
+errors from 13.4% in the least to 4.2% in the most confident tenth."""
+
+TAIL = """## What this cannot say
+
+One encoder, one kind of task, one warm policy, and a policy of 0.27M parameters that RL mostly teaches to choose its
+better habits. The seeds vary prompts and sampling, not the warm-up. Visual entropy follows clutter closely here, by
+design; on natural images it need not. The paper trains 7B parameters on 512 prompts x 8 a step, where 12 buckets hold
+43 prompts each, and its rewards mix 0.9 accuracy with 0.1 format. What would decide it: the paper's own setting,
+GRPO, batch std, random buckets and Durian, at least five seeds each, with the paired deviation reported."""
+
+
+def answer(plan: dict[str, Any], found: list[Difference], cosines: dict[str, dict[str, list[float]]]) -> str:
+    """Say what the declared comparisons and the gradients came to, in the words of their verdicts."""
+    margin = plan["margin_of_equivalence"]
+    lines = []
+    for rewards, arms in cosines.items():
+        spans = ", ".join(f"{name} {_span(arms[name])}" for name in ("grpo", "durian", "reasoning", "random-buckets"))
+        lines.append(
+            f"- **One update, rewards {rewards}**: cosine of the gradient with batch std's, over checkpoints: {spans}."
+        )
+    against = {(d.arm, d.baseline): d for d in found}
+    for pair, question in (
+        (("durian", "grpo"), "Durian or GRPO"),
+        (("durian", "batch-std"), "Durian or one line of batch std"),
+        (("durian", "dr-grpo"), "Durian or no std at all"),
+        (("durian", "random-buckets"), "Buckets by difficulty or by chance"),
+    ):
+        if pair in against:
+            d = against[pair]
+            lines.append(
+                f"- **{question}** (binary rewards, G = 8, Adam): {d.verdict(margin)}. {pair[0]} minus {pair[1]}"
+                f" is {100 * d.mean:+.2f} points of held-out accuracy, 95% interval [{100 * d.low:+.2f},"
+                f" {100 * d.high:+.2f}], {d.seeds} seeds."
+            )
+    advice = choose(margin, against.get(("durian", "batch-std")))
+    return "\n\n".join(["## The answer so far", "\n".join(lines), advice])
+
+
+def choose(margin: float, found: Difference | None) -> str:
+    """Say when to choose Durian over one line of batch std."""
+    if found is None:
+        return "Too few runs are done to say anything about training."
+    verdict = found.verdict(margin)
+    if verdict.startswith("indistinguishable"):
+        here = "Under conditions like these, take batch std: one line, and the same result."
+    elif verdict == "undecided":
+        here = (
+            "Under conditions like these nothing here gives a reason to leave batch std, and nothing excludes one yet."
+        )
+    elif found.mean > 0:
+        here = "Under conditions like these Durian is worth its parts."
+    else:
+        here = "Under conditions like these batch std is not only simpler but better."
+    return (
+        f"**When to choose Durian over one line of batch std?** {here} A reason to prefer Durian could exist where the"
+        " stds of buckets differ much from one another: accuracies near 0 or 1 in some buckets and not in others, many"
+        " prompts a bucket, rewards of several sizes. Where every bucket's accuracy lies between 20% and 80% its std"
+        " lies between 0.4 and 0.5, and dividing by it is dividing by a constant. With few prompts a bucket its std is"
+        " noise, and random buckets of the same sizes tell how much of an effect is only that."
+    )
+
+
+def _span(values: list[float]) -> str:
+    return f"{min(values):.3f} to {max(values):.3f}"
