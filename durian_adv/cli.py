@@ -7,12 +7,9 @@ import sys
 from collections.abc import Sequence
 
 import durian_adv
-from durian_adv.commands import curate, entropy, metrics, report
+from durian_adv.commands import curate, entropy, metrics, preflight, report
 
-COMMANDS = (curate, entropy, metrics, report)
-from durian_adv.commands import metrics, preflight
-
-COMMANDS = (metrics, preflight)
+COMMANDS = (curate, entropy, metrics, preflight, report)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
