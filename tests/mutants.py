@@ -13,8 +13,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-from mutmut.stats import status_by_exit_code
-
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs/trust.md"
 RECORD = ROOT / "tests/records/mutants.csv"
@@ -34,6 +32,8 @@ def change(mutant):
 
 
 def main():
+    from mutmut.stats import status_by_exit_code  # in the environment of make mutants alone
+
     with SURVIVORS.open(newline="") as file:
         explained = {(row["function"], row["before"], row["after"]): row["why"] for row in csv.DictReader(file)}
     rows, open_survivors, survivors = [], [], []
