@@ -304,7 +304,7 @@ def proved_buckets(
     known = int((~low.isnan()).sum())
     # Buckets change between two neighbours in rank. A score that is certainly under the upper one of them is at most
     # the lower one, and conversely, so nothing but its side of the pair matters.
-    upper = bucket_numbers(torch.arange(known), levels, "outer").diff().nonzero()[:, 0] + 1
+    upper = bucket_numbers(torch.arange(known, device=low.device), levels, "outer").diff().nonzero()[:, 0] + 1
     while len(upper) > 0:
         least = low.sort().values[upper]  # of the upper neighbour
         most = high.sort().values[upper - 1]  # of the lower neighbour

@@ -97,7 +97,7 @@ def _lengths(lengths: object, rows: int) -> Tensor:
         raise TypeError(f"lengths: expected a 1-D tensor or a sequence of integers, got {type(lengths).__name__}")
     sizes = [_checks.integer(f"lengths[{i}]", size, "an integer") for i, size in enumerate(lengths)]
     _check_sizes(sizes, rows)
-    return torch.tensor(sizes, dtype=torch.int64)
+    return torch.tensor(sizes, dtype=torch.int64, device="cpu")  # not the default device that a caller may have set
 
 
 def packed_sizes(lengths: Tensor, rows: int) -> list[int]:

@@ -17,6 +17,7 @@ from helpers import TOLERANCE, assert_matches, needs_compiler, result_dtype, ulp
 
 import durian_adv
 from durian_adv import (
+    certified_entropy_buckets,
     combine_advantages,
     durian_advantage,
     durian_components,
@@ -133,6 +134,37 @@ def test_the_device_is_kept_and_no_value_is_read(name):
         assert b.device.type == "meta"
         assert a.shape == b.shape
         assert a.dtype == b.dtype
+
+
+@everywhere
+def test_a_default_device_of_the_caller_has_no_say(name):
+    inputs = Inputs()
+    expected = tensors(call(name, inputs))
+    with torch.device("meta"):
+        for a, b in zip(tensors(call(name, inputs)), expected, strict=True):
+            assert a.device == b.device
+            assert torch.equal(a.nan_to_num(-1), b.nan_to_num(-1))
+
+
+def test_a_default_device_of_the_caller_has_no_say_in_flat_and_packed_forms():
+    x = Inputs()
+    ids = torch.arange(x.rewards.numel()) % 4
+
+    def results():
+        scores = {"visual_entropy": x.rollout_confidence.flatten(), "confidence": x.rollout_confidence.flatten()}
+        flat = durian_components(x.rewards.flatten(), prompt_index=ids, **scores, num_confidence_buckets=2)
+        shared = shared_std_advantage(x.rewards.flatten(), ids, prompt_index=ids)
+        packed = [f(x.features.flatten(0, 1), lengths=[14, 14, 7]) for f in (eigen_entropy, certified_entropy_buckets)]
+        levels = [
+            quantile_buckets(x.scores, q, boundary=b) for q in (3, (0.2, 0.6)) for b in ("lower", "outer", "upper")
+        ]
+        return [*flat, shared, *packed, *levels]
+
+    expected = results()
+    with torch.device("meta"):
+        for a, b in zip(results(), expected, strict=True):
+            assert a.device == b.device
+            assert torch.equal(a.nan_to_num(-1), b.nan_to_num(-1))
 
 
 @everywhere
