@@ -12,7 +12,6 @@ import dataclasses
 import functools
 import importlib.metadata
 import inspect
-import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
@@ -91,7 +90,7 @@ def durian_estimator(
     if index is None:
         raise ValueError("index: expected the uid of each response's prompt, got None")
     options = options_of(config)
-    logprobs = rows.tensors["old_log_probs"] if "old_log_probs" in rows.tensors.keys() else None  # noqa: SIM118
+    logprobs = rows.tensors["old_log_probs"] if "old_log_probs" in rows.tensors.keys() else None  # noqa: SIM118  # a TensorDict
     if logprobs is None and options.weights[2] > 0:
         raise ValueError(f"old_log_probs: expected in the batch for {OPTIONS}.weights[2] > 0, got none")
     components, metrics = batch_advantages(
@@ -223,7 +222,7 @@ def _with_queue(original: Callable[..., Any]) -> Callable[..., Any]:
         def column(name: str) -> Sequence[Any] | None:
             names = ["uid", name]  # uid is always there: the queue warns of an empty answer
             found = transfer_queue.kv_batch_get(batch.keys, batch.partition_id, select_fields=names)
-            return list(found[name]) if name in found.keys() else None  # noqa: SIM118
+            return list(found[name]) if name in found.keys() else None  # noqa: SIM118  # a TensorDict
 
         last = last_outputs(batch.keys)
         padding = torch.tensor([bool(tag.get("is_padding", False)) for tag in batch.tags])
@@ -305,6 +304,14 @@ def _register(core_algos: ModuleType) -> None:
         registry(NAME)(durian_estimator)
 
 
+def _safely(hook: Callable[[ModuleType], None], module: ModuleType) -> None:
+    """Run a hook inside an import of verl's, whose other estimators need the module whatever happens here."""
+    try:
+        hook(module)
+    except Exception as error:
+        _misfits.append(f"{module.__name__}: {error!r}")
+
+
 def _refuse_misfits() -> None:
     if _misfits:
         raise RuntimeError(
@@ -315,10 +322,9 @@ def _refuse_misfits() -> None:
 
 def install() -> None:
     """Register the estimator and make the changes, now or as soon as verl's modules are imported."""
-    wrapt.register_post_import_hook(_register, "verl.trainer.ppo.core_algos")
+    wrapt.register_post_import_hook(functools.partial(_safely, _register), "verl.trainer.ppo.core_algos")
     for module in _CHANGES:
-        wrapt.register_post_import_hook(_change, module)
-    logging.getLogger(__name__).debug("the estimator %s is known to verl", NAME)
+        wrapt.register_post_import_hook(functools.partial(_safely, _change), module)
 
 
 install()

@@ -198,6 +198,18 @@ def test_a_verl_whose_internals_differ_is_refused_by_name_and_left_whole(monkeyp
     assert batches.advantage(data, "grpo").batch["advantages"].any()
 
 
+def test_an_error_while_verl_is_imported_is_kept_for_whoever_asks_for_durian(monkeypatch):
+    monkeypatch.setattr(adapter, "_misfits", [])
+    # a function of which Python cannot tell the parameters
+    copy = other_version("verl.trainer.ppo.v1.utils", "compute_advantage", max)
+    adapter._safely(adapter._change, copy)
+    assert copy.compute_advantage is max
+    data = batches.random_batch(np.random.default_rng(0), nan=0)
+    with pytest.raises(RuntimeError, match=r"verl.trainer.ppo.v1.utils: ValueError\('no signature found for builtin"):
+        batches.advantage(data)
+    assert batches.advantage(data, "grpo").batch["advantages"].any()
+
+
 def test_a_verl_without_a_registry_is_refused(monkeypatch):
     monkeypatch.setattr(adapter, "_misfits", [])
     adapter._register(types.ModuleType("verl.trainer.ppo.core_algos"))
