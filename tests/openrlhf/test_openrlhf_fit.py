@@ -113,6 +113,16 @@ def test_the_hook_changes_an_openrlhf_that_is_there_and_twice_is_once(unchanged,
     }
 
 
+def test_the_asynchronous_trainer_is_changed_with_the_other():
+    from openrlhf.trainer import ppo_trainer_async
+
+    trainer = ppo_trainer_async.TrainingActor.__ray_metadata__.modified_class
+    assert issubclass(trainer, ppo_trainer.BasePPOTrainer)
+    assert "RemoteExperienceMaker" not in vars(ppo_trainer_async)  # which it makes in the changed module
+    assert trainer._compute_rollout_stats is ppo_trainer.BasePPOTrainer._compute_rollout_stats
+    assert trainer.train_step is ppo_trainer.BasePPOTrainer.train_step
+
+
 USED = [(where, name) for where, name, _ in openrlhf_maker._USED]
 
 
