@@ -162,8 +162,10 @@ def durian_entropy(self: Any, mm_train_inputs: Mapping[str, Any], features: str)
 
     ``mm_train_inputs`` is what OpenRLHF keeps of the processor's output. The vision tower runs on it once more.
     """
+    from openrlhf.utils.vlm_utils import merge_mm_train_inputs
+
     device = torch.cuda.current_device() if torch.cuda.is_available() else "cpu"
-    inputs = {name: value.to(device) for name, value in mm_train_inputs.items()}
+    inputs = merge_mm_train_inputs([mm_train_inputs], device)
     self.actor.eval()
     try:
         return tower_entropy(self.actor.model, inputs, features)

@@ -17,6 +17,7 @@ from openrlhf.trainer.ppo_utils import experience_maker
 from openrlhf.trainer.ppo_utils.experience import Experience
 from openrlhf.trainer.ppo_utils.experience_maker import RemoteExperienceMaker
 from openrlhf.trainer.ray import launcher
+from openrlhf.utils import vlm_utils
 from openrlhf.utils.logging_utils import init_logger
 from openrlhf.utils.utils import zero_pad_sequences
 from torch import Tensor
@@ -36,6 +37,7 @@ _USED = (
     (RemoteExperienceMaker, "_flatten_results", ("refs", "duplicate_factor")),
     (launcher.RayActorGroup, "async_run_method_batch", ("method_name", "kwargs")),
     (launcher.BaseModelActor, "execute_batch", ("method_name", "all_data")),
+    (vlm_utils, "merge_mm_train_inputs", ("mm_train_inputs_list", "device")),
 )
 _FIELDS = ("index", "prompts", "images", "mm_train_inputs", "info", "rewards", "action_mask", "action_log_probs")
 

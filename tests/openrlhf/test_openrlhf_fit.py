@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import importlib.metadata
+import inspect
 import re
 from pathlib import Path
 
@@ -111,6 +112,16 @@ def test_the_hook_changes_an_openrlhf_that_is_there_and_twice_is_once(unchanged,
         "rollout/truncated_rate",
         "rollout/num_samples",
     }
+
+
+def test_the_asynchronous_trainer_is_changed_with_the_other():
+    from openrlhf.trainer import ppo_trainer_async
+
+    trainer = ppo_trainer_async.TrainingActor.__ray_metadata__.modified_class
+    assert issubclass(trainer, ppo_trainer.BasePPOTrainer)
+    assert "RemoteExperienceMaker" not in vars(ppo_trainer_async)  # which it makes in the changed module
+    for name in ("_compute_rollout_stats", "train_step"):  # in wrappers of Ray's, which hold them by their names
+        assert inspect.unwrap(getattr(trainer, name)) is getattr(ppo_trainer.BasePPOTrainer, name)
 
 
 USED = [(where, name) for where, name, _ in openrlhf_maker._USED]
