@@ -56,8 +56,8 @@ $(VENV)-easyr1/.parent: $(VENV)-easyr1/.installed
 bench-easyr1: $(VENV)-easyr1/.installed  ## EasyR1's advantage stage against ours; needs EASYR1
 	PYTHONPATH=$(EASYR1) $(VENV)-easyr1/bin/python -m benchmarks.easyr1_cost
 
-test-others: $(VENV)-others/.installed  ## the examples of docs/other-trainers.md; SLIME: the path of a checkout of slime
-	SLIME=$(SLIME) $(VENV)-others/bin/pytest tests/others
+test-others: $(VENV)-others/.installed  ## the example for SkyRL in docs/other-trainers.md
+	$(VENV)-others/bin/pytest tests/others
 
 nightly: $(VENV)/.installed-dev  ## the properties, 25 times as many examples
 	HYPOTHESIS_PROFILE=nightly $(BIN)/pytest -m "not inductor" tests
