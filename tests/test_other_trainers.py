@@ -1,7 +1,7 @@
 """The example for slime in docs/other-trainers.md, on the fields and calls that slime had when it was written.
 
-With ``SLIME``, the path of a checkout, and what slime needs installed, its own ``Sample`` and ``RolloutManager`` are used;
-it is not on PyPI. SkyRL is, so its example is tested in an environment of its own: tests/others.
+With ``SLIME``, the path of a checkout, and what slime needs installed, its own ``Sample`` and ``RolloutManager`` are
+used; it is not on PyPI. SkyRL is, so its example is tested in an environment of its own: tests/others.
 """
 
 import ast
