@@ -81,8 +81,8 @@ $(VENV)-easyr1/.parent: $(VENV)-easyr1/.installed
 	$(@D)/bin/pip install --quiet --no-deps verl==0.2
 	touch $@
 
-test-others: $(VENV)-others/.installed  ## the examples of docs/other-trainers.md; SLIME: the path of a checkout of slime
-	SLIME=$(SLIME) $(VENV)-others/bin/pytest tests/others
+test-others: $(VENV)-others/.installed  ## the example for SkyRL in docs/other-trainers.md
+	$(VENV)-others/bin/pytest tests/others
 
 # --- measurements ---
 

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import EASYR1
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from durian_adv import durian_components, sequence_confidence
 from durian_adv.adapters.batch import DurianOptions
@@ -22,18 +24,8 @@ def of_prompts(data):
     return data.batch["advantages"][:, 0]
 
 
-@pytest.mark.parametrize("shuffle", [False, True])
-@pytest.mark.parametrize(
-    "rewards",
-    [
-        batches.binary(64, 8),
-        batches.binary(512, 8, seed=1),
-        [[0.2, 0.7], [0.1, 0.5, 0.9, 1.0], [0.3, 0.3, 0.8], [-5.0, 2.5, 0.0, 0.1, 0.2]],
-    ],
-    ids=["64 x 8", "512 x 8", "uneven prompts"],
-)
-def test_with_the_weight_on_grpo_alone_it_is_the_trainers_own_grpo(grpo, rewards, shuffle):
-    data = batches.batch(rewards, shuffle=shuffle)
+def check_grpo(grpo, data):
+    """Require the trainer's own advantages within 1e-6, exact zeros where prompts have no signal."""
     expected = grpo(data)
     put_advantages(data, GRPO)
     signal = {uid: len(set(group)) > 1 for uid, group in groups(data).items()}
@@ -45,6 +37,21 @@ def test_with_the_weight_on_grpo_alone_it_is_the_trainers_own_grpo(grpo, rewards
     assert bool(((got - expected)[has_signal].abs() <= tolerance).all())
     assert not got[~has_signal].any()
     assert torch.equal(data.batch["returns"], got)
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize(("prompts", "rollouts"), [(64, 8), (512, 8)])
+def test_with_the_weight_on_grpo_alone_it_is_the_trainers_own_grpo(grpo, prompts, rollouts, shuffle):
+    check_grpo(grpo, batches.batch(batches.binary(prompts, rollouts), shuffle=shuffle))
+
+
+REWARDS = st.sampled_from([0.0, 0.1, 0.25, 0.9, 1.0, -2.0])
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.lists(REWARDS, min_size=2, max_size=9), min_size=1, max_size=12), st.integers(0, 99))
+def test_so_it_is_for_any_number_of_rollouts_a_prompt_in_any_order(grpo, rewards, seed):
+    check_grpo(grpo, batches.batch(rewards, seed=seed))
 
 
 def groups(data):

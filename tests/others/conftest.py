@@ -1,4 +1,4 @@
-"""The examples of docs/other-trainers.md, as they stand there."""
+"""The example for SkyRL in docs/other-trainers.md, as it stands there."""
 
 import re
 import sys
@@ -15,13 +15,9 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "other-trainers.md"
 
 
 @pytest.fixture(scope="session")
-def example():
-    """Run an example of the page; return its names."""
-
-    def run(name):
-        code = re.search(rf"<!-- {name} -->\n```python\n(.*?)```", PAGE.read_text(), re.DOTALL).group(1)
-        names = {"__name__": "example"}
-        exec(compile(code, f"{PAGE.name}, {name}", "exec"), names)
-        return names
-
-    return run
+def names():
+    """Run the example for SkyRL; return its names."""
+    code = re.search(r"<!-- skyrl -->\n```python\n(.*?)```", PAGE.read_text(), re.DOTALL).group(1)
+    made = {"__name__": "example"}
+    exec(compile(code, PAGE.name, "exec"), made)
+    return made

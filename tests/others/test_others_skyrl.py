@@ -17,11 +17,6 @@ from durian_adv.diagnostics import durian_metrics
 PROMPTS, ROLLOUTS, TOKENS = 32, 4, 6
 
 
-@pytest.fixture(scope="module")
-def names(example):
-    return example("skyrl")
-
-
 def batch(pad_size=0):
     draw = torch.Generator().manual_seed(0)
     rows = PROMPTS * ROLLOUTS

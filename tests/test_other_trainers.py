@@ -1,11 +1,13 @@
-"""The example for slime: with the ``Sample`` and the calls that slime has, or had when this was written.
+"""The example for slime in docs/other-trainers.md, on the fields and calls that slime had when it was written.
 
-With ``SLIME``, the path of a checkout, slime's own ``Sample`` and ``RolloutManager`` are used; it is not on PyPI.
+With ``SLIME``, the path of a checkout, and what slime needs installed, its own ``Sample`` and ``RolloutManager`` are
+used; it is not on PyPI. SkyRL is, so its example is tested in an environment of its own: tests/others.
 """
 
 import ast
 import math
 import os
+import re
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +18,7 @@ import torch
 
 from durian_adv import durian_advantage, sequence_confidence
 
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "other-trainers.md"
 SLIME = os.environ.get("SLIME") or None
 ARGS = SimpleNamespace(reward_key=None)
 
@@ -51,8 +54,10 @@ def sample():
 
 
 @pytest.fixture(scope="module")
-def rewards(example):
-    return example("slime")["rewards"]
+def rewards():
+    names = {}
+    exec(re.search(r"<!-- slime -->\n```python\n(.*?)```", PAGE.read_text(), re.DOTALL).group(1), names)
+    return names["rewards"]
 
 
 def samples(made, prompts=16, rollouts=4):
