@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.evidence import runner
-from benchmarks.evidence.conditions import CONDITIONS, MAIN_CONDITION, PILOT, PILOTS, SIDE, runs_of
+from benchmarks.evidence.conditions import CONDITIONS, LONG_PILOTS, MAIN_CONDITION, PILOTS, SIDE, runs_of
 from benchmarks.evidence.suite import load_suite
 
 
@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None) -> None:
 
         print(json.dumps(tables.checks(suite), indent=1))
     elif options.command == "pilot":
-        runner.run_all(runs_of([*PILOTS, PILOT]), suite)
+        runner.run_all(runs_of([*PILOTS, *LONG_PILOTS]), suite)
     elif options.command == "declare":
         from benchmarks.evidence import declaration
 

@@ -49,10 +49,13 @@ PILOTS = tuple(
     Condition(f"pilot-{rate:g}", f"learning rate {rate:g}", seeds=1, first_seed=100, steps=25, lr=rate, samples=4)
     for rate in PILOT_RATES
 )
-# More seeds at the rate that the sweep chose: how far apart runs of one seed come to lie.
-PILOT = replace(
-    MAIN_CONDITION, name="pilot", about="the paired deviation", seeds=2, first_seed=101, steps=25, samples=4
-)
+# A rate that is best after 25 steps may be too high for 100: the two best ones, as long as the main runs. These also
+# tell how far apart runs of one seed come to lie.
+LONG_PILOTS = tuple(
+    Condition(f"pilot-long-{rate:g}", f"learning rate {rate:g}, 100 steps", arms=("grpo", "batch-std", "durian",
+              "reasoning"), seeds=2, first_seed=101, lr=rate, samples=4)
+    for rate in (3e-4, 1e-4)
+)  # fmt: skip
 SIDE = (
     Condition("others", "the other arms, on the first seeds of the main comparison", arms=OTHERS),
     Condition("format", "0.9 accuracy + 0.1 format, so that some groups differ in format alone", format_weight=0.1),
@@ -71,7 +74,7 @@ SIDE = (
         for size in (2, 4, 16)
     ),
 )  # fmt: skip
-CONDITIONS = {condition.name: condition for condition in (*PILOTS, PILOT, MAIN_CONDITION, *SIDE)}
+CONDITIONS = {condition.name: condition for condition in (*PILOTS, *LONG_PILOTS, MAIN_CONDITION, *SIDE)}
 
 # What `make evidence` trains, in minutes.
 QUICK = replace(

@@ -10,7 +10,7 @@ import scipy.stats
 
 from benchmarks.evidence import comparison, records
 from benchmarks.evidence.arms import MAIN
-from benchmarks.evidence.conditions import MAIN_CONDITION, PILOT, PILOTS, SIDE, Condition
+from benchmarks.evidence.conditions import LONG_PILOTS, MAIN_CONDITION, PILOTS, SIDE, Condition
 from benchmarks.evidence.suite import Suite
 
 PATH = records.FOLDER / "declared.json"
@@ -31,32 +31,36 @@ def sweep(condition: Condition, folder: Path = records.FOLDER) -> np.ndarray:
 
 def declare(warm: str, folder: Path = records.FOLDER) -> dict[str, Any]:
     """Choose the learning rate and compute what can be detected."""
-    tables = {pilot.lr: sweep(pilot, folder) for pilot in PILOTS}
-    chosen = max(tables, key=lambda rate: tables[rate].mean())
-    if chosen != PILOT.lr:
-        raise ValueError(f"MAIN_CONDITION.lr: expected {chosen:g}, which the sweep chose, got {PILOT.lr:g}")
-    seeds = np.concatenate([tables[chosen], sweep(PILOT, folder)], axis=1)
-    deviation, freedom = comparison.residual_deviation(seeds)
+    short, long = ({pilot.lr: sweep(pilot, folder) for pilot in pilots} for pilots in (PILOTS, LONG_PILOTS))
+    best = sorted(short, key=lambda rate: -short[rate].mean())[: len(long)]
+    if set(best) != set(long):
+        raise ValueError(f"LONG_PILOTS: expected the sweep's best rates, {best}, got {list(long)}")
+    chosen = max(long, key=lambda rate: long[rate].mean())
+    if chosen != MAIN_CONDITION.lr:
+        raise ValueError(f"MAIN_CONDITION.lr: expected {chosen:g}, the pilots' best, got {MAIN_CONDITION.lr:g}")
+    found = [comparison.residual_deviation(table) for table in long.values()]
+    freedom = sum(each for _, each in found)
+    deviation = float(np.sqrt(sum(each * value**2 for value, each in found) / freedom))
     # A deviation from few degrees of freedom may be too small by chance: its upper 80% limit is declared beside it.
     cautious = deviation * np.sqrt(freedom / scipy.stats.chi2.ppf(0.2, freedom))
     plan = {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M"),
         "warm": warm,
         "learning_rate": chosen,
-        "sweep": {f"{rate:g}": {arm: float(row.mean()) for arm, row in zip(MAIN, table, strict=True)}
-                  for rate, table in tables.items()},
+        "sweep": {pilot.name: {arm: round(float(row.mean()), 6) for arm, row in zip(pilot.arms, table, strict=True)}
+                  for pilot, table in zip((*PILOTS, *LONG_PILOTS), (*short.values(), *long.values()), strict=True)},
         "primary_outcome": "held-out accuracy after the last step, sampled, 2,000 prompts x 16",
-        "paired_deviation": deviation,
+        "paired_deviation": round(deviation, 6),
         "degrees_of_freedom": freedom,
-        "paired_deviation_upper_80": float(cautious),
+        "paired_deviation_upper_80": round(float(cautious), 6),
         "comparisons": PAIRS,
         "margin_of_equivalence": MARGIN,
         "smallest_detectable": {
             condition.name: {
                 "seeds": condition.seeds,
                 "comparisons": count,
-                "at_the_deviation": comparison.detectable(deviation, condition.seeds, count),
-                "at_its_upper_limit": comparison.detectable(float(cautious), condition.seeds, count),
+                "at_the_deviation": round(comparison.detectable(deviation, condition.seeds, count), 6),
+                "at_its_upper_limit": round(comparison.detectable(float(cautious), condition.seeds, count), 6),
             }
             for condition, count in [(MAIN_CONDITION, len(PAIRS)), *((side, len(side.arms) - 1) for side in SIDE)]
             if condition.seeds > 1 and count > 0

@@ -12,7 +12,7 @@ from matplotlib.ticker import PercentFormatter
 from benchmarks.evidence import closed_forms, declaration, mechanism, records
 from benchmarks.evidence.arms import MAIN
 from benchmarks.evidence.comparison import Difference, Records
-from benchmarks.evidence.conditions import PILOTS
+from benchmarks.evidence.conditions import LONG_PILOTS, PILOTS
 from benchmarks.figures import BASELINE, COLOURS, MET, NOT_MET, STYLE, save
 
 ARM_COLOURS = {arm: (*COLOURS, "#222222", "#a0a7ad")[number] for number, arm in enumerate(MAIN)}
@@ -133,13 +133,17 @@ def sweep(path: Path, sources: list[Path]) -> None:
         for number, arm in enumerate(MAIN):
             values = [table[number].mean() for table in tables.values()]
             axes.plot(list(tables), values, "o-", color=ARM_COLOURS[arm], label=arm)
+        for pilot in LONG_PILOTS:
+            means = dict(zip(pilot.arms, declaration.sweep(pilot).mean(axis=1), strict=True))
+            for arm, value in means.items():
+                axes.plot(pilot.lr, value, "s", color=ARM_COLOURS[arm], markersize=7, fillstyle="none")
         axes.set_xscale("log")
         axes.set_xticks(list(tables), [f"{rate:g}" for rate in tables])
         axes.minorticks_off()
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         axes.set_xlabel("learning rate of Adam")
-        axes.set_ylabel(f"held-out accuracy after {PILOTS[0].steps} steps")
-        axes.set_title(f"The learning-rate sweep: {PILOTS[0].seeds} seeds an arm", loc="left", weight="bold")
+        axes.set_ylabel(f"held-out accuracy; dots {PILOTS[0].steps} steps, squares {LONG_PILOTS[0].steps}")
+        axes.set_title("The learning-rate sweep, all arms", loc="left", weight="bold")
         axes.legend(ncols=2)
         save(figure, path, sources)
 

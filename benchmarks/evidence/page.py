@@ -11,7 +11,7 @@ import numpy as np
 from benchmarks.evidence import closed_forms, comparison, declaration, mechanism, prose, records, tables
 from benchmarks.evidence.arms import BUCKETS, MAIN, OTHERS, WEIGHTS
 from benchmarks.evidence.comparison import Difference
-from benchmarks.evidence.conditions import CONDITIONS, MAIN_CONDITION, PILOTS, SGD_RATES, SIDE, Condition
+from benchmarks.evidence.conditions import CONDITIONS, LONG_PILOTS, MAIN_CONDITION, PILOTS, SGD_RATES, SIDE, Condition
 from benchmarks.records import ROOT
 
 PAGE, PICTURES = ROOT / "docs" / "evidence.md", ROOT / "docs" / "evidence"
@@ -138,7 +138,7 @@ def declared_part(plan: dict[str, Any]) -> list[str]:
          f"{100 * found['at_its_upper_limit']:.2f}"]
         for name, found in plan["smallest_detectable"].items()
     ]  # fmt: skip
-    sweep = [[arm, *(f"{plan['sweep'][f'{pilot.lr:g}'][arm]:.1%}" for pilot in PILOTS)] for arm in MAIN]
+    sweep = [[arm, *(f"{found[arm]:.1%}" if arm in found else "" for found in plan["sweep"].values())] for arm in MAIN]
     return [
         prose.DECLARED.format(
             date=plan["date"], lr=plan["learning_rate"], deviation=100 * plan["paired_deviation"],
@@ -147,7 +147,7 @@ def declared_part(plan: dict[str, Any]) -> list[str]:
         ),
         table(["table", "seeds", "comparisons", "detectable, points", "at the deviation's upper limit"], rows),
         "![Held-out accuracy over learning rates, all arms](evidence/sweep.png)",
-        table(["arm", *(f"lr {pilot.lr:g}" for pilot in PILOTS)], sweep),
+        table(["arm", *(f"{pilot.lr:g}, {pilot.steps} steps" for pilot in (*PILOTS, *LONG_PILOTS))], sweep),
     ]  # fmt: skip
 
 
@@ -351,7 +351,7 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 def sources(name: str) -> list[Path]:
     """Return the record files that a picture is drawn from."""
     if name == "sweep":
-        return sorted(path for pilot in PILOTS for path in (records.FOLDER / pilot.name).glob("*.csv"))
+        return sorted(path for pilot in (*PILOTS, *LONG_PILOTS) for path in (records.FOLDER / pilot.name).glob("*.csv"))
     if name in ("bound", "shares"):
         return [mechanism.FOLDER / ("group_sizes.csv" if name == "bound" else "arms.csv")]
     return sorted((records.FOLDER / MAIN_CONDITION.name).glob("*.csv"))

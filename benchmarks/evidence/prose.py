@@ -16,33 +16,32 @@ where it was."""
 
 MECHANISM = """## One update, without training
 
-**Why the arms are so alike.** Every arm here centres a reward by its prompt's mean and multiplies by one positive
-factor a prompt, $A_{{s,i}} = f_s (r_{{s,i}} - m_s)$; arms differ in $f$ alone. Let $v_s = \\sum_i (r_{{s,i}} -
-m_s)^2$. For arms 1 and 2 with $A^2 = f A^1$, $m \\le f_s \\le M$ on the prompts with signal, write the cosine with
-weights $w_s \\propto v_s (f^1_s)^2$, $\\sum w_s = 1$:
+**Why the arms are so alike.** Every arm centres a reward by its prompt's mean m_s and multiplies by one positive factor
+a prompt, A = f_s (r - m_s); arms differ in f alone. Let two arms differ by factors a ≤ f_s ≤ b on the prompts with
+signal, A₂ = f A₁, and let w_s be the share of prompt s in the sum of A₁². Then
 
-$$\\cos(A^1, A^2) = \\frac{{\\sum_s w_s f_s}}{{\\sqrt{{\\sum_s w_s f_s^2}}}}.$$
+    cos(A₁, A₂) = Σ w f / √(Σ w f²).
 
-From $(f_s - m)(M - f_s) \\ge 0$ follows $\\sum w f^2 \\le (m + M) \\sum w f - m M$. With $x = \\sum w f$ the squared
-cosine is therefore at least $x^2 / ((m + M) x - m M)$, which is smallest at $x = 2 m M / (m + M)$, so
+From (f - a)(b - f) ≥ 0 follows Σ w f² ≤ (a + b) x - a b with x = Σ w f. So the squared cosine is at least
+x² / ((a + b) x - a b), which is least at x = 2ab / (a + b), and
 
-$$\\cos(A^1, A^2) \\ge \\frac{{2 \\sqrt{{m M}}}}{{m + M}},$$
+    cos(A₁, A₂) ≥ 2 √(a b) / (a + b),
 
-and the bound is reached when the prompts have only the two factors $m$ and $M$, in the right mixture. Only the ratio
-$M / m$ counts. GRPO and Dr. GRPO differ by the prompt's std. For binary rewards with k of G right it is $\\sqrt{{k (G
-- k)}} / G$ (population form; the sample form has one more constant factor), which lies in $[\\sqrt{{G - 1}} / G, 1 /
-2]$. So their cosine is at least **{bound_8:.4f} at G = 8**, {bound_16:.3f} at 16, {bound_32:.3f} at 32, and
-{bound_2:.0f} at G = 2, where they are equal up to scale. Batch std, RLOO, REINFORCE++-baseline and the pooled
-within-prompt std have one factor for all prompts: on equal groups they are Dr. GRPO times a number. Durian's factor
-is a weighted sum of three inverse stds; each bucket's std mixes its prompts, so it is nearer to one number than
-GRPO's is. Rewards of 0.9 accuracy + 0.1 format lower GRPO's bound to {format_bound:.2f}: a group that differs in
-format alone has a std ten times smaller, and GRPO blows it up tenfold. There a difference *can* exist.
+reached when the prompts have only the two factors a and b, in the right mixture. Only the ratio b / a counts. GRPO and
+Dr. GRPO differ by the prompt's std. For binary rewards, k of G right, it is √(k (G - k)) / G (population; the sample
+form has one more constant), which lies in [√(G - 1) / G, 1/2]. So their cosine is at least
+**{bound_8:.3f} at G = 8**, {bound_16:.3f} at 16, {bound_32:.3f} at 32, and {bound_2:.0f} at G = 2, where they are equal
+up to scale. Batch std, RLOO, REINFORCE++-baseline and the pooled within-prompt std have one factor for all prompts: on
+equal groups they are Dr. GRPO times a number. Durian's factor is a weighted sum of three inverse stds, and the std of a
+bucket with mean accuracy p is √(p (1 - p)), nearly the same for all p that are not near 0 or 1. Rewards of 0.9 accuracy
++ 0.1 format lower GRPO's bound to {format_bound:.2f}: a group that differs in format alone has a std ten times smaller,
+and GRPO blows it up tenfold. There a difference *can* exist.
 
-A bound on advantages is not one on gradients, which are sums over prompts, so those are measured: on shared rollouts
-from the warm policy and from two later checkpoints of one run. And an optimiser changes what counts. Plain SGD passes
-the scale of A on, so Dr. GRPO is GRPO with a smaller learning rate. Adam divides the scale out, but its first step is
-nearly the *sign* of the gradient, and signs flip where a weight's gradient is near zero: the cosine of first Adam
-steps is lower than that of gradients (for jointly normal coordinates $\\frac{{2}}{{\\pi}} \\arcsin \\cos$)."""
+A bound on advantages is none on gradients, which are sums over prompts; those are measured, on shared rollouts from the
+warm policy and from two later checkpoints of one run. And the optimiser changes what counts. Plain SGD passes on the
+scale of A, so that Dr. GRPO is GRPO with a smaller learning rate. Adam divides the scale out, but its first step is
+nearly the *sign* of the gradient, and signs flip where a weight's gradient is near zero: the cosine of first Adam steps
+is lower than that of the gradients (for jointly normal coordinates it is 2/π arcsin of it)."""
 
 MECHANISM_COLUMNS = """\
 *Alignment*: cosine with an estimate of the true policy gradient from other prompts, corrected for that estimate's own
@@ -61,11 +60,13 @@ are rank correlations."""
 
 DECLARED = """## What was declared before the main runs
 
-Written down {date} UTC in `declared.json`, from pilots on seeds of their own: the learning rate for all arms ({lr:g},
-the best mean over arms of the sweep below); the outcome (held-out accuracy after the last step, sampled, 2,000
-prompts x 16); {comparisons} comparisons, corrected together (Holm); a margin of equivalence of {margin:g} point, half
-of the two points the paper reports. The pilots' paired deviation is {deviation:.2f} points ({freedom} degrees of
-freedom; its upper 80% limit {upper:.2f}). What n seeds can detect, with a power of 80% at 5% over all comparisons:"""
+Written down {date} UTC in `declared.json`, from pilots on seeds of their own. The learning rate for all arms is {lr:g}:
+the two best rates of a sweep of 25 steps with all arms (one seed) were tried over 100 steps with four arms (two seeds),
+and this one was better. The outcome is held-out accuracy after the last step, sampled, 2,000 prompts x 16;
+{comparisons} comparisons are corrected together (Holm); the margin of equivalence is {margin:g} point, half of the two
+points the paper reports. The pilots' paired deviation after 100 steps is {deviation:.2f} points ({freedom} degrees of
+freedom, so its upper 80% limit, {upper:.2f}, counts too). What n seeds can detect, with a power of 80% at 5% over all
+comparisons:"""
 
 MAIN = """\
 Same prompts in the same order for every arm, and the same random number decides the same token of the same response,
