@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import pickle
 import sys
 import tempfile
 from array import array
@@ -189,12 +188,22 @@ class _Spool:
         chunk = self.open.pop(step)
         self.waiting -= len(chunk.prompts)
         self.places[step].append(self.file.seek(0, 2))
-        pickle.dump(tuple(chunk), self.file, protocol=pickle.HIGHEST_PROTOCOL)
+        names = json.dumps(list(chunk.names)).encode()
+        array("q", [len(names), len(chunk.prompts)]).tofile(self.file)
+        self.file.write(names)
+        for column in chunk[1:]:
+            column.tofile(self.file)
 
     def chunks(self, step: Name | None) -> Iterator[_Chunk]:
         for place in self.places[step]:
             self.file.seek(place)
-            yield _Chunk._make(pickle.load(self.file))  # our own file, without a name
+            lengths = array("q")
+            lengths.fromfile(self.file, 2)
+            names = json.loads(self.file.read(lengths[0]))
+            columns: list[array[Any]] = [array(kind) for kind in "qddd"]
+            for column in columns:
+                column.fromfile(self.file, lengths[1])
+            yield _Chunk({name: number for number, name in enumerate(names)}, *columns)
         if step in self.open:
             yield self.open[step]
 

@@ -15,7 +15,17 @@ import pytest
 import durian_adv
 
 ROOT = Path(__file__).resolve().parent.parent
-PUBLIC_MODULES = ("durian_adv", "durian_adv.baselines", "durian_adv.diagnostics", "durian_adv.window")
+PUBLIC_MODULES = (
+    "durian_adv",
+    "durian_adv.baselines",
+    "durian_adv.curation",
+    "durian_adv.diagnostics",
+    "durian_adv.hints",
+    "durian_adv.prior",
+    "durian_adv.visual",
+    "durian_adv.weightings",
+    "durian_adv.window",
+)
 REFERENCE = (ROOT / "docs/api.md").read_text()
 
 

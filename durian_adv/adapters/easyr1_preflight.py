@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import verl
 from datasets import load_dataset
@@ -14,14 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from durian_adv.adapters import easyr1
 from durian_adv.adapters.batch import DurianOptions, read_options
 from durian_adv.adapters.easyr1_batch import COLUMN, check_entropy
-
-
-class Check(NamedTuple):
-    """One finding. A problem is what stops a run, or makes it another one than asked for."""
-
-    state: Literal["ok", "warning", "problem"]
-    subject: str
-    finding: str
+from durian_adv.commands.preflight import Check
 
 
 def checks(arguments: Sequence[str]) -> Iterator[Check]:
@@ -44,7 +37,7 @@ def checks(arguments: Sequence[str]) -> Iterator[Check]:
         yield Check("problem", "algorithm.adv_estimator", f"expected {easyr1.NAME}, got {estimator}")
         return
     try:
-        options = read_options(config.durian, easyr1.NAME)
+        options: DurianOptions = read_options(config.durian, easyr1.NAME)
     except (TypeError, ValueError) as error:
         yield Check("problem", *str(error).split(": ", 1))
         return

@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import ray
 import yaml
@@ -14,14 +14,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from durian_adv.adapters import openrlhf
 from durian_adv.adapters.openrlhf import OpenRLHFOptions
-
-
-class Check(NamedTuple):
-    """One finding. A problem is what stops a run, or makes it another one than asked for."""
-
-    state: Literal["ok", "warning", "problem"]
-    subject: str
-    finding: str
+from durian_adv.commands.preflight import Check
 
 
 def checks(arguments: Sequence[str]) -> Iterator[Check]:

@@ -7,7 +7,7 @@ import importlib
 from typing import Any, Literal, NamedTuple
 
 # trainer -> module with checks(arguments), an iterator of Check; the module may need the trainer
-TRAINERS = {"verl": "durian_adv.adapters.verl_preflight"}
+TRAINERS = {name: f"durian_adv.adapters.{name}_preflight" for name in ("easyr1", "openrlhf", "verl")}
 
 
 class Check(NamedTuple):
