@@ -218,7 +218,7 @@ def _with_extra(table: Any, values: Any) -> Any:
 
 
 def _metadata(metadata: Mapping[bytes, bytes] | None, extra_info: bool) -> dict[bytes, bytes]:
-    """Add the columns to what the library datasets keeps in a file, without which it would not read them."""
+    """Add the columns to the features that the library datasets keeps in a file."""
     kept = dict(metadata or {})
     if b"huggingface" in kept:
         told = json.loads(kept[b"huggingface"])
