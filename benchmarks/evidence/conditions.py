@@ -52,8 +52,8 @@ PILOTS = tuple(
 # A rate that is best after 25 steps may be too high for 100: the two best ones, as long as the main runs. These also
 # tell how far apart runs of one seed come to lie.
 LONG_PILOTS = tuple(
-    Condition(f"pilot-long-{rate:g}", f"learning rate {rate:g}, 100 steps", arms=("grpo", "batch-std", "durian",
-              "reasoning"), seeds=2, first_seed=101, lr=rate, samples=4)
+    Condition(f"pilot-long-{rate:g}", f"learning rate {rate:g}, 100 steps", arms=("grpo", "batch-std", "durian"),
+              seeds=2, first_seed=101, lr=rate, samples=4)
     for rate in (3e-4, 1e-4)
 )  # fmt: skip
 SIDE = (

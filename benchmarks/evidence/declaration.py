@@ -10,7 +10,7 @@ import scipy.stats
 
 from benchmarks.evidence import comparison, records
 from benchmarks.evidence.arms import MAIN
-from benchmarks.evidence.conditions import LONG_PILOTS, MAIN_CONDITION, PILOTS, SIDE, Condition
+from benchmarks.evidence.conditions import LONG_PILOTS, MAIN_CONDITION, PILOTS, Condition
 from benchmarks.evidence.suite import Suite
 
 PATH = records.FOLDER / "declared.json"
@@ -54,16 +54,11 @@ def declare(warm: str, folder: Path = records.FOLDER) -> dict[str, Any]:
         "degrees_of_freedom": freedom,
         "paired_deviation_upper_80": round(float(cautious), 6),
         "comparisons": PAIRS,
+        "seeds": MAIN_CONDITION.seeds,
         "margin_of_equivalence": MARGIN,
         "smallest_detectable": {
-            condition.name: {
-                "seeds": condition.seeds,
-                "comparisons": count,
-                "at_the_deviation": round(comparison.detectable(deviation, condition.seeds, count), 6),
-                "at_its_upper_limit": round(comparison.detectable(float(cautious), condition.seeds, count), 6),
-            }
-            for condition, count in [(MAIN_CONDITION, len(PAIRS)), *((side, len(side.arms) - 1) for side in SIDE)]
-            if condition.seeds > 1 and count > 0
+            "at_the_deviation": round(comparison.detectable(deviation, MAIN_CONDITION.seeds, len(PAIRS)), 6),
+            "at_its_upper_limit": round(comparison.detectable(float(cautious), MAIN_CONDITION.seeds, len(PAIRS)), 6),
         },
     }  # fmt: skip
     return plan

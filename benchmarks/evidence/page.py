@@ -3,6 +3,7 @@
 Nothing is measured here, and no number is written by hand: a test holds the page against the records.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -132,18 +133,18 @@ def suite_part() -> list[str]:
 
 def declared_part(plan: dict[str, Any]) -> list[str]:
     """Return what was declared before the main runs."""
-    names = list(plan["smallest_detectable"])
-    rows = [
-        [name, f"{found['seeds']}", f"{found['comparisons']}", f"{100 * found['at_the_deviation']:.2f}",
-         f"{100 * found['at_its_upper_limit']:.2f}"]
-        for name, found in plan["smallest_detectable"].items()
-    ]  # fmt: skip
+    rows = [["main", f"{plan['seeds']}", f"{len(plan['comparisons'])}", *_points(plan["smallest_detectable"].values())]]
+    for condition in SIDE:
+        if (comparisons := len(condition.arms) - 1) > 1:
+            found = [comparison.detectable(plan[name], condition.seeds, comparisons)
+                     for name in ("paired_deviation", "paired_deviation_upper_80")]  # fmt: skip
+            rows.append([condition.name, f"{condition.seeds}", f"{comparisons}", *_points(found)])
     sweep = [[arm, *(f"{found[arm]:.1%}" if arm in found else "" for found in plan["sweep"].values())] for arm in MAIN]
     return [
         prose.DECLARED.format(
             date=plan["date"], lr=plan["learning_rate"], deviation=100 * plan["paired_deviation"],
             freedom=plan["degrees_of_freedom"], upper=100 * plan["paired_deviation_upper_80"],
-            margin=100 * plan["margin_of_equivalence"], comparisons=len(plan["comparisons"]), first=names[0],
+            margin=100 * plan["margin_of_equivalence"], comparisons=len(plan["comparisons"]),
         ),
         table(["table", "seeds", "comparisons", "detectable, points", "at the deviation's upper limit"], rows),
         "![Held-out accuracy over learning rates, all arms](evidence/sweep.png)",
@@ -217,9 +218,9 @@ def paper_part() -> list[str]:
     else:
         parts.append("Not measured yet.")
     for title, name, arms, also in (
-        ("Number of confidence buckets (Table 2), 256 prompts a step", "buckets",
+        ("Number of confidence buckets, 256 prompts a step: at least 8 prompts a bucket", "buckets",
          [f"buckets-{b}" for b in BUCKETS], ("wide", "durian", "12 (Durian's default)")),
-        ("Weights (Table 3)", "weights",
+        ("Weights of the three components", "weights",
          [f"weights-{'-'.join(map(str, w))}" for w in WEIGHTS], ("main", "durian", ".1, .2, .7 (the default)")),
     ):  # fmt: skip
         done, planned = count(CONDITIONS[name])
@@ -230,7 +231,7 @@ def paper_part() -> list[str]:
                  if key[0] == also[1] and key[1] < CONDITIONS[name].seeds}  # fmt: skip
         rows += [[also[2], *row[1:]] for row in mean_rows(other, [also[1]], CONDITIONS[name])]
         parts.append(table(["arm", "seeds", "held-out accuracy", "standard error"], rows) if rows else "Not run yet.")
-    parts.append("### Responses a prompt (Table 7)")
+    parts.append("### Responses a prompt")
     rows = []
     for size in (2, 4, 8, 16):
         name = "main" if size == 8 else f"group-{size}"
@@ -379,7 +380,7 @@ def draw() -> None:
         "extremes": lambda path, source: figures.extremes(found, PAPER_EXTREMES, path, source),
         "main": lambda path, source: figures.forest(
             main_differences(plan), plan["margin_of_equivalence"],
-            plan["smallest_detectable"][MAIN_CONDITION.name]["at_the_deviation"],
+            plan["smallest_detectable"]["at_the_deviation"],
             "Differences in held-out accuracy", path, source,
         ),
         "curves": lambda path, source: figures.curves(found, MAIN, "Main comparison", path, source),
@@ -393,6 +394,10 @@ def main() -> None:
     draw()
     PAGE.write_text(page(), encoding="utf-8")
     print(f"written: {PAGE.relative_to(ROOT)} and {len(pictures())} pictures")
+
+
+def _points(values: Iterable[float]) -> list[str]:
+    return [f"{100 * value:.2f}" for value in values]
 
 
 def _cosine(rows: list[dict[str, Any]], one: str, other: str, rewards: str, checkpoint: float, what: str) -> float:

@@ -61,8 +61,8 @@ are rank correlations."""
 DECLARED = """## What was declared before the main runs
 
 Written down {date} UTC in `declared.json`, from pilots on seeds of their own. The learning rate for all arms is {lr:g}:
-the two best rates of a sweep of 25 steps with all arms (one seed) were tried over 100 steps with four arms (two seeds),
-and this one was better. The outcome is held-out accuracy after the last step, sampled, 2,000 prompts x 16;
+the two best rates of a sweep of 25 steps with all arms (one seed) were tried over 100 steps with three arms (two
+seeds), and this one was better. The outcome is held-out accuracy after the last step, sampled, 2,000 prompts x 16;
 {comparisons} comparisons are corrected together (Holm); the margin of equivalence is {margin:g} point, half of the two
 points the paper reports. The pilots' paired deviation after 100 steps is {deviation:.2f} points ({freedom} degrees of
 freedom, so its upper 80% limit, {upper:.2f}, counts too). What n seeds can detect, with a power of 80% at 5% over all
@@ -83,7 +83,9 @@ SGD = (
     """One learning rate for all arms compares scales, not directions; each arm at its best one compares directions."""
 )
 
-PAPER = """## The paper's tables at this scale"""
+PAPER = """## The paper's tables at this scale
+
+Its accuracies are of other tasks and another model; what can be compared is the shape: which settings are better."""
 
 CORRELATIONS = """\
 Rank correlations at the warm policy; for the photograph, which has no order, the correlation ratio of ranks. Entropy
