@@ -122,6 +122,15 @@ def curate(
 def accuracy_figure(curation: Curation) -> Figure:
     """Draw how many prompts have which accuracy, and what becomes of them: U-shaped for most data and base models.
 
+    Args:
+        curation: from ``curate``.
+
+    Returns:
+        A figure of Matplotlib, to be saved or shown.
+
+    Raises:
+        ModuleNotFoundError: Matplotlib is not installed.
+
     >>> accuracy_figure(curate([[0, 1], [1, 1]])).savefig  # doctest: +ELLIPSIS
     <bound method ...>
     """

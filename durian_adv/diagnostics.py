@@ -160,6 +160,9 @@ def prompt_outcomes(
 
     Arguments and errors are those of ``durian_metrics``. Source: Durian (arXiv 2602.21743), Appendix A.
 
+    Returns:
+        ``PromptOutcomes``.
+
     >>> import torch
     >>> outcomes = prompt_outcomes(torch.tensor([[1.0, 1, 1, 0], [1, 1, 0, 0], [0, 0, 0, 0]]))
     >>> outcomes.correct, outcomes.extreme_success
@@ -172,6 +175,12 @@ def prompt_outcomes(
 
 def group_kinds(outcomes: PromptOutcomes) -> dict[str, Tensor]:
     """Return, for each of ``GROUP_KINDS``, which prompts are of that kind, bool ``(B,)``; the others have no signal.
+
+    Args:
+        outcomes: from ``prompt_outcomes``.
+
+    Returns:
+        A dict of ``"extreme_failure"``, ``"other"`` and ``"extreme_success"``.
 
     >>> import torch
     >>> group_kinds(prompt_outcomes(torch.tensor([[1.0, 0, 0], [0, 0, 0]])))["extreme_failure"]
@@ -188,6 +197,9 @@ def update_by_prompt(advantages: Tensor, *, prompt_index: Tensor | None = None) 
     Args:
         advantages: ``(B, G)``, or ``(N,)`` with ``prompt_index``; finite, as every estimator here returns them.
         prompt_index: as in ``durian_components``.
+
+    Returns:
+        float64 (float32 on devices without it), ``(B,)``.
 
     Raises:
         TypeError, ValueError: a wrong dtype or shape, with the argument's name.
@@ -209,6 +221,13 @@ def update_by_prompt(advantages: Tensor, *, prompt_index: Tensor | None = None) 
 
 def cosine(first: Tensor, second: Tensor) -> float:
     """Return the cosine of the angle between two tensors of advantages of one shape; 0 where one is all 0.
+
+    Args:
+        first: of any shape.
+        second: of the same shape.
+
+    Returns:
+        A number from -1 to 1.
 
     Raises:
         TypeError, ValueError: no tensors, or shapes that differ.
@@ -242,6 +261,9 @@ def few_prompts_warning(
         window: how many prompts the window may hold.
         fewest: prompts with a score, those of the window included, that a bucket should have on average. Under 2, the
             std they share is one prompt's, or smaller than any prompt's.
+
+    Returns:
+        A sentence for a log or a warning, or None.
 
     Raises:
         TypeError, ValueError: a wrong type or number, with the argument's name.

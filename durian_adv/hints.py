@@ -43,6 +43,9 @@ def hint(accuracy: float | None, bands: Sequence[Band] = DEFAULT_BANDS) -> str |
         bands: which accuracies get which hint; they do not overlap. The defaults are those of the prompts that
             ``curation.curate`` puts into stage 2.
 
+    Returns:
+        The text, or None.
+
     Raises:
         TypeError, ValueError: an accuracy outside of [0, 1]; bands that overlap or are empty; a template with a slot
             other than ``{accuracy}`` and ``{level}``.

@@ -29,6 +29,9 @@ WATCHED = (
     "import",
 )
 
+# what reads and writes the files that a command or a trainer's configuration names
+READERS = ("commands", "adapters", "report", "visual", "rollout_log.py", "tables.py")
+
 # Every public function, once unprepared, under an audit hook. It cannot be taken off again, hence the process.
 PROGRAM = """
 import json, sys
@@ -97,7 +100,7 @@ def offences(source):
         called = _called(node)
         if called in ("eval", "exec", "compile", "__import__", "os.system", "os.popen"):
             found.append(f"calls {called}")
-        if called.split(".")[-1] == "load" and called not in ("json.load",):
+        if called.split(".")[-1] == "load" and called not in ("json.load", "self.load", "OmegaConf.load"):
             options = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
             if options.get("weights_only") != "True":
                 found.append(f"{called} without weights_only=True")
@@ -125,8 +128,8 @@ def test_what_is_looked_for_is_found(source):
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=[p.name for p in SOURCES])
-def test_files_are_opened_by_commands_and_adapters_only(path):
+def test_files_are_opened_only_where_an_argument_names_them(path):
     opens = [
         c for c in map(_called, ast.walk(ast.parse(path.read_text()))) if c.split(".")[-1] in ("open", "read_text")
     ]
-    assert opens == [] or path.parent.name in ("commands", "adapters")
+    assert opens == [] or path.parent.name in READERS or path.name in READERS

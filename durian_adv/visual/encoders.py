@@ -51,8 +51,14 @@ def load_encoder(
         dtype: of a model of transformers: ``"float32"``, ``"bfloat16"`` or ``"float16"``. The eigenvalues are computed
             in float32 in any case.
 
+    Returns:
+        ``Encoder``: called with images, it returns their entropies.
+
     Raises:
         ValueError: an unknown layer, kind of features or dtype; a model without weights or without a vision tower.
+
+    >>> load_encoder(layer="stride16", size=224).name
+    'efficientnet-lite0, stride16, 224 px'
     """
     _checks.choice("features", features, ("patches", "projected"))
     _checks.choice("dtype", dtype, DTYPES)
