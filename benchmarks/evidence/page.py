@@ -9,15 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.evidence import closed_forms, comparison, declaration, mechanism, prose, records, tables
-from benchmarks.evidence.arms import BUCKETS, MAIN, OTHERS, WEIGHTS
+from benchmarks.evidence import closed_forms, comparison, declaration, mechanism, paper, prose, records, tables
+from benchmarks.evidence.arms import MAIN, OTHERS
 from benchmarks.evidence.comparison import Difference
 from benchmarks.evidence.conditions import CONDITIONS, LONG_PILOTS, MAIN_CONDITION, PILOTS, SGD_RATES, SIDE, Condition
+from benchmarks.evidence.markdown import table
 from benchmarks.records import ROOT
 
 PAGE, PICTURES = ROOT / "docs" / "evidence.md", ROOT / "docs" / "evidence"
-PAPER_EXTREMES = {1: 0.368, 10: 0.391, 20: 0.377, 30: 0.363, 40: 0.444, 50: 0.3631, 60: 0.435}
-PAPER_EFFECTIVE = {1: 323, 10: 327, 20: 324, 30: 322, 40: 297, 50: 314, 60: 306}  # of 512
 
 
 def page() -> str:
@@ -32,7 +31,7 @@ def page() -> str:
         *declared_part(plan),
         *main_part(plan),
         *side_part(plan),
-        *paper_part(),
+        *paper.part(),
         prose.TAIL,
     ]
     return "\n\n".join(part.strip() for part in parts if part) + "\n"
@@ -199,49 +198,6 @@ def side_part(plan: dict[str, Any]) -> list[str]:
     return parts
 
 
-def paper_part() -> list[str]:
-    """Return the paper's tables at this scale."""
-    main = records.read_all(MAIN_CONDITION.name)
-    parts = [prose.PAPER]
-    if main:
-        parts += ["### Appendix A: extreme groups", "![Share of extreme groups over the steps](evidence/extremes.png)",
-                  extremes_table(main)]  # fmt: skip
-    parts.append("### Appendix B: do the scores point at the errors?")
-    if (tables.FOLDER / "correlations.csv").exists():
-        rows = mechanism.read(tables.FOLDER / "correlations.csv")
-        columns = list(dict.fromkeys(row["with"] for row in rows))
-        scores = list(dict.fromkeys(row["score"] for row in rows))
-        value = {(row["score"], row["with"]): f"{row['value']:+.2f}" for row in rows}
-        parts.append(prose.CORRELATIONS)
-        parts.append(table(["score", *columns], [[s, *(value.get((s, c), "") for c in columns)] for s in scores]))
-        parts += error_tables()
-    else:
-        parts.append("Not measured yet.")
-    for title, name, arms, also in (
-        ("Number of confidence buckets, 256 prompts a step: at least 8 prompts a bucket", "buckets",
-         [f"buckets-{b}" for b in BUCKETS], ("wide", "durian", "12 (Durian's default)")),
-        ("Weights of the three components", "weights",
-         [f"weights-{'-'.join(map(str, w))}" for w in WEIGHTS], ("main", "durian", ".1, .2, .7 (the default)")),
-    ):  # fmt: skip
-        done, planned = count(CONDITIONS[name])
-        parts.append(f"### {title}: {done} of {planned} runs")
-        found = records.read_all(name)
-        rows = mean_rows(found, arms, CONDITIONS[name])
-        other = {key: record for key, record in records.read_all(also[0]).items()
-                 if key[0] == also[1] and key[1] < CONDITIONS[name].seeds}  # fmt: skip
-        rows += [[also[2], *row[1:]] for row in mean_rows(other, [also[1]], CONDITIONS[name])]
-        parts.append(table(["arm", "seeds", "held-out accuracy", "standard error"], rows) if rows else "Not run yet.")
-    parts.append("### Responses a prompt")
-    rows = []
-    for size in (2, 4, 8, 16):
-        name = "main" if size == 8 else f"group-{size}"
-        found = {key: record for key, record in records.read_all(name).items() if key[1] < 4}
-        for arm in ("grpo", "durian"):
-            rows += [[f"{arm}, G = {size}", *row[1:]] for row in mean_rows(found, [arm], CONDITIONS[name])]
-    parts.append(table(["arm", "seeds", "held-out accuracy", "standard error"], rows) if rows else "Not run yet.")
-    return parts
-
-
 def difference_table(found: list[Difference], margin: float) -> str:
     """Return differences as a Markdown table, in percentage points."""
     rows = [
@@ -283,17 +239,6 @@ def where_table(found: comparison.Records, plan: dict[str, Any]) -> str:
     return table(["minus GRPO, ± standard error", *keys], rows)
 
 
-def mean_rows(found: comparison.Records, arms: list[str], condition: Condition) -> list[list[str]]:
-    """Return mean and standard error of arms over their seeds."""
-    rows = []
-    for arm in arms:
-        values = [comparison.final(record) for (name, _), record in found.items() if name == arm]
-        if len(values) > 1:
-            error = np.std(values, ddof=1) / np.sqrt(len(values))
-            rows.append([arm, f"{len(values)}", f"{np.mean(values):.2%}", f"{error:.2%}"])
-    return rows
-
-
 def best_rates() -> str:
     """Return each arm at its best learning rate of plain SGD; empty where not all have been run."""
     found = {rate: records.read_all(f"sgd-{rate:g}") for rate in SGD_RATES}
@@ -307,46 +252,6 @@ def best_rates() -> str:
         best = max(means, key=lambda rate: means[rate])
         rows.append([arm, *(f"{value:.2%}" for value in means.values()), f"{means[best]:.2%} at {best:g}"])
     return table(["arm", *(f"lr {rate:g}" for rate in SGD_RATES), "best"], rows)
-
-
-def extremes_table(found: comparison.Records) -> str:
-    """Return Appendix A: ours in shares, beside the paper's."""
-    rows = []
-    for step in PAPER_EXTREMES:
-        cells = []
-        for arm in ("grpo", "durian"):
-            some = [record.steps[step - 1] for (name, _), record in found.items() if name == arm]
-            if some:
-                effective = sum(row["effective"] for row in some)
-                prompts = MAIN_CONDITION.prompts * len(some)
-                extreme = sum(row["extreme_success"] + row["extreme_failure"] for row in some)
-                cells += [f"{effective / prompts:.0%}", f"{extreme / effective:.1%}"]
-        rows.append([f"{step}", *cells, f"{PAPER_EFFECTIVE[step] / 512:.0%}", f"{PAPER_EXTREMES[step]:.1%}"])
-    return table(["step", "GRPO: effective", "extreme of them", "Durian: effective", "extreme of them",
-                  "paper: effective", "extreme of them"], rows)  # fmt: skip
-
-
-def error_tables() -> list[str]:
-    """Return the shares of errors by bucket."""
-    rows = mechanism.read(tables.FOLDER / "errors.csv")
-    found = []
-    for scores in (("entropy", "entropy thirds"), ("confidence, sum", "confidence, mean")):
-        cells = []
-        for score in scores:
-            for kind in ("any", *tables.ERRORS[:3]):
-                some = sorted(
-                    (r for r in rows if r["score"] == score and r["errors"] == kind), key=lambda r: r["bucket"]
-                )
-                cells.append([score, kind, *(f"{100 * row['share']:.1f}" for row in some)])
-        buckets = max(len(row) for row in cells) - 2
-        found.append(table(["score", "errors", *(f"bucket {k}" for k in range(buckets))], cells))
-    return [prose.ERRORS, *found]
-
-
-def table(head: list[str], rows: list[list[str]]) -> str:
-    """Return a Markdown table."""
-    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
 
 
 def sources(name: str) -> list[Path]:
@@ -377,7 +282,7 @@ def draw() -> None:
         "sweep": lambda path, source: figures.sweep(path, source),
         "bound": lambda path, source: figures.bound(path, source[0]),
         "shares": lambda path, source: figures.shares(path, source[0]),
-        "extremes": lambda path, source: figures.extremes(found, PAPER_EXTREMES, path, source),
+        "extremes": lambda path, source: figures.extremes(found, paper.EXTREMES, path, source),
         "main": lambda path, source: figures.forest(
             main_differences(plan), plan["margin_of_equivalence"],
             plan["smallest_detectable"]["at_the_deviation"],
