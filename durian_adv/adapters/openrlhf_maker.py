@@ -108,8 +108,7 @@ class DurianExperienceMaker(RemoteExperienceMaker):
         if gamma != 1:
             return super().get_cumulative_returns(rewards, action_mask, gamma)  # type: ignore[no-any-return]  # untyped
         masked = rewards if action_mask is None else action_mask * rewards
-        wide = torch.promote_types(rewards.dtype, torch.float32)  # of OpenRLHF's running sum
-        return masked.flip(1).cumsum(1, dtype=wide).flip(1).to(rewards.dtype)
+        return masked.flip(1).cumsum(1).flip(1).to(rewards.dtype)
 
     def _prompts(self, experiences: Sequence[Experience]) -> np.ndarray:
         """Return the prompt of each rollout, ``(N,)``, as OpenRLHF numbers them.

@@ -32,11 +32,13 @@ def truncated(i):
     return i % 3 == 0
 
 
-def scores_of(batches):
+def scores_of(batches, reduction="sum"):
     """Rewards and confidences of all rollouts in their order, taken from the batches one by one."""
     rewards = torch.stack(released.by_rollout(batches, "rewards"))
     logprobs, masks = released.by_rollout(batches, "action_log_probs"), released.by_rollout(batches, "action_mask")
-    confidence = torch.stack([sequence_confidence(*one) for one in zip(logprobs, masks, strict=True)])
+    confidence = torch.stack(
+        [sequence_confidence(*one, reduction=reduction) for one in zip(logprobs, masks, strict=True)]
+    )
     return rewards, confidence
 
 
@@ -95,14 +97,14 @@ def test_group_norm_has_noise_where_ours_is_zero(options):
 @pytest.mark.parametrize("kl", [0.0, 0.2])
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_advantages_are_the_librarys_on_the_whole_batch(options, setting, kl):
-    options('{"weights": [0.5, 0, 0.5], "num_confidence_buckets": 3, "eps": 1e-6}')
+    options('{"weights": [0.5, 0, 0.5], "num_confidence_buckets": 3, "eps": 1e-6, "confidence_reduction": "mean"}')
     args = released.arguments(**SETTINGS[setting])
     answers = released.rollouts(seed=3, truncated=truncated if setting == "penalties" else False)
     made_by = released.maker(DurianExperienceMaker, args, kl)
     batches = released.experiences(made_by, answers)
     before = copy.deepcopy(batches)
     batches = made_by.compute_advantages_and_returns(batches)
-    rewards, confidence = scores_of(batches)
+    rewards, confidence = scores_of(batches, "mean")
     if setting == "penalties":
         assert not torch.equal(rewards, torch.stack(released.by_rollout(before, "rewards")))
     parts = durian_components(

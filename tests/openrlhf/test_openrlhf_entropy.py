@@ -60,14 +60,18 @@ def test_an_entropy_that_a_rollout_lacks_is_named(options, order):
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_a_table_has_the_entropy_of_each_image(options, order, tmp_path):
-    table = {f"{i}.png": entropy for i, entropy in enumerate(ENTROPIES)} | {"flat.png": 1.0, "none.png": None}
+    table = {f"{i}.png": entropy for i, entropy in enumerate(ENTROPIES)} | {
+        "a.png": 0.25,
+        "b.png": 0.75,
+        "none.png": None,
+    }
     (tmp_path / "table.json").write_text(json.dumps({k: None if v is None or v != v else v for k, v in table.items()}))
     options(with_options(entropy_table=str(tmp_path / "table.json")))
     # a path, a list, several with their mean, one without an image, one that the table knows to have none
-    of_prompts = ["0.png", ["1.png"], None, ["3.png", "flat.png", "5.png"], ["4.png", None], ["none.png"]]
+    of_prompts = ["0.png", ["1.png"], None, ["a.png", "b.png", "5.png"], ["4.png", None], ["none.png"]]
     answers = released.rollouts(images=lambda i: of_prompts[i // 4])
     rewards, advantages = found(answers, **ORDERS[order])
-    entropies = [1.5, 4.0, math.nan, (3.0 + 1.0 + 2.0) / 3, 0.5, math.nan]
+    entropies = [1.5, 4.0, math.nan, (0.25 + 0.75 + 2.0) / 3, 0.5, math.nan]
     torch.testing.assert_close(advantages, expected(rewards, entropies), atol=1e-6, rtol=1e-6)
 
 
