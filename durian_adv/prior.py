@@ -83,8 +83,8 @@ def accuracy_weights(
     Arguments, errors and source are those of ``reweighted_advantage``.
 
     Returns:
-        One weight a prompt: ``(B,)``, or repeated to ``(N,)`` with ``prompt_index``; float64 for float64 rewards, else
-        float32. Always finite.
+        A weight for each prompt, ``(B,)``, or repeated to ``(N,)`` with ``prompt_index``; float64 for float64 rewards,
+        else float32. Always finite.
 
     >>> from durian_adv import durian_advantage
     >>> from durian_adv.weightings import linear
