@@ -20,7 +20,7 @@ class Encoder(Protocol):
 
     @property
     def name(self) -> str:
-        """What entropies depend on beside the image: those of one name may be kept together."""
+        """All that entropies depend on beside the image; those of one name may be kept together."""
 
     def prepare(self, image: Image) -> tuple[Hashable, Any]:
         """Return the encoder's input for an RGB image, and what inputs of one batch must have in common."""
