@@ -3,6 +3,7 @@
 import shlex
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -166,17 +167,18 @@ def test_the_documented_run_has_nothing_to_complain_of(data):
     assert f"512 prompts an advantage step{shown}" in [check.finding for check in made]
 
 
-def test_the_command_finds_the_plugin_in_workers_and_tells_when_there_is_none(data, tmp_path):
+def test_the_command_finds_the_plugin_in_workers_and_tells_when_there_is_none(data):
     command = [str(Path(sys.executable).with_name("durian-adv")), "preflight", "verl"]
-    words = [*training.overrides("model", data["text"]), f"+ray_kwargs.ray_init._temp_dir={tmp_path}/ray"]
+    words = training.overrides("model", data["text"])
     for policy, status in (("auto", 0), ("none", 2)):
-        run = subprocess.run(
-            command + words,
-            env=training.environment(VERL_USE_EXTERNAL_PLUGINS=policy),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        with tempfile.TemporaryDirectory(prefix="verl") as folder:  # a short path: Ray's sockets lie in it
+            run = subprocess.run(
+                [*command, *words, f"+ray_kwargs.ray_init._temp_dir={folder}"],
+                env=training.environment(VERL_USE_EXTERNAL_PLUGINS=policy),
+                capture_output=True,
+                text=True,
+                check=False,
+            )
         assert run.returncode == status, run.stderr
         workers = [line for line in run.stdout.splitlines() if " workers: node " in line]
         assert len(workers) == 1

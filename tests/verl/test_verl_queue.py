@@ -170,6 +170,7 @@ def test_other_estimators_touch_neither_the_metrics_nor_the_queue(queue, monkeyp
     batch = stored(queue, np.random.default_rng(4), visual_entropy=lambda prompt: float(prompt))
     asked = []
     get = queue.kv_batch_get
+    monkeypatch.setattr("durian_adv.adapters.verl.last_outputs", None)  # nothing of ours is called
     monkeypatch.setattr(queue, "kv_batch_get", lambda *a, **k: asked.append(k["select_fields"]) or get(*a, **k))
     wrapped, original = PPOTrainerSync._compute_advantage, PPOTrainerSync._compute_advantage.__wrapped__
     found = []
