@@ -319,18 +319,29 @@ def _outcomes(batch: Batch, rewards: Tensor, success_threshold: float) -> Prompt
 
 
 def _update(advantages: Tensor, layout: ragged.Layout | None) -> Tensor:
-    return ragged.pack(advantages, layout, 0.0, exact.working_dtype(advantages.device)).abs().sum(0)
+    packed = ragged.pack(advantages, layout, 0.0, exact.working_dtype(advantages.device))
+    return exact.row_sum_of_any_size(packed.abs().t())
 
 
 def _on_host(value: Tensor | None) -> Tensor | None:
     return value.cpu() if isinstance(value, Tensor) else value
 
 
+def _sum(values: Tensor) -> Tensor:
+    """Sum all values on grids, so that the order of a batch does not show in its metrics."""
+    values = values.double().flatten()
+    return exact.row_sum_of_any_size(values) if values.numel() else values.new_zeros(())
+
+
+def _norm(values: Tensor) -> Tensor:
+    return _sum(values.double() ** 2).sqrt()
+
+
 def _mean(values: Tensor, weight: Tensor) -> Tensor:
     weight = weight.double()
     values = torch.where(weight > 0, values, 0).double()
     unit = exact.nonzero(exact.power_of_two(_largest(values.abs())))  # sums of the largest numbers leave the range
-    return (values / unit * weight).sum() / weight.sum().clamp(min=1) * unit
+    return _sum(values / unit * weight) / _sum(weight).clamp(min=1) * unit
 
 
 def _largest(values: Tensor) -> Tensor:
@@ -345,15 +356,13 @@ def _smallest(values: Tensor, members: Tensor) -> Tensor:
 def _moved(start: Tensor, end: Tensor) -> Tensor:
     start, end = start.double(), end.double()
     size = exact.nonzero(_largest(start.abs()))  # squares of what is far from 1 leave the range
-    far: Tensor = ((end - start) / size).norm()
-    return far / exact.nonzero((start / size).norm())
+    return _norm((end - start) / size) / exact.nonzero(_norm(start / size))
 
 
 def _cosine(first: Tensor, second: Tensor) -> Tensor:
-    return (_direction(first.double()) * _direction(second.double())).sum().clamp(-1, 1)
+    return _sum(_direction(first.double()) * _direction(second.double())).clamp(-1, 1)
 
 
 def _direction(values: Tensor) -> Tensor:
     values = values / exact.nonzero(_largest(values.abs()))
-    length: Tensor = values.norm()
-    return values / exact.nonzero(length)
+    return values / exact.nonzero(_norm(values))
