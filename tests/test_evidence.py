@@ -2,6 +2,7 @@
 
 import doctest
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,7 +16,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.evidence import closed_forms, comparison, mechanism, records, runner, tables
+from benchmarks.evidence import closed_forms, comparison, mechanism, quick, records, runner, tables
+from benchmarks.evidence.__main__ import chosen_runs, parse_arguments
 from benchmarks.evidence.arms import ARMS, MAIN, Batch
 from benchmarks.evidence.conditions import CONDITIONS, MAIN_CONDITION, Run, runs_of
 from benchmarks.evidence.demonstrations import slip
@@ -412,3 +414,53 @@ def test_errors_are_told_apart_by_what_went_wrong_first(response, kind):
 def test_docstring_examples(module):
     assert doctest.testmod(module).failed == 0
     assert doctest.testmod(module).attempted > 0
+
+
+# --- commands -------------------------------------------------------------------------------------------------------
+
+
+def test_the_small_evidence_runs_and_a_second_call_trains_nothing(suite, tmp_path, monkeypatch, capsys):
+    tiny = replace(SMALL, name="quick", arms=("grpo", "durian"), seeds=3, steps=2)
+    monkeypatch.setattr(quick, "QUICK", tiny)
+    monkeypatch.setattr(mechanism, "MAIN_CONDITION", tiny)
+    monkeypatch.setattr(mechanism, "FORMAT", replace(tiny, format_weight=0.1))
+    quick.main(suite, tmp_path)
+    first = capsys.readouterr().out
+    assert re.search(r"durian - grpo +[+-]\d+\.\d\d% \[", first)
+    assert len(list((tmp_path / "quick").glob("*.csv"))) == 6
+    monkeypatch.setattr(runner, "train_step", lambda *_: pytest.fail("it trained again"))
+    quick.main(suite, tmp_path)
+    assert capsys.readouterr().out == first
+
+
+def test_a_run_that_is_repeated_is_compared_with_its_record(suite, tmp_path, monkeypatch):
+    condition = replace(SMALL, arms=("grpo",), steps=2)
+    monkeypatch.setattr(runner, "CONDITIONS", {"small": condition})
+    run = Run(condition, "grpo", 0)
+    runner.run_all([run], suite, folder=tmp_path, cache=tmp_path)
+    assert runner.repeat(run.name, suite, tmp_path) == ""
+    path = records.path_of(run, tmp_path)
+    record = records.read(path)
+    record.steps[1]["accuracy"] += 0.01
+    records.write(path, record)
+    assert runner.repeat(run.name, suite, tmp_path) == "small/grpo-000: the runs part at step 1"
+    with pytest.raises(ValueError, match="run: expected a name such as main/grpo-000, got small/grpo-1"):
+        runner.repeat("small/grpo-1", suite, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [("run mian", "conditions: expected some of"), ("run --part 0/2", "k/n"), ("run --part 3/2", "k/n")],
+)
+def test_a_wrong_argument_is_named(words, message, capsys):
+    with pytest.raises(SystemExit):
+        parse_arguments(words.split())
+    assert message in capsys.readouterr().err
+
+
+def test_parts_share_the_seeds_out():
+    runs = [parse_arguments(["run", "main", "--part", f"{k}/3"]).part for k in (1, 2, 3)]
+    assert runs == [(1, 3), (2, 3), (3, 3)]
+    seeds = [{run.seed for run in chosen_runs(parse_arguments(["run", "main", "--part", f"{k}/3"]))} for k in (1, 2, 3)]
+    assert set.union(*seeds) == set(range(20))
+    assert sum(map(len, seeds)) == 20

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.evidence import runner
-from benchmarks.evidence.conditions import CONDITIONS, LONG_PILOTS, MAIN_CONDITION, PILOTS, SIDE, runs_of
+from benchmarks.evidence.conditions import CONDITIONS, LONG_PILOTS, MAIN_CONDITION, PILOTS, SIDE, Run, runs_of
 from benchmarks.evidence.suite import load_suite
 
 
@@ -40,6 +40,13 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     return options
 
 
+def chosen_runs(options: argparse.Namespace) -> list[Run]:
+    """Return the runs that the command `run` was asked for."""
+    conditions = [CONDITIONS[name] for name in options.conditions] or [MAIN_CONDITION, *SIDE]
+    part, parts = options.part
+    return [run for run in runs_of(conditions) if run.seed % parts == part - 1]
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Do what one command says."""
     options = parse_arguments(arguments)
@@ -61,9 +68,7 @@ def main(arguments: list[str] | None = None) -> None:
 
         declaration.write(suite)
     elif options.command == "run":
-        chosen = [CONDITIONS[name] for name in options.conditions] or [MAIN_CONDITION, *SIDE]
-        part, parts = options.part
-        runner.run_all([run for run in runs_of(chosen) if run.seed % parts == part - 1], suite)
+        runner.run_all(chosen_runs(options), suite)
     elif options.command == "repeat":
         raise SystemExit(runner.repeat(options.run, suite))
     elif options.command == "mechanism":

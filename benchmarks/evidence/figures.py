@@ -121,7 +121,7 @@ def shares(path: Path, source: Path) -> None:
             axes.set_title(f"rewards: {rewards}, step {last:.0f}", loc="left", weight="bold")
             axes.set_xlabel("share of the sum of squared advantages")
             axes.grid(axis="y", visible=False)
-        panels[0].legend(loc="upper center", bbox_to_anchor=(0.9, -0.14), ncols=4)
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
         save(figure, path, [source])
 
 

@@ -14,6 +14,7 @@ from benchmarks.evidence.arms import MAIN, OTHERS
 from benchmarks.evidence.comparison import Difference
 from benchmarks.evidence.conditions import CONDITIONS, LONG_PILOTS, MAIN_CONDITION, PILOTS, SGD_RATES, SIDE, Condition
 from benchmarks.evidence.markdown import table
+from benchmarks.evidence.suite import Settings
 from benchmarks.records import ROOT
 
 PAGE, PICTURES = ROOT / "docs" / "evidence.md", ROOT / "docs" / "evidence"
@@ -42,20 +43,30 @@ def count(condition: Condition) -> tuple[int, int]:
     return len(records.read_all(condition.name)), len(condition.arms) * condition.seeds
 
 
+def whole_seeds(condition: Condition) -> dict[tuple[str, int], records.Record]:
+    """Return the records of the seeds that every arm of a condition has: all arms are compared on the same ones."""
+    found = records.read_all(condition.name)
+    return {
+        (arm, seed): r for (arm, seed), r in found.items() if all((other, seed) in found for other in condition.arms)
+    }
+
+
 def progress() -> str:
-    """Say how much of the plan has been run."""
-    rows = [(condition, *count(condition)) for condition in CONDITIONS.values()]
-    done, planned = sum(row[1] for row in rows), sum(row[2] for row in rows)
+    """Say how much of the plan has been run, and what a run costs."""
+    groups = {"pilots": (*PILOTS, *LONG_PILOTS), "main comparison": (MAIN_CONDITION,), "side tables": SIDE}
+    counts = {name: np.sum([count(condition) for condition in some], axis=0) for name, some in groups.items()}
+    done, planned = sum(counts.values())
     state = "All runs of the plan are done" if done == planned else f"**So far {done} of {planned} runs are done**"
-    main_done, main_planned = count(MAIN_CONDITION)
-    detail = ", ".join(f"{c.name} {n} of {total}" for c, n, total in rows if c.name != MAIN_CONDITION.name)
-    return f"{state}: main comparison {main_done} of {main_planned}; {detail}."
+    detail = ", ".join(f"{name} {n} of {total}" for name, (n, total) in counts.items())
+    spent = [record.head.get("cpu_seconds", 0.0) for record in records.read_all(MAIN_CONDITION.name).values()]
+    cost = f" A run of the main comparison takes {np.median(spent):.0f} s of one core." if spent else ""
+    return f"{state}: {detail}.{cost}"
 
 
 def main_differences(plan: dict[str, Any]) -> list[Difference]:
     """Return the declared comparisons of the main runs, as one family."""
     pairs = [(arm, baseline) for arm, baseline in plan["comparisons"]]
-    return comparison.differences(records.read_all(MAIN_CONDITION.name), pairs, plan["margin_of_equivalence"])
+    return comparison.differences(whole_seeds(MAIN_CONDITION), pairs, plan["margin_of_equivalence"])
 
 
 def gradient_cosines() -> dict[str, dict[str, list[float]]]:
@@ -113,21 +124,18 @@ def suite_part() -> list[str]:
     """Return what the tasks are and what their dials do."""
     if not (tables.FOLDER / "suite.csv").exists():
         return ["## The tasks\n\nNot measured yet."]
+    measured = mechanism.read(tables.FOLDER / "suite.csv")
     rows = [
         [row["form"], f"{row['prompts']:.0f}", f"{row['depth']:.1f}", f"{row['accuracy']:.1%}",
          f"{row['effective']:.0%}", f"{row['clutter_accuracy']:+.2f}", f"{row['entropy_accuracy']:+.2f}"]
-        for row in mechanism.read(tables.FOLDER / "suite.csv")
+        for row in measured
     ]  # fmt: skip
-    head = [
-        "question",
-        "held-out prompts",
-        "depth",
-        "accuracy",
-        "groups with signal",
-        "clutter, accuracy",
-        "entropy, accuracy",
-    ]
-    return [prose.SUITE, table(head, rows)]
+    head = ["question", "prompts", "depth", "accuracy", "groups with signal", "clutter, accuracy", "entropy, accuracy"]
+    *forms, _, mean = [row["clutter_accuracy"] for row in measured]
+    made, strong = Settings(), sum(abs(value) >= 0.3 for value in forms)
+    said = prose.SUITE.format(guess=made.guess_share, careless=made.careless_share, malformed=made.malformed_share,
+                              strong=strong, forms=len(forms), mean=mean)  # fmt: skip
+    return [said, table(head, rows)]
 
 
 def declared_part(plan: dict[str, Any]) -> list[str]:
@@ -153,19 +161,19 @@ def declared_part(plan: dict[str, Any]) -> list[str]:
 
 def main_part(plan: dict[str, Any]) -> list[str]:
     """Return the main comparison."""
-    found, differences = records.read_all(MAIN_CONDITION.name), main_differences(plan)
+    found, differences = whole_seeds(MAIN_CONDITION), main_differences(plan)
     done, planned = count(MAIN_CONDITION)
     head = f"## The main comparison: {done} of {planned} runs"
     if not differences:
         return [head, prose.MAIN, "Not enough seeds yet."]
-    seeds = [d.seeds for d in differences]
     deviation = float(np.median([d.deviation for d in differences]))
     return [
         head,
         prose.MAIN,
+        prose.INTERIM if done < planned else "",
         "![Each arm minus its baseline, with paired intervals](evidence/main.png)",
         difference_table(differences, plan["margin_of_equivalence"]),
-        f"Seeds compared: {min(seeds)} to {max(seeds)}. The median deviation of the paired differences is"
+        f"Seeds compared: those {differences[0].seeds} that all arms have. The paired differences' median deviation is"
         f" {100 * deviation:.2f} points; the pilots said {100 * plan['paired_deviation']:.2f}.",
         "![Held-out accuracy over the steps, and each arm minus GRPO](evidence/curves.png)",
         arm_table(MAIN_CONDITION, found),
@@ -182,8 +190,7 @@ def side_part(plan: dict[str, Any]) -> list[str]:
     for condition in SIDE:
         if condition.name in ("weights", "buckets") or condition.name in ("group-2", "group-4", "group-16"):
             continue
-        found = records.read_all(condition.name)
-        done, planned = len(found), len(condition.arms) * condition.seeds
+        found, (done, planned) = whole_seeds(condition), count(condition)
         parts.append(f"### {condition.about[0].upper()}{condition.about[1:]}: {done} of {planned} runs")
         if condition.name == "others":
             found |= {key: record for key, record in main.items() if key[0] in ("grpo", "batch-std")}
@@ -202,10 +209,10 @@ def difference_table(found: list[Difference], margin: float) -> str:
     """Return differences as a Markdown table, in percentage points."""
     rows = [
         [f"{d.arm} - {d.baseline}", f"{d.seeds}", f"{100 * d.mean:+.2f}", f"[{100 * d.low:+.2f}, {100 * d.high:+.2f}]",
-         f"{d.p_corrected:.3f}", f"{d.p_equivalent:.3f}", d.verdict(margin)]
+         _p(d.p_corrected), _p(d.p_equivalent), d.verdict(margin)]
         for d in found
     ]  # fmt: skip
-    head = ["arms", "seeds", "difference", "95% interval", "p, Holm", "p of the equivalence test", "verdict"]
+    head = ["arms", "seeds", "difference", "95% interval", "p", "p of equivalence", "verdict"]
     return table(head, rows)
 
 
@@ -276,7 +283,7 @@ def draw() -> None:
     """Draw the pictures."""
     from benchmarks.evidence import figures  # matplotlib is needed for the pictures alone
 
-    plan, found = declaration.read(), records.read_all(MAIN_CONDITION.name)
+    plan, found = declaration.read(), whole_seeds(MAIN_CONDITION)
     PICTURES.mkdir(exist_ok=True)
     drawn = {
         "sweep": lambda path, source: figures.sweep(path, source),
@@ -299,6 +306,10 @@ def main() -> None:
     draw()
     PAGE.write_text(page(), encoding="utf-8")
     print(f"written: {PAGE.relative_to(ROOT)} and {len(pictures())} pictures")
+
+
+def _p(value: float) -> str:
+    return f"{value:.3f}" if value >= 0.001 else "< 0.001"
 
 
 def _points(values: Iterable[float]) -> list[str]:

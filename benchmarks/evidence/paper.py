@@ -100,17 +100,16 @@ def extremes_table(found: comparison.Records) -> str:
 
 
 def error_tables() -> list[str]:
-    """Return the shares of errors by bucket."""
+    """Return the shares of errors by bucket, with how many there are."""
     rows = mechanism.read(tables.FOLDER / "errors.csv")
     found = []
     for scores in (("entropy", "entropy thirds"), ("confidence, sum", "confidence, mean")):
         cells = []
         for score in scores:
-            for kind in ("any", *tables.ERRORS[:3]):
-                some = sorted(
-                    (r for r in rows if r["score"] == score and r["errors"] == kind), key=lambda r: r["bucket"]
-                )
-                cells.append([score, kind, *(f"{100 * row['share']:.1f}" for row in some)])
-        buckets = max(len(row) for row in cells) - 2
-        found.append(table(["score", "errors", *(f"bucket {k}" for k in range(buckets))], cells))
+            for kind in ("any", *tables.ERRORS):
+                some = [row for row in rows if row["score"] == score and row["errors"] == kind]  # buckets in order
+                number = sum(row["rate"] * row["prompts"] for row in some) * tables.SAMPLES
+                cells.append([score, kind, f"{number:,.0f}", *(f"{100 * row['share']:.1f}" for row in some)])
+        buckets = max(len(row) for row in cells) - 3
+        found.append(table(["score", "errors", "number", *(f"bucket {k}" for k in range(buckets))], cells))
     return [prose.ERRORS, *found]

@@ -12,7 +12,7 @@ def main(suite: Suite, out: Path) -> None:
     """Measure, train, and print what came of it; finished runs are kept, so a second call only prints."""
     if not (out / "mechanism" / "arms.csv").exists():
         mechanism.main(suite, out / "mechanism", steps=(0,), batches=3, held_out=3)
-    runner.run_all(runs_of([QUICK]), suite, folder=out)
+    runner.run_all(runs_of([QUICK]), suite, folder=out, cache=out)
     print(f"\n{text(out)}\n\n{out}")
 
 

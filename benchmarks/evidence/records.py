@@ -56,7 +56,7 @@ def write(path: Path, record: Record) -> None:
     """Write a record whole or not at all: a run that is killed meanwhile leaves the record as it was."""
     text = io.StringIO()
     text.write(f"# {json.dumps(record.head)}\n")
-    writer = csv.DictWriter(text, list(record.steps[0]), lineterminator="\n")
+    writer = csv.DictWriter(text, list(record.steps[-1]), lineterminator="\n")
     writer.writeheader()
     writer.writerows({name: _short(value) for name, value in row.items()} for row in record.steps)
     path.parent.mkdir(parents=True, exist_ok=True)

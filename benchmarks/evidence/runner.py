@@ -1,5 +1,6 @@
 """Runs of a plan, one after the other; killed at any moment, it goes on where it was, with the same numbers."""
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -63,11 +64,13 @@ def perform(run: Run, suite: Suite, *, cache: Path, progress: "tqdm[Any]") -> re
     policy = suite.policy()
     optimizer = make_optimizer(policy, condition)
     rows: list[dict[str, float]] = []
+    began = time.process_time()
     path = state_path(run, cache)
     if path.exists() and (state := torch.load(path, weights_only=False))["settings"] == settings:  # our own file
         policy.load_state_dict(state["policy"])
         optimizer.load_state_dict(state["optimizer"])
         rows = state["rows"]
+        began -= state["cpu_seconds"]
         progress.update(len(rows))
     for step in range(len(rows), condition.steps):
         row = train_step(policy, optimizer, suite, condition, arm, run.seed, step)
@@ -78,10 +81,12 @@ def perform(run: Run, suite: Suite, *, cache: Path, progress: "tqdm[Any]") -> re
         progress.update()
         if (step + 1) % KEEP_EVERY == 0 and not last:
             path.parent.mkdir(parents=True, exist_ok=True)
-            save(_state(settings, policy, optimizer, rows), path)
+            save(_state(settings, policy, optimizer, rows, time.process_time() - began), path)
     final = _exam(policy, suite, run.seed, condition.samples)
     rows[-1]["held_out"] = final.mean().item()
-    head = settings | {"final": final_numbers(final, policy, suite), "origin": records.origin()}
+    numbers = final_numbers(final, policy, suite)
+    spent = round(time.process_time() - began, 1)
+    head = settings | {"final": numbers, "cpu_seconds": spent, "origin": records.origin()}
     return records.Record(head, rows)
 
 
@@ -115,12 +120,15 @@ def _greedy(policy: Policy, suite: Suite) -> float:
     return right / len(suite.exam.questions)
 
 
-def _state(settings: dict[str, Any], policy: Policy, optimizer: torch.optim.Optimizer, rows: Any) -> dict[str, Any]:
+def _state(
+    settings: dict[str, Any], policy: Policy, optimizer: torch.optim.Optimizer, rows: Any, cpu_seconds: float
+) -> dict[str, Any]:
     return {
         "settings": settings,
         "policy": policy.state_dict(),
         "optimizer": optimizer.state_dict(),
         "rows": rows,
+        "cpu_seconds": cpu_seconds,
     }
 
 
