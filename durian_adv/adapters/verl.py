@@ -84,12 +84,14 @@ def durian_estimator(
         ValueError: an option, or something that the batch should have and has not.
     """
     _refuse_misfits()
-    rows = _rows.get()
-    if rows is None:
-        rows = Rows(batch if batch is not None else {}, (non_tensor_batch or {}).get)
     if index is None:
         raise ValueError("index: expected the uid of each response's prompt, got None")
     options = options_of(config)
+    rows = _rows.get()
+    if rows is None:
+        if non_tensor_batch is None and options.weights[1] > 0:
+            raise ValueError(f"non_tensor_batch: expected the batch's columns for {OPTIONS}.weights[1] > 0, got None")
+        rows = Rows(batch if batch is not None else {}, (non_tensor_batch or {}).get)
     logprobs = rows.tensors["old_log_probs"] if "old_log_probs" in rows.tensors.keys() else None  # noqa: SIM118  # a TensorDict
     if logprobs is None and options.weights[2] > 0:
         raise ValueError(f"old_log_probs: expected in the batch for {OPTIONS}.weights[2] > 0, got none")
@@ -99,6 +101,7 @@ def durian_estimator(
         logprobs=logprobs,
         mask=response_mask,
         visual_entropy=find_entropy(rows.column) if options.weights[1] > 0 else None,
+        images=options.weights[1] > 0 and has_images(rows.column),
         valid=rows.valid,
         options=options,
     )
@@ -109,31 +112,35 @@ def durian_estimator(
 
 
 def find_entropy(column: Column) -> Tensor | None:
-    """Return the visual entropy of each row, NaN for one without, ``(N,)``; None for a batch without images.
+    """Return the visual entropy of each row, NaN for one without, ``(N,)``; None where no row has any.
 
     Raises:
-        ValueError: the batch has images and no entropy, or one that is not a number.
+        ValueError: an entropy that is not a number.
     """
     for name, *path in _ENTROPY:
         values = column(name)
         if values is None:
             continue
-        found = [_number(_within(value, path), ".".join([name, *path])) for value in values]
-        if not all(map(math.isnan, found)):
-            return torch.tensor(found, dtype=torch.float64)
-    inputs = column("multi_modal_inputs")
-    if inputs is not None and any("pixel" in key for row in inputs if row for key in row):
-        places = ", ".join(".".join(place) for place in _ENTROPY)
-        raise ValueError(
-            f"visual_entropy: the batch has images, and none of {places} has their entropy. Put it into the dataset, "
-            f"return it from the reward function, or set {OPTIONS}.weights[1] to 0"
-        )
+        if path:
+            values = [_within(value, path) for value in values]
+        found = _numbers(values, ".".join([name, *path]))
+        if not bool(found.isnan().all()):
+            return found
     return None
+
+
+def has_images(column: Column) -> bool:
+    """Tell whether a row has images, videos or other inputs that are not text."""
+    inputs = column("multi_modal_inputs")
+    # some processors have types of tokens for text, too
+    return inputs is not None and any(not key.endswith("token_type_ids") for row in inputs if row for key in row)
 
 
 def options_of(algorithm: Any) -> DurianOptions:
     """Read the options from verl's ``algorithm``."""
     given = algorithm.get(NAME) if algorithm is not None else None
+    if given is not None and not isinstance(given, Mapping):
+        raise ValueError(f"{OPTIONS}: expected options by their names, got {given!r}")
     if given is not None and not isinstance(given, dict):
         from omegaconf import OmegaConf
 
@@ -175,11 +182,25 @@ def _within(value: Any, path: Sequence[str]) -> Any:
     return value
 
 
+def _numbers(values: Sequence[Any] | np.ndarray, name: str) -> Tensor:
+    if {bool, np.bool_}.isdisjoint(map(type, values)):
+        try:
+            found = np.asarray(values, dtype=np.float64)  # None is NaN
+        except (TypeError, ValueError):
+            pass  # told below, by its value
+        else:
+            if found.ndim == 1:
+                return torch.from_numpy(found)
+    return torch.tensor([_number(value, name) for value in values], dtype=torch.float64)
+
+
 def _number(value: Any, name: str) -> float:
     try:
-        return math.nan if value is None else float(value)
+        if not isinstance(value, bool | np.bool_):
+            return math.nan if value is None else float(value)
     except (TypeError, ValueError):
-        raise ValueError(f"{name}: expected a number or None, got {value!r}") from None
+        pass
+    raise ValueError(f"{name}: expected a number or None, got {value!r}")
 
 
 # ----- changes to verl, each a function of the original -----
@@ -219,10 +240,26 @@ def _with_queue(original: Callable[..., Any]) -> Callable[..., Any]:
 
         import transfer_queue
 
+        client = transfer_queue.get_client()
+        places: list[int] = []  # of the rows in the queue
+
         def column(name: str) -> Sequence[Any] | None:
-            names = ["uid", name]  # uid is always there: the queue warns of an empty answer
-            found = transfer_queue.kv_batch_get(batch.keys, batch.partition_id, select_fields=names)
-            return list(found[name]) if name in found.keys() else None  # noqa: SIM118  # a TensorDict
+            # the queue returns a field only if all of the rows that it is asked for have it
+            known, there = client.get_production_status([name], batch.partition_id)
+            if known is None or there is None:
+                return None
+            if not places:
+                places.extend(client.kv_retrieve_meta(batch.keys, batch.partition_id).global_indexes)
+            having = set(known[there[:, 0] == 1].tolist())
+            rows = [row for row, place in enumerate(places) if place in having]
+            if not rows:
+                return None
+            keys = [batch.keys[row] for row in rows]
+            found = transfer_queue.kv_batch_get(keys, batch.partition_id, select_fields=[name])[name]
+            out: list[Any] = [None] * len(batch.keys)
+            for row, value in zip(rows, found.tolist() if isinstance(found, Tensor) else found, strict=True):
+                out[row] = value
+            return out
 
         last = last_outputs(batch.keys)
         padding = torch.tensor([bool(tag.get("is_padding", False)) for tag in batch.tags])

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyarrow
 import pyarrow.parquet
@@ -22,7 +23,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import durian_adv
 from durian_adv.adapters import verl as adapter
-from durian_adv.adapters.batch import DurianOptions
+from durian_adv.adapters.batch import DurianOptions, prompts_a_bucket
 from durian_adv.commands.preflight import Check
 
 
@@ -46,8 +47,10 @@ def checks(arguments: Sequence[str]) -> Iterator[Check]:
         options = DurianOptions()
     else:
         yield Check("ok", "options", repr(options))
-    data = _data(config)
-    yield _entropy(config, options, data)
+    data = Data()
+    yield from _data(config, data)
+    if data.prompts:
+        yield _entropy(config, options, data)
     if data.images and options.weights[1] > 0:
         yield _tower(config)
     yield _confidence(config, options)
@@ -72,52 +75,84 @@ def _config(path: Path | None, name: str, overrides: Sequence[str]) -> Any:
     return config
 
 
+def _trainer(config: Any) -> str:
+    """Name the trainer that a configuration is of; the separate ones have parts of their own in it."""
+    if "async_training" in config:
+        return "fully_async"
+    if "rollout" in config:
+        return "one_step_off"
+    return "v1" if config.trainer.use_v1 else "v0"
+
+
+def _external(config: Any) -> list[str]:
+    """Return the modules that the option external_lib names: one, several or none."""
+    named = config.actor_rollout_ref.model.external_lib
+    return [named] if isinstance(named, str) else list(named or ())
+
+
 def _plugin(config: Any) -> Check:
     """Tell whether verl loads the estimator by itself, as an entry point or by the names of modules it is given."""
     policy = os.environ.get("VERL_USE_EXTERNAL_PLUGINS", "auto")
     named = os.environ.get("VERL_USE_EXTERNAL_MODULES", "").split(",")
     by_entry_point = "durian_adv.adapters.verl_plugin" in sys.modules  # which nothing else imports
-    if by_entry_point or adapter.__name__ in (*named, config.actor_rollout_ref.model.external_lib):
+    by_option = adapter.__name__ in _external(config)
+    trainer = _trainer(config)
+    if by_entry_point or adapter.__name__ in named or (by_option and trainer in ("v0", "v1")):
         versions = f"verl {verl.__version__} loads durian_adv {durian_adv.__version__}"
         return Check("ok", "plugin", f"{versions}; tested with verl {adapter.TESTED}")
-    return Check("problem", "plugin", f"verl does not load durian_adv: VERL_USE_EXTERNAL_PLUGINS is {policy}")
+    text = f"verl does not load durian_adv: VERL_USE_EXTERNAL_PLUGINS is {policy}"
+    if by_option:
+        text += f", and {trainer} does not load actor_rollout_ref.model.external_lib where the estimator is needed"
+    return Check("problem", "plugin", text)
 
 
-class Data(NamedTuple):
-    """What the training files hold."""
+@dataclasses.dataclass
+class Data:
+    """What the training files hold; no prompts where none was looked into."""
 
-    images: bool
-    carrier: str | None  # of the entropy
-    prompts: int
-    known: int  # prompts with an entropy
+    images: bool = False
+    prompts: int = 0
+    known: dict[str, int] = dataclasses.field(default_factory=dict)  # prompts with an entropy, by its carrier
 
 
-def _data(config: Any) -> Data:
-    """Look into the training files, at no more than the entropies."""
+def _data(config: Any, data: Data) -> Iterator[Check]:
+    """Look into the training files, at no more than the entropies; tell which of them cannot be looked into."""
     files = config.data.train_files
-    out = Data(False, None, 0, 0)
-    for file in [files] if isinstance(files, str) else files:
-        if not file.endswith(".parquet"):
-            raise ValueError(f"data.train_files: only .parquet is looked into, got {file}")
-        parquet = pyarrow.parquet.ParquetFile(os.path.expanduser(file))
-        schema = parquet.schema_arrow
-        extra = schema.field("extra_info").type if "extra_info" in schema.names else None
-        path = None
-        if "visual_entropy" in schema.names:
-            path = "visual_entropy"
-        elif extra is not None and pyarrow.types.is_struct(extra) and extra.get_field_index("visual_entropy") >= 0:
-            path = "extra_info.visual_entropy"
-        known = 0
-        if path:
-            column = parquet.read(columns=[path]).flatten().column(path)
-            known = sum(value is not None and not math.isnan(value) for value in column.to_pylist())
-        out = Data(
-            out.images or config.data.get("image_key", "images") in schema.names,
-            out.carrier or path,
-            out.prompts + parquet.metadata.num_rows,
-            out.known + known,
-        )
-    return out
+    for file in [files] if isinstance(files, str) else files or ():
+        if "://" in file or not file.endswith(".parquet"):
+            yield Check("warning", "data", f"{file}: not looked into, only .parquet on this machine is")
+            continue
+        try:
+            _look_into(os.path.expanduser(file), config, data)
+        except (OSError, pyarrow.ArrowException) as error:
+            yield Check("problem", "data", f"{file}: {error}")
+    if not data.prompts:
+        yield Check("warning", "data", "no prompts were looked into, so nothing is known about images and entropies")
+
+
+def _look_into(file: str, config: Any, data: Data) -> None:
+    parquet = pyarrow.parquet.ParquetFile(file)
+    schema = parquet.schema_arrow
+    data.prompts += parquet.metadata.num_rows
+    keys = config.data.get("image_key", "images"), config.data.get("video_key", "videos")
+    data.images |= any(key in schema.names for key in keys)
+    extra = schema.field("extra_info").type if "extra_info" in schema.names else None
+    carriers = ["visual_entropy"] if "visual_entropy" in schema.names else []
+    if extra is not None and pyarrow.types.is_struct(extra) and extra.get_field_index("visual_entropy") >= 0:
+        carriers.append("extra_info.visual_entropy")
+    for carrier in carriers:
+        values = parquet.read(columns=[carrier]).flatten().column(carrier).to_pylist()
+        known = sum(isinstance(value, int | float) and not math.isnan(value) for value in values)
+        data.known[carrier] = data.known.get(carrier, 0) + known
+
+
+# what does not reach the advantage step
+_LOST = {
+    "fully_async": ("visual_entropy", "extra_info.visual_entropy"),
+    "one_step_off": ("visual_entropy",),
+    "v0": ("visual_entropy",),
+    "v1": (),
+}
 
 
 def _entropy(config: Any, options: DurianOptions, data: Data) -> Check:
@@ -128,19 +163,21 @@ def _entropy(config: Any, options: DurianOptions, data: Data) -> Check:
         return Check(
             "ok", "entropy", "no images: the perceptual component is left out, the other weights are scaled up"
         )
-    trainer = "fully_async" if "async_training" in config else "v1" if config.trainer.use_v1 else "v0"
-    lost = {"fully_async": (None, "visual_entropy", "extra_info.visual_entropy"), "v0": (None, "visual_entropy")}
-    if data.carrier in lost.get(trainer, (None,)):
+    trainer = _trainer(config)
+    carriers = [name for name, known in data.known.items() if known > 0]
+    reaching = [name for name in carriers if name not in _LOST[trainer]]
+    if not reaching:
         text = "the dataset has images and no entropy of them"
-        if data.carrier is not None:
-            text = f"the dataset's {data.carrier} does not reach the advantage step of {trainer}"
-        if trainer == "v0" and data.carrier is not None:
-            text += ", extra_info.visual_entropy would"
+        if carriers:
+            text = f"the dataset's {' and '.join(carriers)} does not reach the advantage step of {trainer}"
+            if "extra_info.visual_entropy" not in _LOST[trainer]:
+                text += ", extra_info.visual_entropy would"
         if config.reward.custom_reward_function.path:
             return Check("warning", "entropy", f"{text}; the reward function must return visual_entropy")
         return Check("problem", "entropy", f"{text}, and there is no reward function of yours to return it")
-    state: Any = "ok" if data.known == data.prompts else "warning"
-    return Check(state, "entropy", f"the dataset's {data.carrier}, for {data.known} of {data.prompts} prompts")
+    known = data.known[reaching[0]]
+    state: Any = "ok" if known == data.prompts else "warning"
+    return Check(state, "entropy", f"the dataset's {reaching[0]}, for {known} of {data.prompts} prompts")
 
 
 def _tower(config: Any) -> Check:
@@ -170,22 +207,13 @@ def _confidence(config: Any, options: DurianOptions) -> Check:
 def _buckets(config: Any, options: DurianOptions, images: bool) -> Check:
     """Tell how many prompts share a std."""
     prompts = config.data.train_batch_size
+    if not isinstance(prompts, int):
+        return Check("warning", "prompts", f"data.train_batch_size is {prompts}: how many share a std is not known")
     mode = OmegaConf.select(config, f"trainer.v1.{config.trainer.v1.trainer_mode}") or {}
-    if config.trainer.use_v1:
+    if _trainer(config) == "v1":
         prompts //= mode.get("parameter_sync_step", 1)
-    levels = options.entropy_quantiles
-    buckets = {
-        "visual entropy": (levels if isinstance(levels, int) else len(levels) + 1) if images else 0,
-        "confidence": options.num_confidence_buckets,
-    }
-    used = {name: n for (name, n), w in zip(buckets.items(), options.weights[1:], strict=True) if w > 0 and n > 0}
-    text = f"{prompts} prompts an advantage step" + "".join(
-        f", {prompts / n:.1f} a bucket in {n} buckets of {name}" for name, n in used.items()
-    )
-    if any(prompts < 2 * n for n in used.values()):
-        text += ". With fewer than 2 a bucket, advantages may exceed GRPO's: take more prompts or fewer buckets"
-        return Check("warning", "prompts", text)
-    return Check("ok", "prompts", text)
+    text, enough = prompts_a_bucket(prompts, options, images)
+    return Check("ok" if enough else "warning", "prompts", text)
 
 
 def _workers(config: Any) -> Iterator[Check]:
@@ -204,9 +232,8 @@ def _workers(config: Any) -> Iterator[Check]:
         here = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         where = f"node {node['NodeManagerAddress']}"
         try:
-            found = ray.get(
-                ask.options(scheduling_strategy=here).remote(config.actor_rollout_ref.model.external_lib), timeout=300
-            )
+            external = _external(config) if _trainer(config) in ("v0", "v1") else []
+            found = ray.get(ask.options(scheduling_strategy=here).remote(external), timeout=300)
         except ray.exceptions.RayError as error:
             yield Check("problem", "workers", f"{where}: {str(error).strip().splitlines()[-1]}")
             continue
@@ -216,7 +243,7 @@ def _workers(config: Any) -> Iterator[Check]:
             yield Check("ok", "workers", f"{where}: verl {found[0]} loads durian_adv {found[1]}")
 
 
-def _asked(external_lib: str | None) -> tuple[str, str] | str:
+def _asked(external_libs: list[str]) -> tuple[str, str] | str:
     """Ask verl in this process; runs in a worker that may not have durian_adv."""
     import importlib
     import importlib.metadata
@@ -225,8 +252,8 @@ def _asked(external_lib: str | None) -> tuple[str, str] | str:
     import verl.trainer.ppo.v1
     from verl.trainer.ppo import core_algos
 
-    if external_lib:
-        importlib.import_module(external_lib)
+    for name in external_libs:
+        importlib.import_module(name)
     if "durian" not in core_algos.ADV_ESTIMATOR_REGISTRY:
         return "verl does not know the estimator durian; is durian_adv installed there?"
     loaded = sys.modules.get("durian_adv.adapters.verl")

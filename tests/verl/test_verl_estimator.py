@@ -100,18 +100,37 @@ def test_images_without_their_entropy_are_an_error_and_text_alone_is_none():
     inputs = [{}] * (len(data) - 1) + [{"pixel_values": torch.zeros(4, 3), "image_grid_thw": torch.ones(1, 3)}]
     data.non_tensor_batch["multi_modal_inputs"] = np.array(inputs, dtype=object)
     data.non_tensor_batch["extra_info"] = np.array([{"visual_entropy": None}] * len(data), dtype=object)
-    places = r"none of visual_entropy, extra_info.visual_entropy, extra_fields.reward_extra_info.visual_entropy"
-    with pytest.raises(ValueError, match=f"the batch has images, and {places} has their entropy"):
+    with pytest.raises(ValueError, match="visual_entropy: expected a number for prompts with images"):
         batches.advantage(data)
     without = batches.advantage(data, weights=[0.1, 0, 0.7]).batch["advantages"]
     assert torch.equal(without, spread(batches.expected(data, weights=(0.1, 0, 0.7)).advantages, data))
 
 
-def test_an_entropy_that_is_no_number_is_named():
-    data = batches.random_batch(np.random.default_rng(6))
-    data.non_tensor_batch["extra_info"] = np.array([{"visual_entropy": "high"}] * len(data), dtype=object)
-    with pytest.raises(ValueError, match=r"^extra_info.visual_entropy: expected a number or None, got 'high'"):
+@pytest.mark.parametrize("inputs", [{"image_embeds": 1}, {"pixel_values_videos": 1}, {"input_features": 1}])
+def test_any_input_beside_text_needs_an_entropy(inputs):
+    data = batches.random_batch(np.random.default_rng(5), nan=0)
+    data.non_tensor_batch["visual_entropy"] = np.full(len(data), np.nan)
+    data.non_tensor_batch["multi_modal_inputs"] = np.array([{"token_type_ids": 1}] * len(data), dtype=object)
+    assert batches.advantage(data).batch["advantages"].any()  # text
+    data.non_tensor_batch["multi_modal_inputs"][0] = inputs
+    with pytest.raises(ValueError, match="visual_entropy: expected a number for prompts with images"):
         batches.advantage(data)
+
+
+@pytest.mark.parametrize("value", ["high", True])
+def test_an_entropy_that_is_no_number_is_named(value):
+    data = batches.random_batch(np.random.default_rng(6))
+    data.non_tensor_batch["extra_info"] = np.array([{"visual_entropy": value}] * len(data), dtype=object)
+    with pytest.raises(ValueError, match=rf"^extra_info.visual_entropy: expected a number or None, got {value!r}"):
+        batches.advantage(data)
+
+
+@pytest.mark.parametrize(("weights", "missing"), [([0, 1, 0], "non_tensor_batch"), ([0, 0, 1], "old_log_probs")])
+def test_nothing_is_left_out_because_nothing_was_passed(weights, missing):
+    data = batches.random_batch(np.random.default_rng(6))
+    arguments = data.batch["token_level_rewards"], data.batch["response_mask"], batches.with_options(weights=weights)
+    with pytest.raises(ValueError, match=f"^{missing}: expected"):
+        durian_estimator(*arguments, index=data.non_tensor_batch["uid"])
 
 
 def test_the_estimator_takes_the_batch_from_verl_should_verl_pass_it():

@@ -14,6 +14,8 @@ from verl.utils.tensordict_utils import list_of_dict_to_tensordict
 from durian_adv.adapters.verl import last_outputs
 from durian_adv.diagnostics import durian_metrics
 
+NOTHING = object()  # instead of a value: the row has no such field
+
 
 def stored(queue, rng, prompts=5, outputs=1, nan=0.0, **columns):
     """Put rollouts into the queue as verl's agent loops do; return the batch that verl samples, shuffled."""
@@ -44,8 +46,14 @@ def stored(queue, rng, prompts=5, outputs=1, nan=0.0, **columns):
     order = rng.permutation(len(keys))
     keys, rows = [keys[i] for i in order], [rows[i] for i in order]
     tags = [{"status": "success", "seq_len": 3 + len(row["responses"])} for row in rows]
-    fields = list_of_dict_to_tensordict(rows)
-    return queue.kv_batch_put(keys=keys, partition_id="train", fields=fields, tags=tags)
+    ragged = {name for row in rows for name, value in row.items() if value is NOTHING}
+    whole = [{name: value for name, value in row.items() if name not in ragged} for row in rows]
+    fields = list_of_dict_to_tensordict(whole)
+    batch = queue.kv_batch_put(keys=keys, partition_id="train", fields=fields, tags=tags)
+    for key, row in zip(keys, rows, strict=True):
+        if more := {name: row[name] for name in ragged if row[name] is not NOTHING}:
+            queue.kv_batch_put([key], "train", fields=list_of_dict_to_tensordict([more]), tags=[{}])
+    return batch
 
 
 def step(trainer, batch, estimator="durian", **options):
@@ -117,10 +125,24 @@ def test_the_entropy_is_found_in_each_field_of_the_queue(queue, carrier, value):
 def test_images_without_their_entropy_are_an_error(queue):
     images = {"multi_modal_inputs": lambda prompt: {"pixel_values": torch.zeros(2, 2)} if prompt == 2 else {}}
     batch = stored(queue, np.random.default_rng(2), **images)
-    with pytest.raises(ValueError, match="visual_entropy: the batch has images, and none of visual_entropy"):
+    with pytest.raises(ValueError, match="visual_entropy: expected a number for prompts with images"):
         step(PPOTrainerSync, batch)
     advantages, _, _ = step(PPOTrainerSync, batch, weights=[0.3, 0, 0.7])
     assert any(row.any() for row in advantages)
+
+
+def test_a_field_of_some_rows_only_is_read(queue):
+    def some(value):
+        return lambda prompt: value(prompt) if prompt % 2 else NOTHING
+
+    images = some(lambda _: {"pixel_values": torch.zeros(2, 2)})
+    batch = stored(queue, np.random.default_rng(5), prompts=8, multi_modal_inputs=images)
+    with pytest.raises(ValueError, match="visual_entropy: expected a number for prompts with images"):
+        step(PPOTrainerSync, batch)
+    batch = stored(queue, np.random.default_rng(5), prompts=8, multi_modal_inputs=images, visual_entropy=some(float))
+    _, _, metrics = step(PPOTrainerSync, batch)
+    assert metrics["durian/visual_entropy_mean"] == 4  # of 1, 3, 5, 7
+    assert metrics["durian/visual_entropy_missing_share"] == 0.5
 
 
 def test_padding_gets_nothing_and_influences_nothing(queue):

@@ -121,5 +121,5 @@ def test_images_without_their_entropy_stop_the_run(pictures, mode):
     model, files, _ = pictures
     run = training.train(training.overrides(model, files["nowhere"], mode=mode, images=True))
     assert run.status != 0
-    assert "ValueError: visual_entropy: the batch has images, and none of visual_entropy, extra_info" in run.text
+    assert "ValueError: visual_entropy: expected a number for prompts with images" in run.text
     assert not run.steps
