@@ -67,7 +67,7 @@ def test_a_table_has_the_entropy_of_each_image(options, order, tmp_path):
     }
     (tmp_path / "table.json").write_text(json.dumps({k: None if v is None or v != v else v for k, v in table.items()}))
     options(with_options(entropy_table=str(tmp_path / "table.json")))
-    # a path, a list, several with the mean of those that have one, one without an image, one that the table knows to have none
+    # a path, a list, several (the mean of those that have one), one without an image, one that the table knows has none
     of_prompts = ["0.png", ["1.png"], None, ["a.png", "none.png", "b.png", "5.png"], ["4.png", None], ["none.png"]]
     answers = released.rollouts(images=lambda i: of_prompts[i // 4])
     rewards, advantages = found(answers, **ORDERS[order])
