@@ -101,7 +101,7 @@ class DurianRayPPOTrainer(RayPPOTrainer):
         examples = getattr(self.train_dataloader.dataset, "dataset", None)
         columns = getattr(examples, "column_names", None)
         if columns is not None:
-            check_entropy(config.data.image_key in columns, columns, self._durian)
+            check_entropy({config.data.image_key, config.data.video_key} & {*columns}, columns, self._durian)
 
     def _make_batch_data(self, metrics: dict[str, Any]) -> Any:
         self._step_metrics = metrics  # of this step: what EasyR1 logs at its end

@@ -22,10 +22,12 @@ def put_advantages(data: Any, options: DurianOptions) -> dict[str, float]:
     ``visual_entropy`` (None or NaN: no image). A rollout whose reward is not finite gets 0 and influences nothing.
 
     Raises:
-        ValueError: there are images and no column, and ``options.weights`` count them; or a column that is not numbers.
+        ValueError: there are images (or videos) and no column, or none of them has a number there, and
+            ``options.weights`` count them; or a column that is not numbers.
     """
     batch, columns = data.batch, data.non_tensor_batch
-    check_entropy("multi_modal_data" in columns, columns, options)
+    images = any(any(map(len, given.values())) for given in columns.get("multi_modal_data", ()) if given)
+    check_entropy(images, columns, options)
     mask = batch["response_mask"]
     components, metrics = batch_advantages(
         batch["token_level_rewards"].sum(-1),
@@ -33,6 +35,7 @@ def put_advantages(data: Any, options: DurianOptions) -> dict[str, float]:
         logprobs=batch.get("old_log_probs", None),
         mask=mask,
         visual_entropy=_entropy(columns),
+        images=images,
         options=options,
     )
     batch["advantages"] = components.advantages.unsqueeze(-1) * mask
@@ -40,7 +43,7 @@ def put_advantages(data: Any, options: DurianOptions) -> dict[str, float]:
     return metrics
 
 
-def check_entropy(images: bool, columns: Collection[str], options: DurianOptions) -> None:
+def check_entropy(images: object, columns: Collection[str], options: DurianOptions) -> None:
     """Raise ValueError if there are images whose entropy has a weight and no column of it."""
     if images and COLUMN not in columns and options.weights[1] > 0:
         raise ValueError(

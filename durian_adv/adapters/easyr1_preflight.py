@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import verl
 from datasets import load_dataset
+from datasets.exceptions import DatasetsError
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from durian_adv.adapters import easyr1
-from durian_adv.adapters.batch import DurianOptions, read_options
+from durian_adv.adapters.batch import DurianOptions, prompts_a_bucket, read_options
 from durian_adv.adapters.easyr1_batch import COLUMN, check_entropy
 from durian_adv.commands.preflight import Check
 
@@ -20,7 +22,7 @@ from durian_adv.commands.preflight import Check
 def checks(arguments: Sequence[str]) -> Iterator[Check]:
     """Check the words of an EasyR1 command line (``config=... algorithm.adv_estimator=durian ...``) for Durian.
 
-    Nothing is started: the configuration is read, and the first row of the training data.
+    Nothing is started: the configuration is read, and the training data up to the first entropy.
 
     Raises:
         OSError, ValueError: words or a file that are no configuration of EasyR1.
@@ -42,8 +44,7 @@ def checks(arguments: Sequence[str]) -> Iterator[Check]:
         yield Check("problem", *str(error).split(": ", 1))
         return
     yield from _of_rollouts(config)
-    yield from _of_buckets(config, options)
-    yield from _of_entropy(config, options)
+    yield from _of_data(config, options)
 
 
 def _read(arguments: Sequence[str]) -> Any:
@@ -69,29 +70,48 @@ def _of_rollouts(config: Any) -> Iterator[Check]:
         yield Check("warning", "algorithm.filter_key", f"overall: {text}")
 
 
-def _of_buckets(config: Any, options: DurianOptions) -> Iterator[Check]:
-    prompts, quantiles = config.data.rollout_batch_size, options.entropy_quantiles
-    for score, weight, buckets in (
-        ("visual entropy", options.weights[1], quantiles if isinstance(quantiles, int) else len(quantiles) + 1),
-        ("confidence", options.weights[2], options.num_confidence_buckets),
-    ):
-        if weight > 0:
-            few = prompts < 2 * buckets
-            text = f"{prompts} prompts a step in {buckets} buckets, {prompts / buckets:.3g} each"
-            yield Check("warning" if few else "ok", score, text + ": fewer than 2 share a std" * few)
+def _of_data(config: Any, options: DurianOptions) -> Iterator[Check]:
+    prompts, weighed = config.data.rollout_batch_size, options.weights[1] > 0
+    columns: list[str] = []
+    reason = None
+    if weighed:
+        try:
+            data = _data(config.data.train_files)
+            columns = list(next(iter(data), ()))
+            reason = None if columns else f"expected prompts, got none in {config.data.train_files}"
+        except (OSError, ValueError, DatasetsError) as error:
+            reason = str(error)
+    images = [key for key in (config.data.image_key, config.data.video_key) if key in columns]
+    text, enough = prompts_a_bucket(prompts, options, bool(images) or reason is not None)
+    yield Check("ok" if enough else "warning", "prompts", text)
+    if reason is not None:
+        yield Check("problem", "data.train_files", reason)
+    elif weighed:
+        yield from _of_entropy(config, options, data, columns, images)
 
 
-def _of_entropy(config: Any, options: DurianOptions) -> Iterator[Check]:
-    if options.weights[1] == 0:
-        return
-    columns, images = _columns(config.data.train_files), config.data.image_key
+def _of_entropy(
+    config: Any, options: DurianOptions, data: Any, columns: list[str], images: list[str]
+) -> Iterator[Check]:
     try:
-        check_entropy(images in columns, columns, options)
+        check_entropy(images, columns, options)
     except ValueError as error:
         yield Check("problem", *str(error).split(": ", 1))
         return
     if COLUMN not in columns:
-        yield Check("ok", COLUMN, f"no column {images} in the training data: the perceptual component is left out")
+        keys = f"{config.data.image_key} or {config.data.video_key}"
+        yield Check("ok", COLUMN, f"no column {keys} in the training data: the perceptual component is left out")
+        return
+    for row in data.select_columns([COLUMN]):
+        value = row[COLUMN]
+        if value is not None and not isinstance(value, int | float):
+            yield Check("problem", COLUMN, f"expected one number or null a prompt, got {value!r}")
+            return
+        if value is not None and not math.isnan(value):
+            break
+    else:
+        state: Any = "problem" if images else "ok"
+        yield Check(state, COLUMN, "expected a number for prompts with images, got none in the training data")
         return
     yield Check("ok", COLUMN, "the training data have this column")
     if not config.worker.actor.model.freeze_vision_tower:
@@ -99,12 +119,15 @@ def _of_entropy(config: Any, options: DurianOptions) -> Iterator[Check]:
         yield Check("warning", "worker.actor.model.freeze_vision_tower", f"false: {text}")
 
 
-def _columns(files: str) -> list[str]:
-    """Return the columns of training data, which EasyR1 takes as a file, a folder or a name on the hub."""
+def _data(files: str) -> Any:
+    """Return the training data, which EasyR1 takes as a file, a folder or a name on the hub."""
     name, _, split = files.partition("@")
     path = Path(name)
     options: dict[str, Any] = {"path": name}
     if path.exists():
-        suffix = (path if path.is_file() else sorted(path.iterdir())[0]).suffix[1:].replace("jsonl", "json")
+        inside = [path] if path.is_file() else sorted(path.iterdir())
+        if not inside:
+            raise ValueError(f"expected files, got an empty folder {name}")
+        suffix = inside[0].suffix[1:].replace("jsonl", "json")
         options = {"path": suffix, "data_files" if path.is_file() else "data_dir": name}
-    return list(next(iter(load_dataset(split=split or "train", streaming=True, **options))))
+    return load_dataset(split=split or "train", streaming=True, **options)

@@ -60,9 +60,12 @@ def options_of(environment: Mapping[str, str]) -> OpenRLHFOptions:
         OSError: the file cannot be read.
     """
     for name in environment:
-        if name.startswith("DURIAN_") and name != OPTIONS:
+        if str(name).startswith("DURIAN_") and name != OPTIONS:
             raise ValueError(f"{name}: expected no other variable than {OPTIONS}, a JSON object or the path of a file")
-    text = environment.get(OPTIONS, "").strip()
+    text = environment.get(OPTIONS, "")
+    if not isinstance(text, str):  # in a file of YAML, an object without quotes
+        raise TypeError(f"{OPTIONS}: expected text, a JSON object in quotes or a path, got {type(text).__name__}")
+    text = text.strip()
     if text and not text.startswith("{"):
         return read_options(_read_object(text), text, OpenRLHFOptions)
     return read_options(_as_object(text or "{}", OPTIONS), OPTIONS, OpenRLHFOptions)
@@ -77,24 +80,6 @@ def read_table(file: str) -> dict[str, float]:
     """
     table = _read_object(file)
     return {name: float("nan") if x is None else _checks.number(f"{file}[{name!r}]", x) for name, x in table.items()}
-
-
-def bucket_sizes(options: OpenRLHFOptions, prompts: int, images: bool) -> tuple[str, bool]:
-    """Say how many prompts of a batch share a std, and whether that is enough: 2 a bucket on average."""
-    levels = options.entropy_quantiles
-    buckets = {
-        "visual entropy": (levels if isinstance(levels, int) else len(levels) + 1) if images else 0,
-        "confidence": options.num_confidence_buckets,
-    }
-    used = {name: n for (name, n), w in zip(buckets.items(), options.weights[1:], strict=True) if w > 0 and n > 0}
-    sizes = [f"{prompts / n:.1f} a bucket in {n} buckets of {name}" for name, n in used.items()]
-    text = ", ".join([f"{prompts} prompts a batch", *sizes])
-    if all(prompts >= 2 * n for n in used.values()):
-        return text, True
-    return (
-        f"{text}. With fewer than 2 a bucket, advantages may exceed GRPO's: take more prompts or fewer buckets",
-        False,
-    )
 
 
 def _read_object(file: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import logging
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ from openrlhf.utils.utils import zero_pad_sequences
 from torch import Tensor
 
 from durian_adv.adapters import openrlhf
-from durian_adv.adapters.batch import batch_advantages
+from durian_adv.adapters.batch import batch_advantages, prompts_a_bucket
 
 logger = init_logger(__name__)
 
@@ -74,7 +75,7 @@ class DurianExperienceMaker(RemoteExperienceMaker):
         file = self.durian_options.entropy_table
         self._entropy_table = None if file is None else openrlhf.read_table(file)
         images = getattr(self.args.data, "max_images_per_prompt", 0) > 0
-        sizes, enough = openrlhf.bucket_sizes(self.durian_options, self.args.rollout.batch_size, images)
+        sizes, enough = prompts_a_bucket(self.args.rollout.batch_size, self.durian_options, images)
         logger.log(logging.INFO if enough else logging.WARNING, "Durian: %s; %s", self.durian_options, sizes)
 
     @torch.no_grad()
@@ -139,12 +140,17 @@ class DurianExperienceMaker(RemoteExperienceMaker):
         if reasoning > 0:
             logprobs = zero_pad_sequences([e.action_log_probs for e in experiences], side="right")
             mask = zero_pad_sequences([e.action_mask.bool() for e in experiences], side="right")
+        entropy = self._entropies(experiences, prompts) if perceptual > 0 else None
+        images = any(value is not None for value in _chained(experiences, "mm_train_inputs")) or (
+            entropy is not None and any(_references(value) for value in _chained(experiences, "images"))
+        )
         components, self.durian_metrics = batch_advantages(
             torch.cat([e.rewards for e in experiences]),
             torch.from_numpy(prompts),
             logprobs=logprobs,
             mask=mask,
-            visual_entropy=self._entropies(experiences, prompts) if perceptual > 0 else None,
+            visual_entropy=entropy,
+            images=images,
             options=self.durian_options,
         )
         return torch.split(components.advantages, [len(e.index) for e in experiences])
@@ -159,7 +165,9 @@ class DurianExperienceMaker(RemoteExperienceMaker):
                     f"info['visual_entropy']: expected one a rollout, {len(prompts)}, got {sum(sizes)}: return it in "
                     "extra_logs for every rollout, nan where a prompt has no image"
                 )
-            return torch.cat(returned).double()
+            entropy = torch.cat(returned).double()
+            _check_prompts(entropy, prompts)
+            return entropy
         _, first, number = np.unique(prompts, return_index=True, return_inverse=True)
         name = "images" if self._entropy_table is not None else "mm_train_inputs"
         found = list(_chained(experiences, name))
@@ -172,19 +180,19 @@ class DurianExperienceMaker(RemoteExperienceMaker):
         return torch.tensor(entropies, dtype=torch.float64)[torch.from_numpy(number)]
 
     def _looked_up(self, images: Sequence[Any]) -> list[float]:
-        """Return the mean of each prompt's images in the table."""
+        """Return the mean of each prompt's images that have an entropy in the table."""
         table = self._entropy_table or {}
 
         def of_prompt(references: Any) -> float:
-            listed = references if isinstance(references, list) else [references]
-            listed = [reference for reference in listed if reference is not None]
+            listed = _references(references)
             for reference in listed:
                 if not isinstance(reference, str) or reference not in table:
                     raise ValueError(
                         f"{self.durian_options.entropy_table}: expected the entropy of every image of the dataset, got "
                         f"none for {reference!r}"
                     )
-            return sum(table[reference] for reference in listed) / len(listed) if listed else float("nan")
+            known = [table[reference] for reference in listed if not math.isnan(table[reference])]
+            return sum(known) / len(known) if known else float("nan")
 
         return [of_prompt(references) for references in images]
 
@@ -231,6 +239,24 @@ def check_fit() -> None:
 
 def _chained(experiences: Sequence[Experience], name: str) -> Iterator[Any]:
     return itertools.chain.from_iterable(getattr(experience, name) or () for experience in experiences)
+
+
+def _references(images: Any) -> list[Any]:
+    """Return the images of a prompt, which has one, a list, or none."""
+    listed = images if isinstance(images, list) else [images]
+    return [reference for reference in listed if reference is not None]
+
+
+def _check_prompts(entropy: Tensor, prompts: np.ndarray) -> None:
+    """Require one entropy a prompt, NaN aside."""
+    rollouts = zip(prompts.tolist(), entropy.tolist(), strict=True)
+    known = sorted({(prompt, value) for prompt, value in rollouts if not math.isnan(value)})
+    for (prompt, value), (following, other) in itertools.pairwise(known):
+        if prompt == following:
+            raise ValueError(
+                "info['visual_entropy']: expected one number for all rollouts of a prompt, whose images they share, "
+                f"got {value:g} and {other:g}"
+            )
 
 
 @contextmanager

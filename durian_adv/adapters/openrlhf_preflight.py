@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ import yaml
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from durian_adv.adapters import openrlhf
+from durian_adv.adapters.batch import prompts_a_bucket
 from durian_adv.adapters.openrlhf import OpenRLHFOptions
 from durian_adv.commands.preflight import Check
 
@@ -23,7 +25,8 @@ def checks(arguments: Sequence[str]) -> Iterator[Check]:
     Besides those of the run: ``--runtime-env FILE`` or ``--runtime-env-json TEXT``, as ``ray job submit`` takes them,
     and ``--no-ray``, which leaves Ray's workers out.
     """
-    given, _ = _parser().parse_known_args(arguments)
+    # a whole line of ray job submit, too: after its -- stand the program's words, then the options of the run
+    given, _ = _parser().parse_known_args([word for word in arguments if word != "--"])
     environment = _environment(given)
     yield _openrlhf()
     hook = environment.get("worker_process_setup_hook")
@@ -32,6 +35,9 @@ def checks(arguments: Sequence[str]) -> Iterator[Check]:
     estimator = getattr(given, "algo.advantage.estimator")
     state = "ok" if estimator == openrlhf.ESTIMATOR else "problem"
     yield Check(state, "estimator", f"{estimator}, for Durian it must be {openrlhf.ESTIMATOR}")
+    rollouts = getattr(given, "rollout.n_samples_per_prompt")
+    state = "ok" if rollouts > 1 else "problem"
+    yield Check(state, "rollouts", f"rollout.n_samples_per_prompt is {rollouts}, it must be at least 2")
     try:
         options = openrlhf.options_of(environment.get("env_vars") or {})
     except (TypeError, ValueError, OSError) as error:
@@ -41,7 +47,7 @@ def checks(arguments: Sequence[str]) -> Iterator[Check]:
         yield Check("ok", "options", repr(options))
     images = getattr(given, "data.max_images_per_prompt") > 0
     yield from _entropy(options, images, getattr(given, "actor.freeze_visual_encoder"))
-    text, enough = openrlhf.bucket_sizes(options, getattr(given, "rollout.batch_size"), images)
+    text, enough = prompts_a_bucket(getattr(given, "rollout.batch_size"), options, images)
     yield Check("ok" if enough else "warning", "prompts", text)
     if not given.no_ray:
         yield from _workers(environment)
@@ -55,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     # of OpenRLHF, with its defaults
     parser.add_argument("--algo.advantage.estimator", default="gae")
     parser.add_argument("--rollout.batch_size", type=int, default=1024)
+    parser.add_argument("--rollout.n_samples_per_prompt", type=int, default=1)
     parser.add_argument("--data.max_images_per_prompt", type=int, default=0)
     parser.add_argument("--actor.freeze_visual_encoder", action="store_true")
     return parser
@@ -63,9 +70,14 @@ def _parser() -> argparse.ArgumentParser:
 def _environment(given: argparse.Namespace) -> dict[str, Any]:
     """Read the job's runtime environment; YAML takes JSON, too."""
     text = given.runtime_env_json if given.runtime_env is None else given.runtime_env.read_text(encoding="utf-8")
-    found = yaml.safe_load(text or "{}")
+    try:
+        found = yaml.safe_load(text or "{}")
+    except yaml.YAMLError as error:
+        raise ValueError(f"--runtime-env: expected YAML or JSON, got {error}") from None
     if not isinstance(found, dict):
         raise ValueError(f"--runtime-env: expected a mapping, got {type(found).__name__}")
+    if not isinstance(found.get("env_vars") or {}, dict):
+        raise ValueError(f"--runtime-env: expected a mapping for env_vars, got {type(found['env_vars']).__name__}")
     return found
 
 
@@ -94,11 +106,15 @@ def _entropy(options: OpenRLHFOptions, images: bool, frozen: bool) -> Iterator[C
         yield Check("ok", "entropy", "computed in the actor, unless the reward function returns visual_entropy")
         return
     try:
-        count = len(openrlhf.read_table(options.entropy_table))
+        table = openrlhf.read_table(options.entropy_table)
     except (TypeError, ValueError, OSError) as error:
         yield Check("problem", "entropy", str(error))
         return
-    yield Check("ok", "entropy", f"{options.entropy_table} has {count} images")
+    known = sum(not math.isnan(value) for value in table.values())
+    if not known:
+        yield Check("problem", "entropy", f"{options.entropy_table} has no entropy of any of its {len(table)} images")
+        return
+    yield Check("ok", "entropy", f"{options.entropy_table} has {known} of {len(table)} images")
     if not frozen:
         text = (
             "trained, so the table is that of the model before training; --actor.freeze_visual_encoder makes it exact"

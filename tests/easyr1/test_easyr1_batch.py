@@ -176,6 +176,20 @@ def test_images_without_the_column_are_refused_where_it_counts():
     assert "durian/visual_entropy_mean" not in metrics  # no images: the component is left out
 
 
+@pytest.mark.parametrize("missing", [None, float("nan")])
+def test_images_without_any_number_in_the_column_are_refused_where_it_counts(missing):
+    data = batches.batch(PAPER, entropy=[missing] * 4, images=True)
+    with pytest.raises(ValueError, match=r"^visual_entropy: expected a number for prompts with images"):
+        put_advantages(data, DurianOptions())
+    put_advantages(data, DurianOptions(weights=(1, 0, 1)))
+    text = batches.batch(PAPER, entropy=[missing] * 4)  # a batch without an image, of a dataset that has some
+    text.non_tensor_batch["multi_modal_data"] = np.array([{"images": []}] * 16, dtype=object)
+    put_advantages(text, DurianOptions())
+    text.non_tensor_batch["multi_modal_data"][3] = {"videos": ["a.mp4"]}
+    with pytest.raises(ValueError, match=r"^visual_entropy: expected a number for prompts with images"):
+        put_advantages(text, DurianOptions())
+
+
 @pytest.mark.parametrize("bad", [["low", "high"], [[1.0, 2.0], [3.0, 4.0]], [[1.0], [2.0, 3.0]]])
 def test_a_column_that_is_not_one_number_a_prompt_is_refused(bad):
     rewards = [[1.0, 0.0], [0.0, 1.0]]

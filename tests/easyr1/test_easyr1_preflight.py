@@ -8,6 +8,7 @@ import made
 import pytest
 import torch
 import verl
+from datasets import Dataset
 from omegaconf import OmegaConf
 
 import durian_adv
@@ -87,8 +88,7 @@ def test_the_papers_configuration_passes(words):
     assert set(levels(found)) == {"ok"}
     text = text_of(found, "ok")
     assert f"EasyR1: {verl.__version__} fits" in text
-    assert "visual entropy: 512 prompts a step in 3 buckets, 171 each" in text
-    assert "confidence: 512 prompts a step in 12 buckets, 42.7 each" in text
+    assert "prompts: 512 prompts a batch, 170.7 a bucket in 3 buckets of visual entropy, 42.7 a bucket in 12" in text
     assert "visual_entropy: the training data have this column" in text
 
 
@@ -101,7 +101,7 @@ def test_the_papers_configuration_passes(words):
         (
             "data.rollout_batch_size=16",
             "warning",
-            "confidence: 16 prompts a step in 12 buckets, 1.33 each: fewer than 2",
+            "1.3 a bucket in 12 buckets of confidence. With fewer than 2 a bucket",
         ),
         ("algorithm.filter_key=overall", "warning", "all wrong in good format stay"),
         ("algorithm.disable_kl=false", "warning", "the KL penalty is a part of the rewards"),
@@ -118,7 +118,50 @@ def test_a_dataset_without_the_column_is_told(words, tmp_path):
     assert "visual_entropy: expected a column of the dataset" in text_of(preflight([*words, without]), "problem")
     assert levels(preflight([*words, without, "durian.weights=[0.3,0,0.7]"])) == ["ok", "ok"]
     text = preflight([*words, without, "data.image_key=pictures"])
-    assert "no column pictures in the training data: the perceptual component is left out" in text_of(text, "ok")
+    assert "no column pictures or videos in the training data: the perceptual component is left out" in text_of(
+        text, "ok"
+    )
+
+
+def test_videos_count_as_images_do(words, tmp_path):
+    without = f"data.train_files={made.data(tmp_path / 'without.parquet', column=False)}"
+    found = preflight([*words, without, "data.image_key=pictures", "data.video_key=images"])
+    assert "visual_entropy: expected a column of the dataset" in text_of(found, "problem")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([None, None], "expected a number for prompts with images, got none"),
+        ([None, float("nan")], "expected a number for prompts with images, got none"),
+        (["1.5", "2.5"], "expected one number or null a prompt, got '1.5'"),
+        ([[1.5], [2.5]], r"expected one number or null a prompt, got [1.5]"),
+    ],
+)
+def test_a_column_without_numbers_is_a_problem(words, tmp_path, values, message):
+    file = str(tmp_path / "other.parquet")
+    rows = Dataset.from_list(
+        [{"problem": "?", "answer": "A", "images": ["a.png"], "visual_entropy": v} for v in values]
+    )
+    rows.to_parquet(file)
+    assert f"visual_entropy: {message}" in text_of(preflight([*words, f"data.train_files={file}"]), "problem")
+    rows.remove_columns("images").to_parquet(file)
+    text = text_of(preflight([*words, f"data.train_files={file}"]), "problem")
+    assert ("visual_entropy" in text) == (message.startswith("expected one"))
+
+
+def test_data_that_are_not_there_are_a_problem(words, tmp_path):
+    Dataset.from_dict({"problem": [], "images": []}).to_parquet(tmp_path / "empty.parquet")
+    (tmp_path / "none").mkdir()
+    (tmp_path / "torn.parquet").write_bytes(b"PAR")
+    for file, message in (
+        ("empty.parquet", "data.train_files: expected prompts, got none in "),
+        ("none", "data.train_files: expected files, got an empty folder "),
+        ("torn.parquet", "data.train_files: "),
+        ("missing.parquet", "data.train_files: "),
+    ):
+        found = preflight([*words, f"data.train_files={tmp_path / file}"])
+        assert message in text_of(found, "problem"), file
 
 
 def test_folders_and_splits_are_read_as_easyr1_reads_them(words, tmp_path):

@@ -67,8 +67,8 @@ def test_a_table_has_the_entropy_of_each_image(options, order, tmp_path):
     }
     (tmp_path / "table.json").write_text(json.dumps({k: None if v is None or v != v else v for k, v in table.items()}))
     options(with_options(entropy_table=str(tmp_path / "table.json")))
-    # a path, a list, several with their mean, one without an image, one that the table knows to have none
-    of_prompts = ["0.png", ["1.png"], None, ["a.png", "b.png", "5.png"], ["4.png", None], ["none.png"]]
+    # a path, a list, several (the mean of those that have one), one without an image, one that the table knows has none
+    of_prompts = ["0.png", ["1.png"], None, ["a.png", "none.png", "b.png", "5.png"], ["4.png", None], ["none.png"]]
     answers = released.rollouts(images=lambda i: of_prompts[i // 4])
     rewards, advantages = found(answers, **ORDERS[order])
     entropies = [1.5, 4.0, math.nan, (0.25 + 0.75 + 2.0) / 3, 0.5, math.nan]
@@ -111,6 +111,36 @@ def test_extra_logs_win_over_the_table(options, tmp_path):
     )
     rewards, advantages = found(answers)
     torch.testing.assert_close(advantages, expected(rewards, ENTROPIES), atol=1e-6, rtol=1e-6)
+
+
+def all_null(tmp_path):
+    (tmp_path / "table.json").write_text('{"0.png": null, "1.png": null}')
+    return str(tmp_path / "table.json")
+
+
+@pytest.mark.parametrize("seen", [{"images": ["0.png"]}, {"mm_train_inputs": {"pixel_values": torch.zeros(4, 8)}}])
+def test_images_without_any_entropy_are_refused(options, seen, tmp_path):
+    none = {"extra_logs": {"visual_entropy": math.nan}}
+    options(with_options())
+    with pytest.raises(ValueError, match=r"^visual_entropy: expected a number for prompts with images"):
+        found(released.rollouts(**seen, **none))
+    options(with_options(entropy_table=all_null(tmp_path)))
+    with pytest.raises(ValueError, match=r"^visual_entropy: expected a number for prompts with images"):
+        found(released.rollouts(**seen))
+    for no_image in (None, [], [None]):
+        found(released.rollouts(images=no_image, **none))
+        found(released.rollouts(images=no_image))
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_entropies_that_differ_within_a_prompt_are_refused(options, order):
+    options(with_options())
+    differ = released.rollouts(extra_logs=lambda i: {"visual_entropy": 2.5 if i == 9 else float(i // 4)})
+    with pytest.raises(ValueError, match=r"^info\['visual_entropy'\]: expected one number .* got 2 and 2.5"):
+        found(differ, **ORDERS[order])
+    some = released.rollouts(extra_logs=lambda i: {"visual_entropy": math.nan if i == 9 else float(i // 4)})
+    rewards, advantages = found(some, **ORDERS[order])
+    torch.testing.assert_close(advantages, expected(rewards, list(range(6))), atol=1e-6, rtol=1e-6)
 
 
 def test_without_images_and_without_weight_there_is_no_perceptual_component(options):
