@@ -41,7 +41,10 @@ def add(commands: Any) -> None:
     command.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="of a model of transformers")
     for limit, what in (("min", "fewer are enlarged"), ("max", "more are made smaller")):
         command.add_argument(
-            f"--{limit}-pixels", type=int, metavar="PIXELS", help=f"images of {what}, by processors with limits (Qwen's)"
+            f"--{limit}-pixels",
+            type=int,
+            metavar="PIXELS",
+            help=f"images of {what}, by processors with limits (Qwen's)",
         )
     command.add_argument("--batch-size", type=int, default=8, metavar="IMAGES", help="encoded together (default: 8)")
     command.add_argument("--images", metavar="COLUMN", help="of images (default: images, or else image)")
@@ -106,7 +109,9 @@ def _run(options: argparse.Namespace) -> None:
     if images and len(unread) == images:
         if options.cache is None:
             mine.unlink()
-        raise ValueError(f"{options.input}: expected images that can be read, got none among {images}; nothing is written")
+        raise ValueError(
+            f"{options.input}: expected images that can be read, got none among {images}; nothing is written"
+        )
 
     partial = options.output.with_name(f"{options.output.stem}.partial{options.output.suffix}")
     if partial.is_dir():
