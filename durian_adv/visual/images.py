@@ -41,8 +41,8 @@ def content(image: Any, root: Path | None = None) -> Content:
     """Read an image's bytes or pixels.
 
     Taken are a path (below ``root``), a data or file URL, bytes, a PIL image, a uint8 array ``(H, W)`` or
-    ``(H, W, C)``, a uint8 tensor ``(H, W)`` or ``(C, H, W)``, or a mapping with ``bytes``, ``path`` or ``image``, as the
-    data sets of Hugging Face and verl hold them.
+    ``(H, W, C)``, a uint8 tensor ``(H, W)`` or ``(C, H, W)``, or a mapping with ``bytes``, ``path`` or ``image``, as
+    the data sets of Hugging Face and verl hold them.
 
     Raises:
         OSError, ValueError, TypeError: there is no such file, or this is no image.

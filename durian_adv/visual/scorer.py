@@ -37,8 +37,8 @@ class EntropyScorer:
     that cannot be read are logged.
 
     Args:
-        encoder: an encoder, or the name of one for ``load_encoder``, with ``features``, ``layer``, ``size``, ``device``,
-            ``dtype``, ``min_pixels`` and ``max_pixels``.
+        encoder: an encoder, or the name of one for ``load_encoder``, with ``features``, ``layer``, ``size``,
+            ``device``, ``dtype``, ``min_pixels`` and ``max_pixels``.
         images: the column of images, each a single one or a list; by default ``images`` or else ``image``.
         batch_size: images that are encoded together.
         root: where relative paths start.
