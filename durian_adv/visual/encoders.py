@@ -60,7 +60,8 @@ def load_encoder(
         ``Encoder``: called with images, it returns their entropies.
 
     Raises:
-        ValueError: an unknown layer, kind of features or dtype; limits of pixels where the processor has none; a model without weights or without a vision tower.
+        ValueError: an unknown layer, kind of features or dtype; limits of pixels where the
+            processor has none; a model without weights or without a vision tower.
 
     >>> load_encoder(layer="stride16", size=224).name
     'efficientnet-lite0, stride16, 224 px'
