@@ -5,7 +5,9 @@ A hint is made of the prompt's accuracy alone. Nothing else of an example is rea
 
 from __future__ import annotations
 
+import copy
 import itertools
+import numbers
 import string
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -65,7 +67,9 @@ def hint(accuracy: float | None, bands: Sequence[Band] = DEFAULT_BANDS) -> str |
             raise ValueError(f"bands: expected bands that do not overlap, got {one[:2]} and {other[:2]}")
     if accuracy is None or accuracy != accuracy:  # NaN
         return None
-    accuracy = _checks.number("accuracy", accuracy)
+    # a scalar of NumPy is a real number too, and what pandas gives
+    real = isinstance(accuracy, numbers.Real) and not isinstance(accuracy, bool)
+    accuracy = _checks.number("accuracy", float(accuracy) if real else accuracy)
     if not 0 <= accuracy <= 1:
         raise ValueError(f"accuracy: expected a number from 0 to 1, got {accuracy}")
     for band in bands:
@@ -109,7 +113,7 @@ def with_hint(
         if column not in example:
             raise ValueError(f"{column}: expected a column of this name, got {sorted(example)}")
     text = hint(example[accuracy], bands)
-    prompt = example[messages]
+    prompt = copy.deepcopy(example[messages])  # messages are nested: whoever changes the new one changes no other
     return {messages: prompt if text is None else _with_text(prompt, text, messages)}
 
 

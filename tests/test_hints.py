@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -77,6 +78,23 @@ def test_the_original_is_not_touched(accuracy):
     if text is not None:
         expected[1]["content"].append({"type": "text", "text": text})
     assert hinted == expected
+
+
+@pytest.mark.parametrize("accuracy", [0.1, 1.0, None])
+def test_the_new_prompt_shares_nothing_with_the_original(accuracy):
+    row = {"prompt": [{"role": "user", "content": [{"type": "text", "text": "?"}]}], "accuracy": accuracy}
+    before = copy.deepcopy(row)
+    hinted = with_hint(row)["prompt"]
+    hinted[0]["content"][0]["text"] = "changed"
+    hinted[0]["role"] = "changed"
+    assert row == before
+
+
+def test_an_accuracy_of_numpy_is_a_number():
+    assert hint(np.float32(0.25), WHOLE) == hint(np.float64(0.25), WHOLE) == hint(0.25, WHOLE) == "hard 0.25"
+    assert hint(np.float32("nan"), WHOLE) is None
+    with pytest.raises(TypeError, match="accuracy: expected a number, got bool"):
+        hint(True, WHOLE)
 
 
 def test_the_hint_goes_to_the_end_of_the_last_message_of_the_user():

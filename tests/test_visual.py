@@ -166,6 +166,66 @@ def test_the_hash_tells_images_apart_by_what_they_hold():
     assert content(encoded(a)).key == content(encoded(a)).key != content(encoded(crop(1))).key
 
 
+def test_palettes_tell_images_apart_and_images_that_look_alike_are_one(encoder, entropy):
+    indices = np.asarray(crop(0).convert("L")) // 64
+    pair = []
+    for colours in ([0, 0, 0, 9, 9, 9, 20, 20, 20, 30, 30, 30], [255, 0, 0, 0, 255, 0, 0, 0, 255, 9, 200, 99]):
+        image = Image.fromarray(indices, "L").copy()
+        image.putpalette(colours)
+        assert image.mode == "P"
+        pair.append(image)
+    assert content(pair[0]).key != content(pair[1]).key == content(pair[1].convert("RGB")).key
+    values, _ = score(pair, encoder)
+    assert values == pytest.approx([entropy(image) for image in pair], abs=1e-6)
+    assert values[0] != pytest.approx(values[1], abs=1e-3)
+    clear = pair[0].copy()
+    clear.info["transparency"] = 0  # the encoder sees the same
+    assert content(clear).key == content(pair[0]).key
+
+
+@pytest.mark.parametrize("held", ["PNG", "PIL", "old PNG"])
+def test_16_bits_are_scaled_to_8(held):
+    grey = crop(2).convert("L")
+    deep = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
+    if held == "old PNG":  # as other versions of Pillow open one
+        deep = deep.convert("I")
+        deep.format = "PNG"
+    seen = content(encoded(deep) if held == "PNG" else deep).open()
+    assert np.array_equal(np.asarray(seen), np.asarray(grey.convert("RGB")))
+    with pytest.raises(ValueError, match="expected 8 or 16 bits a channel, got mode F"):
+        content(grey.convert("F"))
+
+
+def test_tensors_are_read_with_their_channels_first(encoder, entropy):
+    image, grey = crop(0), crop(1).convert("L")
+    tensor = torch.tensor(np.asarray(image)).movedim(-1, 0)
+    assert content(tensor).key == content(image).key
+    flat = torch.tensor(np.asarray(grey))
+    values, told = score([tensor, flat, flat[None], torch.stack([tensor, tensor])], encoder)
+    assert not told
+    assert values == pytest.approx([entropy(image), entropy(grey), entropy(grey), entropy(image)], abs=1e-6)
+    with pytest.raises(ValueError, match=r"expected a tensor \(channels, height, width\), got \(64, 64, 3\)"):
+        content(torch.zeros(64, 64, 3, dtype=torch.uint8))
+    with pytest.raises(ValueError, match="expected pixels of dtype uint8, got float32"):
+        content(torch.zeros(3, 4, 4))
+
+
+def test_an_arrow_table_keeps_its_types_and_gets_a_column_more(entropy):
+    file = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    schema = pa.schema({"images": pa.list_(file), "prompt": pa.list_(pa.struct([("role", pa.string())]))})
+    rows = [
+        {"images": [{"bytes": encoded(crop(0)), "path": "a"}], "prompt": [{"role": "user"}]},
+        {"images": [], "prompt": None},
+    ]
+    table = pa.Table.from_pylist(rows, schema)
+    scored = EntropyScorer(**SMALL)(table)
+    assert scored.schema == schema.append(pa.field("visual_entropy", pa.float64()))
+    assert scored.drop_columns(["visual_entropy"]).equals(table)
+    expected = [entropy(crop(0)), math.nan]
+    assert scored["visual_entropy"].to_pylist() == pytest.approx(expected, abs=1e-6, nan_ok=True)
+    assert EntropyScorer(**SMALL)(scored).schema == scored.schema  # once more: the column is replaced
+
+
 BROKEN = {
     "no file": ("none.png", "none.png: FileNotFoundError"),
     "no image": (b"not an image", "expected an image, got 12 bytes that begin with b'not an i'"),
@@ -305,11 +365,14 @@ def test_the_scorer_logs_what_it_cannot_read(caplog):
         (lambda: EntropyScorer(batch_size="8"), "batch_size: expected a number of images"),
         (lambda: EntropyScorer(**SMALL)({"text": ["?"]}), "images: expected a column 'images' or 'image', got text"),
         (lambda: EntropyScorer(images="x", **SMALL)({"image": []}), "images: expected a column 'x', got image"),
-        (lambda: EntropyScorer(**SMALL)([1]), "batch: expected a mapping of columns, got list"),
+        (lambda: EntropyScorer(**SMALL)([1]), "batch: expected an Arrow table or a mapping of columns, got list"),
         (lambda: load_encoder(layer="stem"), "layer: expected one of"),
         (lambda: load_encoder(size=16), "size: expected at least 32 pixels"),
         (lambda: load_encoder(features="all"), "features: expected one of"),
         (lambda: load_encoder(dtype="float8"), "dtype: expected one of"),
+        (lambda: load_encoder(min_pixels=0), "min_pixels: expected at least 1 pixel, got 0"),
+        (lambda: load_encoder(min_pixels=9, max_pixels=8), "min_pixels: expected at most max_pixels, 8, got 9"),
+        (lambda: load_encoder(max_pixels=8), "expected none with efficientnet-lite0, which takes size"),
     ],
 )
 def test_bad_arguments_are_refused_by_name(act, message):
@@ -352,6 +415,28 @@ def test_a_folder_becomes_a_table(folder, tmp_path, capsys, entropy, suffix):
     assert "6 rows, 4 images computed (efficientnet-lite0, stride8, 64 px), 0 known before, 1 not readable" in err
     assert "100%" in err
     assert sorted(p.name for p in tmp_path.iterdir()) == [out.name, "photos"]
+
+
+def test_a_run_without_a_readable_image_fails_and_writes_nothing(tmp_path, capsys):
+    (tmp_path / "in.jsonl").write_text('{"image": "none.png"}\n{"image": null}\n')
+    cache = tmp_path / "c"
+    for flags in ([], ["--cache", str(cache)]):
+        assert main(["entropy", str(tmp_path / "in.jsonl"), str(tmp_path / "out.jsonl"), *FLAGS, *flags]) == 2
+        assert "in.jsonl: expected images that can be read, got none among 1; nothing is" in capsys.readouterr().err
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["c", "in.jsonl"]
+
+
+@pytest.mark.parametrize("extra", [[], ["--extra-info"]])
+def test_the_text_of_a_json_line_stays(folder, tmp_path, extra):
+    line = r'{"image":"photos/0.png", "a": NaN, "b": -Infinity, "c": 1.50e400, "d": "\ud800\u00e9", "e": 0.10}'
+    (tmp_path / "in.jsonl").write_bytes(f"{line}\r\n{{}}".encode())
+    assert main(["entropy", str(tmp_path / "in.jsonl"), str(tmp_path / "out.jsonl"), *FLAGS, *extra]) == 0
+    first, second = (tmp_path / "out.jsonl").read_text().splitlines()
+    assert first.startswith(line[:-1] + ', "visual_entropy": ')
+    found = json.loads(first)
+    assert found["visual_entropy"] > 0
+    assert second.startswith('{"visual_entropy": null')
+    assert "extra_info" not in found if not extra else found["extra_info"]["visual_entropy"] == found["visual_entropy"]
 
 
 def test_json_lines_come_back_as_they_were_with_a_key_more(folder, tmp_path, entropy):
@@ -522,6 +607,46 @@ def test_a_cache_of_ones_own_serves_other_data_sets_and_other_encoders_do_not_us
             lambda p: (p / "in.jsonl").write_text('{"visual_entropy": 1, "image": "x"}'),
             ["in.jsonl", "o.jsonl"],
             "expected no key 'visual_entropy'",
+        ),
+        (
+            lambda p: (p / "in.jsonl").write_bytes(b'{"image": "x"}\n{"image": "\xff"}'),
+            ["in.jsonl", "o.jsonl"],
+            "in.jsonl, line 2: expected UTF-8, got",
+        ),
+        (
+            lambda p: (p / "in.jsonl").write_text('{"image": "x", "extra_info": "a"}'),
+            ["in.jsonl", "o.jsonl"],
+            "in.jsonl, line 1: expected extra_info to be an object, got str",
+        ),
+        (
+            lambda p: (p / "in.jsonl").write_text('{"image": "x", "extra_info": {}, "b": Infinity}'),
+            ["in.jsonl", "o.jsonl"],
+            "in.jsonl, line 1: expected what JSON can hold beside extra_info",
+        ),
+        (
+            lambda p: (p / "in.jsonl").write_text(r'{"image": "x", "extra_info": {}, "b": "\ud800"}'),
+            ["in.jsonl", "o.jsonl"],
+            "in.jsonl, line 1: expected what JSON can hold beside extra_info",
+        ),
+        (
+            lambda p: (p / "in.jsonl").write_text(r'{"image": "\ud800"}'),
+            ["in.jsonl", "o.json"],
+            "images: expected paths in UTF-8",
+        ),
+        (
+            lambda p: pyarrow.parquet.write_table(pa.table({"image": ["x"], "extra_info": ["a"]}), p / "in.parquet"),
+            ["in.parquet", "o.parquet"],
+            "in.parquet: expected a column 'extra_info' of structs, got string",
+        ),
+        (
+            lambda p: (p / "in.jsonl").write_text('{"image": "x"}'),
+            ["in.jsonl", "none/o.jsonl"],
+            "o.jsonl: expected a name in a folder that is there",
+        ),
+        (
+            lambda p: (p / "in.jsonl").write_text('{"image": "x"}'),
+            ["in.jsonl", "o.jsonl", "--cache", "none/c"],
+            "c: expected a name in a folder that is there",
         ),
         (lambda p: (p / "in.parquet").write_text("x"), ["in.parquet", "o.parquet"], "expected a parquet file, got"),
         (

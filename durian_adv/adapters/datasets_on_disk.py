@@ -24,6 +24,8 @@ class DatasetOnDisk:
             where = f"{path}" if name is None else f"{path}, split {name}"
             if COLUMN in split.column_names:
                 raise ValueError(f"{where}: expected no column {COLUMN!r}, which is to be written, got one")
+            if not isinstance(told := split.features.get(EXTRA, {}), dict):
+                raise ValueError(f"{where}: expected a column {EXTRA!r} of structs, got {told}")
         self._images = {name: image_column(split.column_names, images) for name, split in self._splits.items()}
 
     def __len__(self) -> int:

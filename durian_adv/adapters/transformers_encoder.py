@@ -22,9 +22,18 @@ _LANGUAGE_MODELS = ("language_model", "text_model")
 class TransformersEncoder:
     """A frozen vision tower with its image processor; see ``durian_adv.visual.load_encoder``."""
 
-    def __init__(self, path: str, features: str, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        path: str,
+        features: str,
+        device: torch.device,
+        dtype: torch.dtype,
+        min_pixels: int | None = None,
+        max_pixels: int | None = None,
+    ) -> None:
         model = _load(path, dtype)
         self._processor = AutoImageProcessor.from_pretrained(path, use_fast=False)  # the one that needs no torchvision
+        self._limits = _pixel_limits(self._processor, min_pixels, max_pixels)
         self._features = features
         self._vision = tower_features.find_vision(model)
         if self._vision is None:
@@ -40,12 +49,13 @@ class TransformersEncoder:
         self._model = model.to(device).eval().requires_grad_(False)
         self._device, self._dtype = device, dtype
         self.name = f"{path}, {features}, {dtype}, {_fingerprint(self._model)}"
+        self.name += "".join(f", {name} {pixels}" for name, pixels in self._limits.items())
 
     def prepare(self, image: Image) -> tuple[Hashable, dict[str, Tensor]]:
         """Run the processor on one image."""
         # said, as the height of an image of 1 or 3 rows is taken for its channels otherwise
         inputs: dict[str, Tensor] = dict(
-            self._processor(images=[image], input_data_format="channels_last", return_tensors="pt")
+            self._processor(images=[image], input_data_format="channels_last", return_tensors="pt", **self._limits)
         )
         if "image_grid_thw" in inputs:
             return None, inputs  # packed, so images of any size go together
@@ -95,6 +105,22 @@ def _load(path: str, dtype: torch.dtype) -> Any:
             f"{len(missing) - 1} more"
         )
     return model.model if language else model
+
+
+def _pixel_limits(processor: Any, least: int | None, most: int | None) -> dict[str, int]:
+    """Return the limits to say with every image: both, as a processor ignores one alone."""
+    if least is None and most is None:
+        return {}
+    own = dict(processor.size.items()) if hasattr(processor.size, "items") else dict(processor.size)
+    low, high = own.get("shortest_edge"), own.get("longest_edge")
+    if low is None or high is None or not hasattr(processor, "merge_size"):  # Qwen's: these are numbers of pixels there
+        raise ValueError(
+            f"min_pixels, max_pixels: expected none with {type(processor).__name__}, which does not resize by them"
+        )
+    limits = {"min_pixels": low if least is None else least, "max_pixels": high if most is None else most}
+    if limits["min_pixels"] > limits["max_pixels"]:
+        raise ValueError(f"min_pixels: expected at most max_pixels, got {limits}")
+    return limits
 
 
 def _fingerprint(model: nn.Module) -> str:

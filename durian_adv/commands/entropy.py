@@ -7,10 +7,11 @@ import os
 import shutil
 import sys
 from array import array
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-_ENCODER_OPTIONS = ("features", "layer", "size", "device", "dtype")
+_ENCODER_OPTIONS = ("features", "layer", "size", "device", "dtype", "min_pixels", "max_pixels")
 
 
 def add(commands: Any) -> None:
@@ -38,6 +39,13 @@ def add(commands: Any) -> None:
     command.add_argument("--size", type=int, metavar="PIXELS", help="that EfficientNet's images are resized to")
     command.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: a GPU where there is one)")
     command.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="of a model of transformers")
+    for limit, what in (("min", "fewer are enlarged"), ("max", "more are made smaller")):
+        command.add_argument(
+            f"--{limit}-pixels",
+            type=int,
+            metavar="PIXELS",
+            help=f"images of {what}, by processors with limits (Qwen's)",
+        )
     command.add_argument("--batch-size", type=int, default=8, metavar="IMAGES", help="encoded together (default: 8)")
     command.add_argument("--images", metavar="COLUMN", help="of images (default: images, or else image)")
     command.add_argument("--image-root", type=Path, metavar="FOLDER", help="of relative paths (default: the table's)")
@@ -59,6 +67,7 @@ def _run(options: argparse.Namespace) -> None:
     from durian_adv.visual.cache import Cache
     from durian_adv.visual.data import for_output, open_source
     from durian_adv.visual.encoders import EFFICIENTNET, load_encoder
+    from durian_adv.visual.images import images_of
     from durian_adv.visual.scoring import row_entropies
 
     if options.batch_size < 1:
@@ -75,10 +84,18 @@ def _run(options: argparse.Namespace) -> None:
         unread.append(row)
         bar.write(f"durian-adv entropy: row {row}, image {place}: cannot be read: {why}", file=sys.stderr)
 
+    images = 0
+
+    def cells() -> Iterator[Any]:
+        nonlocal images
+        for cell in source.cells():
+            images += len(images_of(cell))
+            yield cell
+
     entropies = array("d", [0.0]) * len(source)
     with bar:
         for row, entropy in row_entropies(
-            source.cells(),
+            cells(),
             encoder,
             cache,
             batch_size=options.batch_size,
@@ -89,6 +106,12 @@ def _run(options: argparse.Namespace) -> None:
             bar.update()
     computed = len(cache) - before
     cache.close()
+    if images and len(unread) == images:
+        if options.cache is None:
+            mine.unlink()
+        raise ValueError(
+            f"{options.input}: expected images that can be read, got none among {images}; nothing is written"
+        )
 
     partial = options.output.with_name(f"{options.output.stem}.partial{options.output.suffix}")
     if partial.is_dir():

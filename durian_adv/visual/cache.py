@@ -15,8 +15,10 @@ class Cache(MutableMapping[bytes, float]):
 
     def __init__(self, path: Path, encoder: str) -> None:
         self._encoder = encoder
-        self._file = sqlite3.connect(path, timeout=_SECONDS)
+        if not path.parent.is_dir():
+            raise ValueError(f"{path}: expected a name in a folder that is there, got none")
         try:
+            self._file = sqlite3.connect(path, timeout=_SECONDS)
             self._file.execute(
                 "CREATE TABLE IF NOT EXISTS entropies (encoder TEXT, image BLOB, entropy REAL, "
                 "PRIMARY KEY (encoder, image)) WITHOUT ROWID"

@@ -56,6 +56,8 @@ def for_output(source: Source, output: Path) -> Source:
     """Return the data set in the form that this output has; refuse a name that does not fit, before hours of work."""
     if output.exists():
         raise ValueError(f"{output}: expected a name that is not taken yet")
+    if not output.parent.is_dir():
+        raise ValueError(f"{output}: expected a name in a folder that is there, got none")
     if output.suffix == ".json":
         return ByImage(source)
     kinds = {Folder: tables.SUFFIXES, JsonLines: (".jsonl",), Parquet: (".parquet",)}.get(type(source), ("",))
@@ -75,6 +77,8 @@ class Folder:
         self._files = sorted(file.relative_to(path).as_posix() for file in found)
         if not self._files:
             raise ValueError(f"{path}: expected a folder with images, got none")
+        for name in self._files:
+            _check_text(name, f"{path}")
 
     def __len__(self) -> int:
         return len(self._files)
@@ -99,8 +103,10 @@ class JsonLines:
         self._path = path
         keys: dict[str, None] = {}
         self._length = 0
-        for row in self._rows():
+        for number, _, row in self._rows():
             self._length += 1
+            if EXTRA in row:
+                _check_extra(row, f"{path}, line {number}")
             keys |= dict.fromkeys(row)
         if COLUMN in keys:
             raise ValueError(f"{path}: expected no key {COLUMN!r}, which is to be written, got one")
@@ -111,21 +117,27 @@ class JsonLines:
 
     def cells(self) -> Iterator[Any]:
         """Return what stands under the key of images; nothing where it is missing."""
-        return (row.get(self._images) for row in self._rows())
+        return (row.get(self._images) for _, _, row in self._rows())
 
     def write(self, entropies: Sequence[float], output: Path, extra_info: bool) -> None:
         """Write the output; see ``Source``."""
-        with output.open("w", encoding="utf-8") as lines:
-            for row, entropy in zip(self._rows(), entropies, strict=True):
-                if extra_info or EXTRA in row:
-                    row[EXTRA] = {**(row.get(EXTRA) or {}), COLUMN: entropy}
-                lines.write(tables.json_line({**row, COLUMN: entropy}))
+        with output.open("wb") as lines:
+            for (_, line, row), entropy in zip(self._rows(), entropies, strict=True):
+                if EXTRA in row:
+                    row[EXTRA] = {**(row[EXTRA] or {}), COLUMN: entropy}
+                    lines.write(tables.json_line({**row, COLUMN: entropy}).encode())
+                    continue
+                added: dict[str, Any] = {COLUMN: entropy} | ({EXTRA: {COLUMN: entropy}} if extra_info else {})
+                # the line itself with keys more: numbers, NaN and escapes stay as they were written
+                comma = b", " if row else b""
+                lines.write(line.removesuffix(b"}") + comma + tables.json_line(added).encode().removeprefix(b"{"))
 
-    def _rows(self) -> Iterator[dict[str, Any]]:
-        with self._path.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    yield _object(line, f"{self._path}, line {number}")
+    def _rows(self) -> Iterator[tuple[int, bytes, dict[str, Any]]]:
+        """Yield each line's number, text and object."""
+        with self._path.open("rb") as lines:
+            for number, line in enumerate(map(bytes.strip, lines), 1):
+                if line:
+                    yield number, line, _object(line, f"{self._path}, line {number}")
 
 
 class ByImage:
@@ -138,6 +150,7 @@ class ByImage:
             for image in images_of(cell):
                 if not isinstance(image, str):
                     raise ValueError(f"images: expected paths for a table by image, got {type(image).__name__}")
+                _check_text(image, "images")
                 self._paths[image] = None
 
     def __len__(self) -> int:
@@ -165,6 +178,8 @@ class Parquet:
         names = self._schema.names
         if COLUMN in names:
             raise ValueError(f"{path}: expected no column {COLUMN!r}, which is to be written, got one")
+        if EXTRA in names and not pa.types.is_struct(told := self._schema.field(EXTRA).type):
+            raise ValueError(f"{path}: expected a column {EXTRA!r} of structs, got {told}")
         self._images = image_column(names, images)
 
     def __len__(self) -> int:
@@ -210,8 +225,6 @@ def _with_extra(table: Any, values: Any) -> Any:
         return table.append_column(EXTRA, pa.StructArray.from_arrays([values], [COLUMN]))
     place = table.column_names.index(EXTRA)
     column = table.column(place).combine_chunks()
-    if not pa.types.is_struct(column.type):
-        raise ValueError(f"{EXTRA}: expected a column of structs, got {column.type}")
     names = [field.name for field in column.type if field.name != COLUMN]
     arrays = [column.field(name) for name in names]
     return table.set_column(place, EXTRA, pa.StructArray.from_arrays([*arrays, values], [*names, COLUMN]))
@@ -232,11 +245,32 @@ def _metadata(metadata: Mapping[bytes, bytes] | None, extra_info: bool) -> dict[
     return kept
 
 
-def _object(line: str, where: str) -> dict[str, Any]:
+def _object(line: bytes, where: str) -> dict[str, Any]:
     try:
-        row = json.loads(line)
+        text = line.decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{where}: expected UTF-8, got {error}") from None
+    try:
+        row = json.loads(text)
     except json.JSONDecodeError as error:
-        raise ValueError(f"{where}: expected a JSON object, got {line.strip()[:60]!r} ({error})") from None
+        raise ValueError(f"{where}: expected a JSON object, got {text[:60]!r} ({error})") from None
     if not isinstance(row, dict):
-        raise ValueError(f"{where}: expected a JSON object, got {line.strip()[:60]!r}")
+        raise ValueError(f"{where}: expected a JSON object, got {text[:60]!r}")
     return row
+
+
+def _check_extra(row: Mapping[str, Any], where: str) -> None:
+    """Check that a row can be written again, which one with ``extra_info`` is."""
+    if not isinstance(row[EXTRA], dict | None):
+        raise ValueError(f"{where}: expected {EXTRA} to be an object, got {type(row[EXTRA]).__name__}")
+    try:
+        tables.json_line(dict(row)).encode()
+    except ValueError as error:  # infinity, or half a character
+        raise ValueError(f"{where}: expected what JSON can hold beside {EXTRA}, got {error}") from None
+
+
+def _check_text(path: str, where: str) -> None:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{where}: expected paths in UTF-8, got {path!r}") from None

@@ -37,6 +37,8 @@ def load_encoder(
     size: int = 448,
     device: str | torch.device | None = None,
     dtype: str = "float32",
+    min_pixels: int | None = None,
+    max_pixels: int | None = None,
 ) -> Encoder:
     """Load a frozen vision encoder.
 
@@ -50,12 +52,16 @@ def load_encoder(
         device: where it runs; a GPU where there is one by default.
         dtype: of a model of transformers: ``"float32"``, ``"bfloat16"`` or ``"float16"``. The eigenvalues are computed
             in float32 in any case.
+        min_pixels: images of fewer are enlarged, by a model of transformers whose processor has such limits (Qwen's);
+            its own limit by default.
+        max_pixels: images of more are made smaller.
 
     Returns:
         ``Encoder``: called with images, it returns their entropies.
 
     Raises:
-        ValueError: an unknown layer, kind of features or dtype; a model without weights or without a vision tower.
+        ValueError: an unknown layer, kind of features or dtype; limits of pixels where the
+            processor has none; a model without weights or without a vision tower.
 
     >>> load_encoder(layer="stride16", size=224).name
     'efficientnet-lite0, stride16, 224 px'
@@ -63,10 +69,17 @@ def load_encoder(
     _checks.choice("features", features, ("patches", "projected"))
     _checks.choice("dtype", dtype, DTYPES)
     place = torch.device(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu")
+    for option, pixels in (("min_pixels", min_pixels), ("max_pixels", max_pixels)):
+        if pixels is not None and _checks.integer(option, pixels, "a number of pixels") < 1:
+            raise ValueError(f"{option}: expected at least 1 pixel, got {pixels}")
+    if min_pixels is not None and max_pixels is not None and min_pixels > max_pixels:
+        raise ValueError(f"min_pixels: expected at most max_pixels, {max_pixels}, got {min_pixels}")
     if name == EFFICIENTNET:
+        if min_pixels is not None or max_pixels is not None:
+            raise ValueError(f"min_pixels, max_pixels: expected none with {EFFICIENTNET}, which takes size")
         from durian_adv.visual.efficientnet import EfficientNetEncoder
 
         return EfficientNetEncoder(layer, size, place)
-    arguments = name, features, place, getattr(torch, dtype)
+    arguments = name, features, place, getattr(torch, dtype), min_pixels, max_pixels
     adapter = "durian_adv.adapters.transformers_encoder"  # imports transformers, which EfficientNet does without
     return importlib.import_module(adapter).TransformersEncoder(*arguments)  # type: ignore[no-any-return]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 from durian_adv import _checks
@@ -24,17 +25,20 @@ _log = logging.getLogger(__name__)
 class EntropyScorer:
     """Add a column ``visual_entropy`` to a batch of rows: in nats, NaN for a row without a readable image.
 
-    ``dataset.map(scorer, batched=True)`` of datasets and ``dataset.map_batches(scorer)`` of Ray take it as it is. For
-    actors that load the encoder once each, give Ray the class::
+    ``dataset.map(scorer, batched=True)`` of datasets and ``dataset.map_batches(scorer, batch_format="pyarrow")`` of Ray
+    take it as it is; an Arrow table keeps the types of its other columns, lists and structs too. For actors that load
+    the encoder once each, give Ray the class::
 
-        dataset.map_batches(EntropyScorer, fn_constructor_kwargs={"encoder": name}, concurrency=4, num_gpus=1)
+        dataset.map_batches(
+            EntropyScorer, fn_constructor_kwargs={"encoder": name}, batch_format="pyarrow", concurrency=4, num_gpus=1
+        )
 
     The encoder is loaded by the first batch of each process. An image that occurs again is not computed again. Images
     that cannot be read are logged.
 
     Args:
-        encoder: an encoder, or the name of one for ``load_encoder``, with ``features``, ``layer``, ``size``, ``device``
-            and ``dtype``.
+        encoder: an encoder, or the name of one for ``load_encoder``, with ``features``, ``layer``, ``size``,
+            ``device``, ``dtype``, ``min_pixels`` and ``max_pixels``.
         images: the column of images, each a single one or a list; by default ``images`` or else ``image``.
         batch_size: images that are encoded together.
         root: where relative paths start.
@@ -57,6 +61,8 @@ class EntropyScorer:
         size: int = 448,
         device: str | torch.device | None = None,
         dtype: str = "float32",
+        min_pixels: int | None = None,
+        max_pixels: int | None = None,
     ) -> None:
         if _checks.integer("batch_size", batch_size, "a number of images") < 1:
             raise ValueError(f"batch_size: expected at least 1 image, got {batch_size}")
@@ -65,7 +71,15 @@ class EntropyScorer:
         self.root = None if root is None else Path(root)
         self.cache = None if cache is None else Path(cache)
         self._source = encoder
-        self._options = {"features": features, "layer": layer, "size": size, "device": device, "dtype": dtype}
+        self._options = {
+            "features": features,
+            "layer": layer,
+            "size": size,
+            "device": device,
+            "dtype": dtype,
+            "min_pixels": min_pixels,
+            "max_pixels": max_pixels,
+        }
         self._loaded: tuple[Encoder, MutableMapping[bytes, float]] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -79,19 +93,30 @@ class EntropyScorer:
             self._loaded = encoder, known
         return self._loaded
 
-    def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the column of a batch of datasets; of a plain dict, as Ray has it, all columns with it."""
+    def __call__(self, batch: Mapping[str, Any] | pa.Table) -> Any:
+        """Return the column of a batch of datasets; of an Arrow table or a plain dict, as Ray has them, all columns."""
+        if isinstance(batch, pa.Table):
+            kept = batch.drop_columns([COLUMN]) if COLUMN in batch.column_names else batch
+            cells = kept.column(image_column(kept.column_names, self.images)).to_pylist()
+            # NaN stays NaN: it is not null
+            return kept.append_column(COLUMN, pa.array(self._entropies(cells), pa.float64(), from_pandas=False))
         if not isinstance(batch, Mapping):
-            raise TypeError(f"batch: expected a mapping of columns, got {type(batch).__name__} (batch_format='numpy')")
-        cells = batch[image_column(list(batch), self.images)]
+            raise TypeError(
+                f"batch: expected an Arrow table or a mapping of columns, got {type(batch).__name__} "
+                "(batch_format='pyarrow')"
+            )
+        values = self._entropies(batch[image_column(list(batch), self.images)])
+        # datasets adds what is returned to what it has, and would decode and encode every image that comes back
+        return {**(batch if isinstance(batch, dict) else {}), COLUMN: values}
+
+    def _entropies(self, cells: Any) -> np.ndarray[Any, Any]:
         encoder, known = self.load()
         values = np.full(len(cells), math.nan)
         for row, entropy in row_entropies(
             cells, encoder, known, batch_size=self.batch_size, root=self.root, unreadable=_warn
         ):
             values[row] = entropy
-        # datasets adds what is returned to what it has, and would decode and encode every image that comes back
-        return {**(batch if isinstance(batch, dict) else {}), COLUMN: values}
+        return values
 
 
 def image_column(columns: list[str], wanted: str | None) -> str:

@@ -7,6 +7,8 @@ import math
 
 import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 import ray
 from datasets import Dataset, DatasetDict, Features, Image, List, Value
@@ -193,6 +195,42 @@ def test_ray_map_batches_adds_the_column_and_keeps_the_others(cluster, form):
     assert [row["visual_entropy"] for row in scored] == pytest.approx(expected, abs=1e-5)
     assert [row["question"] for row in scored] == list(range(5))
     assert set(scored[0]) == {column, "question", "visual_entropy"}
+
+
+def test_ray_writes_lists_of_images_and_messages_with_the_types_they_had(cluster, tmp_path):
+    file = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    message = pa.struct([("role", pa.string()), ("content", pa.string())])
+    schema = pa.schema({"images": pa.list_(file), "prompt": pa.list_(message), "question": pa.int64()})
+    rows = [
+        {
+            "images": [{"bytes": encoded(crop(j)), "path": f"{j}.png"} for j in range(i)],
+            "prompt": [{"role": "user", "content": f"q{i}"}] * (1 + i % 2),
+            "question": i,
+        }
+        for i in range(4)
+    ]
+    pyarrow.parquet.write_table(pa.Table.from_pylist(rows, schema), tmp_path / "in.parquet")
+    read = ray.data.read_parquet(str(tmp_path / "in.parquet"))
+    scored = read.map_batches(
+        EntropyScorer, fn_constructor_kwargs=SMALL, batch_format="pyarrow", concurrency=1, batch_size=3
+    )
+    scored.write_parquet(str(tmp_path / "out"))
+    files = [str(p) for p in sorted((tmp_path / "out").glob("*.parquet"))]
+    for written in files:
+        types = pyarrow.parquet.read_schema(written)
+        assert types.remove_metadata() == schema.append(pa.field("visual_entropy", pa.float64()))
+    back = Dataset.from_parquet(files, cache_dir=str(tmp_path / "cache")).sort("question")
+    assert back.remove_columns("visual_entropy").to_list() == rows
+    alone = direct([crop(j) for j in range(3)])
+    expected = [math.nan, *(sum(alone[:i]) / i for i in (1, 2, 3))]
+    assert back["visual_entropy"][:] == pytest.approx(expected, abs=1e-5, nan_ok=True)
+
+
+def test_datasets_in_the_format_of_torch_have_their_entropies():
+    images = [crop(0), crop(1, (96, 64)), crop(2)]
+    dataset = Dataset.from_dict({"image": images, "question": list("abc")}, features=ONE).with_format("torch")
+    scored = dataset.map(EntropyScorer(**SMALL), batched=True, batch_size=2).with_format(None)
+    assert scored["visual_entropy"][:] == pytest.approx(direct(images), abs=1e-5)
 
 
 def test_ray_actors_load_the_encoder_themselves_and_broken_images_are_nan(cluster):

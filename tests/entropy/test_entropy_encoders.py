@@ -97,6 +97,31 @@ def test_the_name_tells_weights_features_and_dtypes_apart(models, tmp_path):
     assert other not in [name.split(", ")[1:] for name in names]
 
 
+@pytest.mark.parametrize("family", ["qwen25vl", "qwen3vl"])
+def test_limits_of_pixels_are_those_of_the_processor_and_part_of_the_name(models, family):
+    folder, _, processor = models[family]
+    image, names = crop(0, (224, 224)), set()
+    for limits in ({}, {"max_pixels": 12544}, {"min_pixels": 200704, "max_pixels": 400000}):
+        encoder = load_encoder(str(folder), device="cpu", **limits)
+        names.add(encoder.name)
+        one = processor.image_processor
+        side = one.patch_size * one.merge_size
+        t, h, w = encoder.prepare(image)[1]["image_grid_thw"][0].tolist()
+        pixels = t * h * w * one.patch_size**2
+        assert pixels <= limits.get("max_pixels", math.inf)
+        assert pixels >= limits.get("min_pixels", 0)
+        assert pixels >= limits.get("max_pixels", 0) / 2 - side**2
+    assert len(names) == 3
+    with pytest.raises(ValueError, match="min_pixels: expected at most max_pixels, got"):
+        load_encoder(str(folder), device="cpu", min_pixels=10**9)
+
+
+@pytest.mark.parametrize("family", ["llava", "smolvlm"])
+def test_limits_of_pixels_are_refused_where_the_processor_has_none(models, family):
+    with pytest.raises(ValueError, match="min_pixels, max_pixels: expected none with"):
+        load_encoder(str(models[family][0]), device="cpu", max_pixels=12544)
+
+
 VISION_MODELS = {
     "vit": (transformers.ViTConfig, transformers.ViTModel, {"image_size": 56, "patch_size": 14}, 1),
     "dinov2": (transformers.Dinov2Config, transformers.Dinov2Model, {"image_size": 56, "patch_size": 14}, 1),
