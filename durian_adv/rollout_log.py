@@ -14,7 +14,7 @@ from typing import IO, Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from durian_adv import sequence_confidence
+from durian_adv import json_lines, sequence_confidence
 
 Name = str | int
 
@@ -91,9 +91,14 @@ def _steps(
 ) -> Iterator[Step]:
     with tempfile.TemporaryFile(prefix="durian-adv-") as file:
         spool = _Spool(file)
+        kinds: tuple[type, ...] = ()
         for path in files:
             for where, row in _rows(path, names, progress):
-                spool.add(*_values(row, names, reduction, where))
+                values = _values(row, names, reduction, where)
+                kinds = kinds or _kinds(values)
+                if _kinds(values) != kinds:
+                    _complain(kinds, _kinds(values), names, where)
+                spool.add(*values)
         if not spool.places:
             raise ValueError(f"{', '.join(map(str, files))}: expected at least one rollout, got none")
         if batch_prompts is not None and list(spool.places) != [None]:
@@ -107,17 +112,28 @@ def _steps(
 
 
 def _values(
-    row: object, names: dict[str, str], reduction: Literal["sum", "mean"], where: str
+    row: dict[str, Any], names: dict[str, str], reduction: Literal["sum", "mean"], where: str
 ) -> tuple[Name | None, Name, float, float, float]:
     """Return a rollout's step, prompt, reward, entropy and confidence; the numbers NaN where there are none."""
-    if not isinstance(row, dict):
-        raise ValueError(f"{where}: expected a JSON object, got {_short(row)}")
     _require(row, names, where)
     step = _name(row, names["step"], where) if names["step"] in row else None
     entropy, confidence = (_number(row, names[score], where) for score in ("visual_entropy", "confidence"))
     if confidence != confidence and row.get(names["logprobs"]) is not None:
         confidence = _of_logprobs(row[names["logprobs"]], reduction, f"{where}: {names['logprobs']}")
     return step, _name(row, names["prompt"], where), _number(row, names["reward"], where), entropy, confidence
+
+
+def _kinds(values: tuple[object, ...]) -> tuple[type, ...]:
+    return type(values[0]), type(values[1])
+
+
+def _complain(before: tuple[type, ...], now: tuple[type, ...], names: dict[str, str], where: str) -> NoReturn:
+    """Refuse what would be another step or prompt for no reason that is seen: 1 and "1", or no step at all."""
+    told = {int: "an integer", str: "a string", type(None): "none"}
+    for column, old, new in zip(("step", "prompt"), before, now, strict=True):
+        if old is not new:
+            raise ValueError(f"{where}: {names[column]}: expected {told[old]} as in the rows before, got {told[new]}")
+    raise AssertionError("unreachable")
 
 
 def _require(columns: Collection[str], names: dict[str, str], where: str) -> None:
@@ -130,6 +146,13 @@ def _name(row: dict[str, Any], key: str, where: str) -> Name:
     value = row[key]
     if not isinstance(value, (str, int)) or isinstance(value, bool):
         raise ValueError(f"{where}: {key}: expected an integer or a string, got {_short(value)}")
+    if isinstance(value, int):
+        _float(value, f"{where}: {key}")  # steps are places on an axis
+    elif not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"{where}: {key}: expected text, got {_short(value)}, half of a character") from None
     return value
 
 
@@ -235,28 +258,17 @@ def _known(score: Tensor) -> Tensor | None:
     return None if bool(score.isnan().all()) else score
 
 
-def _rows(file: Path, names: dict[str, str], progress: Callable[[int], object]) -> Iterator[tuple[str, object]]:
+def _rows(file: Path, names: dict[str, str], progress: Callable[[int], object]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Give each row with what to call it in an error."""
     with file.open("rb") as lines:
         if lines.read(4) == b"PAR1":
             yield from _parquet_rows(file, names, progress)
             return
-        lines.seek(0)
-        for number, line in enumerate(lines, 1):
-            progress(len(line))
-            if line.strip():
-                yield f"{file}, line {number}", _json(line, f"{file}, line {number}")
+    for _, where, row in json_lines.objects(file, progress):
+        yield where, row
 
 
-def _json(line: bytes, where: str) -> object:
-    try:
-        return json.loads(line)
-    except (ValueError, RecursionError) as error:  # also not UTF-8, a number of thousands of digits, or nested deeply
-        text = line.strip()[:60].decode(errors="replace")
-        raise ValueError(f"{where}: expected a JSON object, got {text!r} ({error})") from None
-
-
-def _parquet_rows(file: Path, names: dict[str, str], progress: Callable[[int], object]) -> Iterator[tuple[str, object]]:
+def _parquet_rows(file: Path, names: dict[str, str], progress: Callable[[int], object]) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
         import pyarrow
         import pyarrow.parquet
