@@ -19,6 +19,7 @@ from durian_adv import json_lines, sequence_confidence
 Name = str | int
 
 COLUMNS = ("prompt", "reward", "step", "visual_entropy", "confidence", "logprobs")
+_TOLD = {int: "an integer", str: "a string", type(None): "none"}
 _A_STEP, _IN_ALL = 1 << 16, 1 << 20  # rollouts held in memory before they go to the disk
 
 
@@ -45,9 +46,9 @@ def read_steps(
 
     A rollout is a JSON object a line, or a row of a parquet file, with
 
-    * ``prompt``: a string or an integer, shared by the rollouts of a prompt;
+    * ``prompt``: a string or an integer, shared by the rollouts of a prompt; all are of one type;
     * ``reward``: a number; null where there is none;
-    * ``step``: a string or an integer, where there are steps;
+    * ``step``: a string or an integer, where there are steps; all rollouts have one then;
     * ``visual_entropy``, ``confidence``: a number, or null where unknown;
     * ``logprobs``: of the sampled tokens, a list of numbers; used by rollouts without ``confidence``.
 
@@ -95,9 +96,14 @@ def _steps(
         for path in files:
             for where, row in _rows(path, names, progress):
                 values = _values(row, names, reduction, where)
-                kinds = kinds or _kinds(values)
-                if _kinds(values) != kinds:
-                    _complain(kinds, _kinds(values), names, where)
+                now = type(values[0]), type(values[1])
+                kinds = kinds or now
+                if now != kinds:  # 1 and "1", or no step at all, would be other groups for no reason that is seen
+                    pairs = zip(("step", "prompt"), kinds, now, strict=True)
+                    column, old, new = next(pair for pair in pairs if pair[1] is not pair[2])
+                    raise ValueError(
+                        f"{where}: {names[column]}: expected {_TOLD[old]} as in the rows before, got {_TOLD[new]}"
+                    )
                 spool.add(*values)
         if not spool.places:
             raise ValueError(f"{', '.join(map(str, files))}: expected at least one rollout, got none")
@@ -123,19 +129,6 @@ def _values(
     return step, _name(row, names["prompt"], where), _number(row, names["reward"], where), entropy, confidence
 
 
-def _kinds(values: tuple[object, ...]) -> tuple[type, ...]:
-    return type(values[0]), type(values[1])
-
-
-def _complain(before: tuple[type, ...], now: tuple[type, ...], names: dict[str, str], where: str) -> NoReturn:
-    """Refuse what would be another step or prompt for no reason that is seen: 1 and "1", or no step at all."""
-    told = {int: "an integer", str: "a string", type(None): "none"}
-    for column, old, new in zip(("step", "prompt"), before, now, strict=True):
-        if old is not new:
-            raise ValueError(f"{where}: {names[column]}: expected {told[old]} as in the rows before, got {told[new]}")
-    raise AssertionError("unreachable")
-
-
 def _require(columns: Collection[str], names: dict[str, str], where: str) -> None:
     for column in ("prompt", "reward"):
         if names[column] not in columns:
@@ -147,8 +140,9 @@ def _name(row: dict[str, Any], key: str, where: str) -> Name:
     if not isinstance(value, (str, int)) or isinstance(value, bool):
         raise ValueError(f"{where}: {key}: expected an integer or a string, got {_short(value)}")
     if isinstance(value, int):
-        _float(value, f"{where}: {key}")  # steps are places on an axis
-    elif not value.isascii():
+        if abs(value) >> 128:  # larger ones are no ids, and a step is a place on an axis
+            raise ValueError(f"{where}: {key}: expected an integer of up to 128 bits, got a larger one")
+    elif not value.isascii():  # half a character cannot be written into any page
         try:
             value.encode()
         except UnicodeEncodeError:
@@ -268,7 +262,9 @@ def _rows(file: Path, names: dict[str, str], progress: Callable[[int], object]) 
         yield where, row
 
 
-def _parquet_rows(file: Path, names: dict[str, str], progress: Callable[[int], object]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _parquet_rows(
+    file: Path, names: dict[str, str], progress: Callable[[int], object]
+) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
         import pyarrow
         import pyarrow.parquet

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections import Counter
 from pathlib import Path
@@ -62,8 +63,8 @@ def _run(options: argparse.Namespace) -> None:
     outputs = [*stages.values(), *([options.picture] if options.picture else [])]
     for path in stages.values():  # before any work
         tables.suffix(path)
-    for number, path in enumerate(outputs):
-        if path.exists() or path.resolve() in [other.resolve() for other in outputs[:number]]:
+    for place, path in enumerate(outputs):
+        if path.exists() or path.resolve() in [other.resolve() for other in outputs[:place]]:
             raise ValueError(f"{path}: expected a name that is not taken yet")
     samplings = tables.read_table(options.samplings)
     prompts = _ids(samplings, options.prompt)
@@ -131,15 +132,15 @@ def _told(name: tuple[Any, ...]) -> str:
     return ", ".join(f"{part!r:.60}" for part in name)
 
 
-def _outcomes(table: Table, name: str, above: float | None) -> list[bool | None]:
-    """Return whether each sampling is correct, None where that is not known."""
-    outcomes: list[bool | None] = []
+def _outcomes(table: Table, name: str, above: float | None) -> list[float]:
+    """Return 1 for each sampling that is correct, 0 for others, NaN where that is not known."""
+    outcomes: list[float] = []
     for row, value in enumerate(table.column(name)):
         if value is None or (isinstance(value, float) and value != value):
-            outcomes.append(None)
+            outcomes.append(math.nan)
         elif not isinstance(value, (bool, int, float)) or (above is None and value not in (0, 1)):
             expected = "0, 1, true, false or null" if above is None else "a number or null"
             raise ValueError(f"{table.where(row)}: {name}: expected {expected}, got {value!r:.60}")
         else:
-            outcomes.append(bool(value) if above is None else value > above)
+            outcomes.append(float(value if above is None else value > above))
     return outcomes
