@@ -144,8 +144,8 @@ def _extremes(summary: Summary) -> list[Finding]:
         Finding(
             "plain",
             title,
-            "They have exactly one right, or one wrong rollout. GRPO divides a prompt's rewards by their std, and where "
-            "rewards are only right or wrong, these have the smallest. They carry "
+            "They have exactly one right, or one wrong rollout. GRPO divides a prompt's rewards by their std, and "
+            "where rewards are only right or wrong, these have the smallest. They carry "
             f"{_percent(grpo)} of the update under GRPO{moved}. The paper, whose complaint they are, counts 36 to 44% "
             "of them, with 8 rollouts a prompt; with fewer rollouts there are more.",
         )
