@@ -203,7 +203,7 @@ def _counts(correct: ArrayLike, prompts: Any) -> tuple[NDArray[Any], NDArray[np.
     """Return each prompt's id, known samplings and correct ones."""
     try:
         outcomes = np.asarray(correct, dtype=np.float64)  # None becomes NaN
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise TypeError(f"correct: expected an array of bool, 0, 1 or NaN, got {correct!r:.60} ({error})") from None
     if outcomes.ndim not in (1, 2):
         raise ValueError(f"correct: expected shape (B, k), or (N,) with prompts, got {outcomes.shape}")

@@ -14,11 +14,12 @@ from typing import IO, Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from durian_adv import sequence_confidence
+from durian_adv import json_lines, sequence_confidence
 
 Name = str | int
 
 COLUMNS = ("prompt", "reward", "step", "visual_entropy", "confidence", "logprobs")
+_TOLD = {int: "an integer", str: "a string", type(None): "none"}
 _A_STEP, _IN_ALL = 1 << 16, 1 << 20  # rollouts held in memory before they go to the disk
 
 
@@ -45,9 +46,9 @@ def read_steps(
 
     A rollout is a JSON object a line, or a row of a parquet file, with
 
-    * ``prompt``: a string or an integer, shared by the rollouts of a prompt;
+    * ``prompt``: a string or an integer, shared by the rollouts of a prompt; all are of one type;
     * ``reward``: a number; null where there is none;
-    * ``step``: a string or an integer, where there are steps;
+    * ``step``: a string or an integer, where there are steps; all rollouts have one then;
     * ``visual_entropy``, ``confidence``: a number, or null where unknown;
     * ``logprobs``: of the sampled tokens, a list of numbers; used by rollouts without ``confidence``.
 
@@ -91,9 +92,19 @@ def _steps(
 ) -> Iterator[Step]:
     with tempfile.TemporaryFile(prefix="durian-adv-") as file:
         spool = _Spool(file)
+        kinds: tuple[type, ...] = ()
         for path in files:
             for where, row in _rows(path, names, progress):
-                spool.add(*_values(row, names, reduction, where))
+                values = _values(row, names, reduction, where)
+                now = type(values[0]), type(values[1])
+                kinds = kinds or now
+                if now != kinds:  # 1 and "1", or no step at all, would be other groups for no reason that is seen
+                    pairs = zip(("step", "prompt"), kinds, now, strict=True)
+                    column, old, new = next(pair for pair in pairs if pair[1] is not pair[2])
+                    raise ValueError(
+                        f"{where}: {names[column]}: expected {_TOLD[old]} as in the rows before, got {_TOLD[new]}"
+                    )
+                spool.add(*values)
         if not spool.places:
             raise ValueError(f"{', '.join(map(str, files))}: expected at least one rollout, got none")
         if batch_prompts is not None and list(spool.places) != [None]:
@@ -107,11 +118,9 @@ def _steps(
 
 
 def _values(
-    row: object, names: dict[str, str], reduction: Literal["sum", "mean"], where: str
+    row: dict[str, Any], names: dict[str, str], reduction: Literal["sum", "mean"], where: str
 ) -> tuple[Name | None, Name, float, float, float]:
     """Return a rollout's step, prompt, reward, entropy and confidence; the numbers NaN where there are none."""
-    if not isinstance(row, dict):
-        raise ValueError(f"{where}: expected a JSON object, got {_short(row)}")
     _require(row, names, where)
     step = _name(row, names["step"], where) if names["step"] in row else None
     entropy, confidence = (_number(row, names[score], where) for score in ("visual_entropy", "confidence"))
@@ -130,6 +139,14 @@ def _name(row: dict[str, Any], key: str, where: str) -> Name:
     value = row[key]
     if not isinstance(value, (str, int)) or isinstance(value, bool):
         raise ValueError(f"{where}: {key}: expected an integer or a string, got {_short(value)}")
+    if isinstance(value, int):
+        if abs(value) >> 128:  # larger ones are no ids, and a step is a place on an axis
+            raise ValueError(f"{where}: {key}: expected an integer of up to 128 bits, got a larger one")
+    elif not value.isascii():  # half a character cannot be written into any page
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"{where}: {key}: expected text, got {_short(value)}, half of a character") from None
     return value
 
 
@@ -235,28 +252,19 @@ def _known(score: Tensor) -> Tensor | None:
     return None if bool(score.isnan().all()) else score
 
 
-def _rows(file: Path, names: dict[str, str], progress: Callable[[int], object]) -> Iterator[tuple[str, object]]:
+def _rows(file: Path, names: dict[str, str], progress: Callable[[int], object]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Give each row with what to call it in an error."""
     with file.open("rb") as lines:
         if lines.read(4) == b"PAR1":
             yield from _parquet_rows(file, names, progress)
             return
-        lines.seek(0)
-        for number, line in enumerate(lines, 1):
-            progress(len(line))
-            if line.strip():
-                yield f"{file}, line {number}", _json(line, f"{file}, line {number}")
+    for _, where, row in json_lines.objects(file, progress):
+        yield where, row
 
 
-def _json(line: bytes, where: str) -> object:
-    try:
-        return json.loads(line)
-    except (ValueError, RecursionError) as error:  # also not UTF-8, a number of thousands of digits, or nested deeply
-        text = line.strip()[:60].decode(errors="replace")
-        raise ValueError(f"{where}: expected a JSON object, got {text!r} ({error})") from None
-
-
-def _parquet_rows(file: Path, names: dict[str, str], progress: Callable[[int], object]) -> Iterator[tuple[str, object]]:
+def _parquet_rows(
+    file: Path, names: dict[str, str], progress: Callable[[int], object]
+) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
         import pyarrow
         import pyarrow.parquet

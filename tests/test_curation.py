@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy.stats import beta, norm
 
+import durian_adv
 from durian_adv.cli import main
 from durian_adv.curation import FATES, Curation, accuracy_figure, curate
 
@@ -176,6 +177,7 @@ def test_the_picture_counts_every_sampled_prompt_once(tmp_path):
         ([[[0.5, 1]]], {}, "correct: expected 0, 1 or NaN, got 0.5"),
         ([[[2, 1]]], {}, "correct: expected 0, 1 or NaN, got 2"),
         ([["a"]], {}, "correct: expected an array of bool"),
+        ([[10**400]], {}, "correct: expected an array of bool"),
         ([[1, 0]], {}, "prompts: expected the prompt of each sampling"),
         ([np.zeros((1, 1, 1))], {}, r"correct: expected shape \(B, k\)"),
         ([[1, 0]], {"prompts": [1]}, "prompts: expected 2 ids"),
@@ -268,8 +270,23 @@ def test_an_empty_table_and_a_missing_correctness_are_no_accident(tmp_path, caps
     [
         ('{"prompt": 1}\n', [], "expected a column 'correct', got prompt"),
         ("", [], "expected a column 'prompt', got none"),
-        ('{"prompt": 1, "correct": 3}\n', [], "correct: expected 0, 1 or NaN, got 3"),
-        ('{"prompt": 1, "correct"\n', [], "log.jsonl: expected a table, got"),
+        ('{"prompt": 1, "correct": 3}\n', [], "log.jsonl, line 1: correct: expected 0, 1, true, false or null, got 3"),
+        (
+            '{"prompt": 1, "correct": "x"}\n',
+            [],
+            "log.jsonl, line 1: correct: expected 0, 1, true, false or null, got 'x'",
+        ),
+        ('{"prompt": 1, "correct": "x"}\n', ["--above", "0"], "correct: expected a number or null, got 'x'"),
+        ('{"prompt": 1, "correct": 1' + "0" * 400 + "}\n", [], "correct: expected 0, 1, true, false or null, got 100"),
+        ('{"prompt": [1], "correct": 1}\n', [], "line 1: prompt: expected an integer or a string, got [1]"),
+        ('\n{"correct": 1}\n{"prompt": 2}', [], "line 2: prompt: expected an integer or a string, got None"),
+        (
+            '{"prompt": 1, "correct": 1}\n{"prompt": "1", "correct": 0}',
+            [],
+            "line 2: expected ids of one type, got '1' where another row has 1",
+        ),
+        ('{"prompt": 1, "correct"\n', [], "log.jsonl, line 1: expected a JSON object, got"),
+        ('{"prompt": 1, "correct": 1}\n[]', [], "log.jsonl, line 2: expected a JSON object, got []"),
         ('{"prompt": 1, "correct": 1}\n', ["--cut", "0.01"], "cut: expected a number in the band"),
         ('{"prompt": 1, "correct": 1}\n', ["--dataset", "log.jsonl", "--id", "x"], "expected a column 'x'"),
         (
@@ -286,6 +303,74 @@ def test_what_cannot_be_used_is_an_error_without_a_traceback(tmp_path, monkeypat
     assert message in capsys.readouterr().err
 
 
+def test_json_lines_are_written_as_they_were_read(tmp_path, capsys):
+    rows = [
+        {"id": "2024-01-01", "level": 1, "text": "x" * 3_000_000},
+        {"id": "2024-01-02", "level": "two", "deep": {"a": [1, "b", None]}, "huge": 2**70},
+    ]
+    data = tmp_path / "data.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    log = samplings(tmp_path / "log.jsonl", [(row["id"], k < 3) for row in rows for k in range(6)])
+    out = [str(tmp_path / "1.jsonl"), str(tmp_path / "2.jsonl")]
+    assert main(["curate", log, *out, "--dataset", str(data)]) == 0
+    assert lines(tmp_path / "1.jsonl") == [{**row, "accuracy": 0.5} for row in rows]
+    out = [str(tmp_path / "3.parquet"), str(tmp_path / "4.parquet")]
+    assert main(["curate", log, *out, "--dataset", str(data)]) == 2
+    assert "3.parquet: expected a column 'level' of one type, as parquet needs" in capsys.readouterr().err
+    assert main(["curate", log, *out]) == 0
+    assert pyarrow.parquet.read_table(out[0]).column("prompt").to_pylist() == [row["id"] for row in rows]
+    assert pyarrow.parquet.read_table(out[1]).schema == pyarrow.parquet.read_table(out[0]).schema
+
+
+@pytest.mark.parametrize("value", [b"bytes", math.inf])
+def test_what_json_cannot_hold_is_an_error_and_leaves_no_half_of_the_output(tmp_path, capsys, value):
+    data = tmp_path / "data.parquet"
+    pyarrow.parquet.write_table(pa.table({"id": ["hard", "mid"], "image": [value, value]}), data)
+    log = samplings(tmp_path / "log.jsonl")
+    assert main(["curate", log, str(tmp_path / "1.parquet"), str(tmp_path / "2.jsonl"), "--dataset", str(data)]) == 2
+    assert "2.jsonl, line 1: expected what JSON can hold" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data.parquet", "log.jsonl"]
+
+
+def test_no_file_is_written_over(tmp_path, capsys):
+    log, free = samplings(tmp_path / "log.jsonl"), str(tmp_path / "free.jsonl")
+    before = (tmp_path / "log.jsonl").read_text()
+    for outputs in ((log, free), (free, log), (free, free), (free, str(tmp_path / "2.jsonl"), "--picture", log)):
+        assert main(["curate", log, *outputs]) == 2
+        assert "expected a name that is not taken yet" in capsys.readouterr().err
+    assert (tmp_path / "log.jsonl").read_text() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["log.jsonl"]
+
+
+@pytest.mark.parametrize("ids", [(7, 8), (7.0, 8.0)])
+def test_numbers_and_their_text_are_one_id(tmp_path, capsys, ids):
+    log = samplings(tmp_path / "log.jsonl", [(i, k < 4) for i in (7, 8) for k in range(8)])
+    data = tmp_path / "data.jsonl"
+    data.write_text("".join(json.dumps({"id": i}) + "\n" for i in ("7", *ids[1:], "9")))
+    out = [str(tmp_path / "1.jsonl"), str(tmp_path / "2.jsonl")]
+    assert main(["curate", log, *out, "--dataset", str(data)]) == 0
+    assert [row["id"] for row in lines(tmp_path / "1.jsonl")] == ["7", ids[1]]
+    assert "1 not sampled" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("rows", "told"), [(LOG, "'other' where a prompt is 'easy'"), ([], "")])
+def test_a_dataset_of_which_no_row_was_sampled_is_an_error(tmp_path, capsys, rows, told):
+    log = samplings(tmp_path / "log.parquet", rows or LOG)
+    if not rows:
+        pyarrow.parquet.write_table(pyarrow.parquet.read_table(log).slice(0, 0), log)
+        told = "'other' where a prompt is not there"
+    (tmp_path / "data.jsonl").write_text('{"id": "other"}\n')
+    out = [str(tmp_path / "1.jsonl"), str(tmp_path / "2.jsonl")]
+    assert main(["curate", log, *out, "--dataset", str(tmp_path / "data.jsonl")]) == 2
+    assert f"expected ids that are prompts of {log}, got none, such as {told}" in capsys.readouterr().err
+
+
+def test_a_parquet_file_that_is_none_is_refused(tmp_path, capsys):
+    (tmp_path / "log.parquet").write_text("no")
+    assert main(["curate", str(tmp_path / "log.parquet"), str(tmp_path / "1.jsonl"), str(tmp_path / "2.jsonl")]) == 2
+    assert "log.parquet: expected a table, got" in capsys.readouterr().err
+
+
 def test_a_name_that_tells_no_format_is_refused_before_any_work(capsys):
     assert main(["curate", "none.jsonl", "1.csv", "2.csv"]) == 2
     assert "1.csv: expected a name that ends in .parquet or .jsonl" in capsys.readouterr().err
@@ -293,6 +378,8 @@ def test_a_name_that_tells_no_format_is_refused_before_any_work(capsys):
 
 def test_a_package_that_is_not_there_is_named_with_the_extra_that_brings_it(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.delitem(sys.modules, "durian_adv.tables", raising=False)
+    monkeypatch.delattr(durian_adv, "tables", raising=False)
     assert main(["curate", "log.jsonl", "1.jsonl", "2.jsonl"]) == 2
     err = capsys.readouterr().err
     assert "pyarrow" in err

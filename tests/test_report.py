@@ -336,7 +336,7 @@ def test_names_of_prompts_are_text(tmp_path, capsys):
         [a_step(0, None, prompts=1, width=1)],
         [a_step(0, None, prompts=1)],
         [a_step(0, None, entropy=False, confidence=False)],
-        [a_step(0, "a"), a_step(1, 1), a_step(2, "b", entropy=False)],
+        [a_step(0, "a"), a_step(1, "c"), a_step(2, "b", entropy=False)],
         [a_step(5, 5), a_step(1, 1)],
         [a_step(0, 0)._replace(rewards=torch.full((240,), math.nan, dtype=torch.float64))],
         [a_step(0, 0)._replace(rewards=a_step(0).rewards * 1e308)],
@@ -350,7 +350,7 @@ def test_names_of_prompts_are_text(tmp_path, capsys):
         "one rollout",
         "one prompt",
         "no scores",
-        "mixed steps",
+        "steps with names",
         "unordered steps",
         "no rewards",
         "largest numbers",
@@ -413,3 +413,35 @@ def test_many_steps_are_joined_to_means():
     assert len(joined) <= figures.DRAWN_STEPS
     assert joined[:2] == [1.0, 4.0]
     assert figures._joined([]) == []
+
+
+# --- rewards of another kind ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("scale", "title", "edge"),
+    [
+        (lambda r: 0.2 + 0.3 * (r > 0.5), "No reward exceeds 0.5: set --success-threshold", "The largest is 0.5"),
+        (lambda r: -10 + 5.0 * (r > 0.5), "No reward exceeds 0.5: set --success-threshold", "The largest is -5"),
+        (lambda r: 1.0 + (r > 0.5), "Every reward exceeds 0.5: set --success-threshold", "The smallest is 1,"),
+    ],
+)
+def test_a_threshold_that_parts_no_rewards_is_said_and_nothing_by_correctness(scale, title, edge):
+    step = a_step(0)
+    found = said(step._replace(rewards=scale(step.rewards).double()))
+    assert [finding for finding in found.findings if finding.title == title and edge in finding.text]
+    assert not [said for said in titles(found) if "Extreme" in said or "tell" in said or "points" in said]
+    assert title not in titles(said(step))
+
+
+def test_a_log_without_rewards_is_told_so():
+    step = a_step(0)
+    found = said(step._replace(rewards=torch.full_like(step.rewards, math.nan)))
+    assert found.headline == "Nothing to compare: no rollout of this log has a reward."
+
+
+def test_prompts_without_a_score_are_not_counted_as_having_one():
+    step = a_step(0, prompts=40, confidence=False)
+    entropy = torch.where(step.prompt_index == 0, step.visual_entropy, math.nan)
+    found = said(step._replace(visual_entropy=entropy))
+    assert found.headline == "Too few prompts a step to tell: 1 of 40 have a score, on average."

@@ -86,7 +86,9 @@ class Summary:
             correction: likewise.
         """
         self._components = components
-        self._threshold, self._eps, self._correction = success_threshold, eps, correction
+        self._eps, self._correction = eps, correction
+        self.success_threshold = success_threshold
+        self.smallest, self.largest = math.inf, -math.inf  # reward of all
         self.names: list[Name | None] = []
         # a number a step, NaN where there is none
         self.columns: defaultdict[str, array[float]] = defaultdict(lambda: array("d", [math.nan] * len(self.names)))
@@ -107,8 +109,10 @@ class Summary:
     def add(self, step: Step) -> None:
         """Take one step."""
         rewards, index = step.rewards, step.prompt_index
+        known = rewards[~rewards.isnan()].tolist()
+        self.smallest, self.largest = min([self.smallest, *known]), max([self.largest, *known])
         parts = self._components(rewards, step.visual_entropy, step.confidence, index)
-        outcomes = prompt_outcomes(rewards, prompt_index=index, success_threshold=self._threshold)
+        outcomes = prompt_outcomes(rewards, prompt_index=index, success_threshold=self.success_threshold)
         std = {"eps": self._eps, "correction": self._correction}
         advantages = (
             parts.grpo,
@@ -119,7 +123,7 @@ class Summary:
         # only ratios of pulls matter, and sums of the largest numbers would overflow
         in_units = [values / exact.nonzero(values.abs().amax()) for values in advantages]
         pulls = [update_by_prompt(values, prompt_index=index) for values in in_units]
-        metrics = durian_metrics(parts, rewards, prompt_index=index, success_threshold=self._threshold)
+        metrics = durian_metrics(parts, rewards, prompt_index=index, success_threshold=self.success_threshold)
         self._put("std of all rewards", self._std_of_all(step))
         self._add_numbers(metrics, advantages, outcomes, pulls)
         self._add_pulls(step, outcomes, pulls, in_units)
@@ -221,6 +225,7 @@ class Summary:
 
     def _add_score(self, name: str, score: Tensor, outcomes: PromptOutcomes) -> None:
         scored = ((outcomes.rollouts > 0) & ~score.isnan()).nonzero().squeeze(1)
+        self._put(f"scored, {name}", float(len(scored)))
         tenth = quantile_buckets(score[scored], TENTHS)
         rollouts, correct = outcomes.rollouts[scored].double(), outcomes.correct[scored].double()
         accuracy = correct / rollouts

@@ -33,6 +33,12 @@ class Verdict(NamedTuple):
 
 def verdict(summary: Summary) -> Verdict:
     """Say whether Durian would change anything."""
+    if summary.largest < summary.smallest:
+        return Verdict(
+            "Nothing to compare: no rollout of this log has a reward.",
+            "All rewards are null or NaN. Look at the key that is read as the reward (--key reward=...).",
+            [],
+        )
     if summary.compared == 0:
         return Verdict(
             "Nothing would change: no prompt of this log has any signal.",
@@ -46,17 +52,19 @@ def verdict(summary: Summary) -> Verdict:
             "This log cannot tell: without difficulty scores, Durian is GRPO.",
             "No rollout has a visual_entropy, a confidence or logprobs. Log one of them (confidence is the sum of the "
             "sampled tokens' log-probabilities), and run this report again. What is known without is below.",
-            [_extremes(summary)],
+            _extremes(summary),
         )
     if all(_usual(summary, score) < FEW for score in SCORES if score not in missing):
         prompts = summary.mean("prompts", of_effective=False)
+        scored = max(summary.mean(f"scored, {score}", of_effective=False) for score in SCORES)
+        those = f"{prompts:.3g}" if scored == prompts else f"{scored:.3g} of {prompts:.3g} have a score,"
         return Verdict(
-            f"Too few prompts a step to tell: {prompts:.3g} on average.",
+            f"Too few prompts a step to tell: {those} on average.",
             "Durian shares a std among prompts of like difficulty. Here a bucket holds hardly more than one prompt, "
             "so it is GRPO again, or noisier. Log steps of more prompts, or ask for fewer buckets "
             "(--num-confidence-buckets, --entropy-quantiles). A log without steps is one step, unless it is cut by "
             "--batch-prompts.",
-            [_extremes(summary), *(_size(summary, score) for score in SCORES if score not in missing)],
+            [*_extremes(summary), *(_size(summary, score) for score in SCORES if score not in missing)],
         )
     grpo, batch = summary.angle("Durian", "GRPO"), summary.angle("Durian", "batch std")
     if grpo < NEAR:
@@ -71,7 +79,7 @@ def verdict(summary: Summary) -> Verdict:
         f"the same update). {_percent(changed)} of the prompts that have signal would be pulled at least "
         f"{NOTABLE - 1:.0%} harder, or as much more softly, than by GRPO."
     )
-    findings = [_against_batch_std(grpo, batch), _extremes(summary), _largest(summary)]
+    findings = [_against_batch_std(grpo, batch), *_extremes(summary), _largest(summary)]
     for score in SCORES:
         if score in missing:
             findings.append(
@@ -86,7 +94,8 @@ def verdict(summary: Summary) -> Verdict:
             findings.append(_size(summary, score))
             if len(summary.buckets(score)) > 1:
                 findings.append(_chance(summary, score))
-            findings.append(_difficulty(summary, score))
+            if not _one_sided(summary):
+                findings.append(_difficulty(summary, score))
     return Verdict(headline, because, findings)
 
 
@@ -106,21 +115,41 @@ def _against_batch_std(grpo: float, batch: float) -> Finding:
     )
 
 
-def _extremes(summary: Summary) -> Finding:
+def _one_sided(summary: Summary) -> bool:
+    """Whether all rollouts are correct, or none is: nothing can then be said by correctness."""
+    return not summary.smallest <= summary.success_threshold < summary.largest
+
+
+def _extremes(summary: Summary) -> list[Finding]:
+    if _one_sided(summary):
+        none = summary.largest <= summary.success_threshold
+        edge = f"The {'largest' if none else 'smallest'} is {summary.largest if none else summary.smallest:g}"
+        return [
+            Finding(
+                "careful",
+                f"{'No' if none else 'Every'} reward exceeds {summary.success_threshold:g}: set --success-threshold",
+                f"{edge}, so {'no' if none else 'every'} rollout counts as correct. Until the threshold lies between "
+                "right and wrong, nothing below that speaks of correct rollouts, extreme prompts or difficulty means "
+                "anything. Angles, buckets and stds do not depend on it.",
+            )
+        ]
     ratio = summary.mean("extreme_ratio")
     kinds = ("extreme_failure", "extreme_success")
     grpo, durian = (sum(summary.mean(f"{kind}, {method}") for kind in kinds) for method in ("GRPO", "Durian"))
     title = f"Extreme groups are {_percent(ratio)} of those with signal"
     if ratio == 0:
-        return Finding("plain", title, "No prompt has exactly one right or one wrong rollout, GRPO's weak spot.")
+        return [Finding("plain", title, "No prompt has exactly one right or one wrong rollout, GRPO's weak spot.")]
     moved = "" if not any(map(summary.has, SCORES)) else f", and {_percent(durian)} under Durian"
-    return Finding(
-        "plain",
-        title,
-        "They have exactly one right, or one wrong rollout, and GRPO divides them by the smallest std. They carry "
-        f"{_percent(grpo)} of the update under GRPO{moved}. The paper, whose complaint they are, counts 36 to 44% of "
-        "them, with 8 rollouts a prompt; with fewer rollouts there are more.",
-    )
+    return [
+        Finding(
+            "plain",
+            title,
+            "They have exactly one right, or one wrong rollout. GRPO divides a prompt's rewards by their std, and "
+            "where rewards are only right or wrong, these have the smallest. They carry "
+            f"{_percent(grpo)} of the update under GRPO{moved}. The paper, whose complaint they are, counts 36 to 44% "
+            "of them, with 8 rollouts a prompt; with fewer rollouts there are more.",
+        )
+    ]
 
 
 def _largest(summary: Summary) -> Finding:
