@@ -251,7 +251,7 @@ def few_prompts_warning(
     window: int = 0,
     fewest: float = 2,
 ) -> str | None:
-    """Say which buckets are too many for the prompts of a batch; None if none are.
+    """Say which buckets are too many for the prompts of a batch; None if none are, or no prompt has a score.
 
     Args:
         components: from ``durian_components`` or ``windowed_components``.
@@ -298,7 +298,7 @@ def few_prompts_warning(
         scored = ~score.isnan()
         prompts = int(scored.sum()) if prompt_index is None else len(torch.unique(prompt_index[scored]))
         buckets = num_buckets(levels) - 1
-        if prompts + window < fewest * buckets:
+        if prompts and prompts + window < fewest * buckets:
             few.append(f"{prompts} prompts with {name} for {buckets} buckets")
     if not few:
         return None

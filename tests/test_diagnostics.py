@@ -253,6 +253,8 @@ def test_few_prompts_a_bucket_are_warned_of_by_component():
     assert few_prompts_warning(parts, window=18) is None
     assert "beside a window of 17" in few_prompts_warning(parts, window=17)
     assert few_prompts_warning(durian_components(BATCH)) is None
+    unknown = durian_components(BATCH, confidence=torch.full((6,), math.nan))
+    assert few_prompts_warning(unknown) is None  # no prompt shares a std
 
 
 def test_few_prompts_of_the_flat_form_are_counted_once_each():

@@ -156,6 +156,8 @@ def test_the_tiles_of_an_image_count_as_images(make):
     assert min(numbers) > 1
 
 
+# of the prompts of a batch only some may have an entropy
+@pytest.mark.filterwarnings("ignore:a generation batch of . prompts with visual entropy")
 def test_a_column_may_lack_values_and_survives_the_removal_of_unused_columns(make):
     values = [None, 1.0, 2.0, math.nan, 3.0, 0.5, 0.25, 4.0]
     data = tiny.dataset(8).add_column("visual_entropy", values)
