@@ -70,7 +70,9 @@ def main(arguments: list[str] | None = None) -> None:
     elif options.command == "run":
         runner.run_all(chosen_runs(options), suite)
     elif options.command == "repeat":
-        raise SystemExit(runner.repeat(options.run, suite))
+        if difference := runner.repeat(options.run, suite):
+            raise SystemExit(difference)
+        print(f"{options.run}: the same curve and the same exams")
     elif options.command == "mechanism":
         from benchmarks.evidence import mechanism
 

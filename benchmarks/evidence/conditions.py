@@ -78,7 +78,13 @@ CONDITIONS = {condition.name: condition for condition in (*PILOTS, *LONG_PILOTS,
 
 # What `make evidence` trains, in minutes.
 QUICK = replace(
-    MAIN_CONDITION, name="quick", arms=("grpo", "dr-grpo", "batch-std", "durian"), seeds=6, steps=25, samples=4
+    MAIN_CONDITION,
+    name="quick",
+    arms=("grpo", "dr-grpo", "batch-std", "durian"),
+    seeds=6,
+    steps=25,
+    prompts=64,
+    samples=4,
 )
 
 
