@@ -30,7 +30,7 @@ WATCHED = (
 )
 
 # what reads and writes the files that a command or a trainer's configuration names
-READERS = ("commands", "adapters", "report", "visual", "rollout_log.py", "tables.py")
+READERS = ("commands", "adapters", "report", "visual", "json_lines.py", "rollout_log.py", "tables.py")
 
 # Every public function, once unprepared, under an audit hook. It cannot be taken off again, hence the process.
 PROGRAM = """
