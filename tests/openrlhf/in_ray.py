@@ -145,6 +145,7 @@ def main(folder):
         result["refused"] = str(error)
 
     words = ["--algo.advantage.estimator", "group_norm", "--rollout.batch_size", str(PROMPTS)]
+    words += ["--rollout.n_samples_per_prompt", str(SAMPLES)]
     job = json.loads(os.environ["RAY_JOB_CONFIG_JSON_ENV_VAR"])["runtime_env"]
     result["preflight"] = list(checks(["--runtime-env-json", json.dumps(job), *words]))
     torch.save(result, folder / "result.pt")
