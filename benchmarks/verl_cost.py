@@ -49,7 +49,7 @@ def build() -> Mapping[str, Function]:
     def call(estimator: str, options: Mapping[str, object] | None = None, changed: bool = True) -> Function:
         config = OmegaConf.create({"durian": options or {}})
         function = ray_trainer.compute_advantage
-        function = function if changed else function.__wrapped__  # type: ignore[attr-defined]
+        function = function if changed else function.__wrapped__  # type: ignore[attr-defined]  # of functools
         return lambda: function(data, estimator, config=config)
 
     return {

@@ -117,7 +117,7 @@ def _change_trainer(ppo_trainer: ModuleType) -> None:
     except Exception as error:  # an import that failed here would succeed the next time, and leave group_norm
         if isinstance(error, ImportError | AttributeError):
             error = misfit(f"{type(error).__name__}: {error}")
-        ppo_trainer.RemoteExperienceMaker = functools.partial(_refuse, error)  # type: ignore[attr-defined]
+        ppo_trainer.RemoteExperienceMaker = functools.partial(_refuse, error)  # type: ignore[attr-defined]  # a module
 
 
 def _refuse(error: Exception, *_: object, **__: object) -> NoReturn:
