@@ -2,11 +2,14 @@
 
 ``.venv-verl/bin/python -m benchmarks.verl_cost`` writes ``results/trainers/verl.csv`` and prints a Markdown table.
 Timed is ``ray_trainer.compute_advantage``, which every trainer of verl calls: 512 prompts x 8 responses of 2,048
-tokens, with masks of int64 as verl has them, on one thread. Times are CPU time; metrics are part of Durian's.
+tokens, with masks of int64 as verl has them, on one thread. Times are CPU time; metrics are part of Durian's. Then the
+whole advantage step of the v1 trainer, which fetches the batch from its queue and stores the advantages there; several
+processes take part, so that is time on the clock.
 """
 
 from __future__ import annotations
 
+import os
 import time
 import timeit
 from collections.abc import Mapping
@@ -61,6 +64,60 @@ def build() -> Mapping[str, Function]:
     }
 
 
+def build_step() -> Mapping[str, Function]:
+    """Return v1's advantage steps over one batch in a queue, whose rows carry an entropy."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    import ray
+    import transfer_queue
+    from hydra import compose, initialize_config_module
+    from omegaconf import OmegaConf, open_dict
+    from verl.trainer.ppo.v1 import PPOTrainerSync
+    from verl.utils.tensordict_utils import list_of_dict_to_tensordict
+
+    ray.init(include_dashboard=False, num_cpus=8, object_store_memory=2**30)
+    with initialize_config_module("verl.trainer.config", version_base=None):
+        config = compose("ppo_trainer")
+    config.transfer_queue.enable = True
+    transfer_queue.init(config.transfer_queue)
+    generator = torch.Generator().manual_seed(0)
+    keys, rows = [], []
+    for prompt in range(PROMPTS):
+        for rollout in range(ROLLOUTS):
+            length = int(torch.randint(TOKENS // 4, TOKENS + 1, (1,), generator=generator))
+            scores = torch.zeros(length)
+            scores[-1] = torch.rand((), generator=generator).round()
+            keys.append(f"{prompt:032x}_{rollout}_0")
+            rows.append(
+                {
+                    "uid": f"{prompt:032x}",
+                    "prompts": torch.ones(32, dtype=torch.int64),
+                    "responses": torch.ones(length, dtype=torch.int64),
+                    "response_mask": torch.ones(length, dtype=torch.int64),
+                    "rm_scores": scores,
+                    "old_log_probs": -torch.rand(length, generator=generator),
+                    "position_ids": torch.arange(length),
+                    "visual_entropy": float(prompt),
+                }
+            )
+    tags = [{"status": "success", "seq_len": 32 + len(row["responses"])} for row in rows]
+    batch = transfer_queue.kv_batch_put(
+        keys=keys, partition_id="train", fields=list_of_dict_to_tensordict(rows), tags=tags
+    )
+
+    def call(estimator: str, options: Mapping[str, object] | None = None) -> Function:
+        with open_dict(config):
+            algorithm = OmegaConf.merge(config.algorithm, {"adv_estimator": estimator, "durian": options or {}})
+        trainer = object.__new__(PPOTrainerSync)
+        trainer.config = OmegaConf.create({"algorithm": algorithm, "actor_rollout_ref": {"rollout": {"n": ROLLOUTS}}})
+        return lambda: trainer._compute_advantage(batch, metrics={})
+
+    return {
+        "verl, grpo": call("grpo"),
+        "durian": call("durian"),
+        "durian, weights 1, 0, 0": call("durian", {"weights": [1.0, 0.0, 0.0]}),
+    }
+
+
 def cpu_clock(function: Function, calls: int) -> float:
     """Time calls by what this process computes: on one thread, others on the machine hardly count."""
     return timeit.timeit(function, number=calls, timer=time.process_time)
@@ -68,7 +125,7 @@ def cpu_clock(function: Function, calls: int) -> float:
 
 def table(measurements: list[Measurement]) -> str:
     """Return what the documentation shows."""
-    lines = ["| estimator | CPU time, median (middle 60%) | times verl's `grpo` |", "|---|---|---|"]
+    lines = ["| estimator | time, median (middle 60%) | times verl's `grpo` |", "|---|---|---|"]
     for m in measurements:
         middle = f"{amount(m.p20, m.unit)} to {amount(m.p80, m.unit)}"
         lines.append(f"| {m.candidate} | {amount(m.p50, m.unit)} ({middle}) | {m.ratio:.2f} |")
@@ -79,10 +136,11 @@ def main() -> None:
     """Measure, write the record, print the table."""
     torch.set_num_threads(1)
     watch = records.Watch()
-    case = Case(f"{PROMPTS} x {ROLLOUTS}, {TOKENS} tokens", build, rounds=15)
-    measurements = timing.measure_all("verl", [case], watch, clock=cpu_clock)
-    records.write(RECORD, measurements, records.origin(("verl", "tensordict"), watch.others))
-    print(table(measurements))
+    size = f"{PROMPTS} x {ROLLOUTS}, {TOKENS} tokens"
+    stage = timing.measure_all("verl", [Case(size, build, rounds=15)], watch, clock=cpu_clock)
+    step = timing.measure_all("verl v1", [Case(f"{size}, v1's step over its queue", build_step, rounds=9)], watch)
+    records.write(RECORD, [*stage, *step], records.origin(("verl", "tensordict"), watch.others))
+    print(table(stage), table(step), sep="\n\n")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ the configuration file. All else, the other estimators included, is EasyR1's own
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,8 +15,10 @@ from typing import Any
 
 import verl
 
-from durian_adv.adapters.batch import DurianOptions, read_options
+from durian_adv.adapters.batch import DurianOptions, prompts_a_bucket, read_options
 from durian_adv.adapters.easyr1_batch import check_entropy, put_advantages
+
+logger = logging.getLogger(__name__)
 
 NAME = "durian"
 OLDEST_TESTED, NEWEST_TESTED = "0.3.2", "0.3.3.dev0"
@@ -100,8 +103,11 @@ class DurianRayPPOTrainer(RayPPOTrainer):
             super().__init__(*args, **kwargs)
         examples = getattr(self.train_dataloader.dataset, "dataset", None)
         columns = getattr(examples, "column_names", None)
+        images = {config.data.image_key, config.data.video_key} & {*(columns or ())}
         if columns is not None:
-            check_entropy({config.data.image_key, config.data.video_key} & {*columns}, columns, self._durian)
+            check_entropy(images, columns, self._durian)
+        sizes, enough = prompts_a_bucket(config.data.rollout_batch_size, self._durian, bool(images))
+        logger.log(logging.INFO if enough else logging.WARNING, "Durian: %s; %s", self._durian, sizes)
 
     def _make_batch_data(self, metrics: dict[str, Any]) -> Any:
         self._step_metrics = metrics  # of this step: what EasyR1 logs at its end

@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import importlib.metadata
 import inspect
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,10 +24,18 @@ import torch
 import wrapt
 from torch import Tensor
 
-from durian_adv.adapters.batch import DurianOptions, batch_advantages, prompt_numbers, read_options
+from durian_adv.adapters.batch import (
+    DurianOptions,
+    batch_advantages,
+    prompt_numbers,
+    prompts_a_bucket,
+    read_options,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+logger = logging.getLogger(__name__)
 
 NAME = "durian"
 OPTIONS = "algorithm.durian"
@@ -163,6 +172,24 @@ def check_config(config: Any) -> DurianOptions:
     return options_of(config.algorithm)
 
 
+def trainer_of(config: Any) -> str:
+    """Name the trainer that a configuration is of; the separate ones have parts of their own in it."""
+    if "async_training" in config:
+        return "fully_async"
+    if "rollout" in config:
+        return "one_step_off"
+    return "v1" if config.trainer.use_v1 else "v0"
+
+
+def prompts_of(config: Any) -> int | None:
+    """Return how many prompts an advantage step has, None if the configuration does not say."""
+    prompts = config.data.train_batch_size
+    if not isinstance(prompts, int):
+        return None
+    mode = config.trainer.v1.get(config.trainer.v1.trainer_mode) or {} if trainer_of(config) == "v1" else {}
+    return prompts // int(mode.get("parameter_sync_step", 1))
+
+
 def last_outputs(keys: Sequence[str]) -> Tensor:
     """Return the row of the last output of the rollout that each row belongs to, ``(N,)``.
 
@@ -274,7 +301,10 @@ def _checked(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def init_dataloader(self: Any, *args: Any, **kwargs: Any) -> Any:
         if self.config.algorithm.adv_estimator == NAME:
-            check_config(self.config)
+            options, prompts = check_config(self.config), prompts_of(self.config)
+            if prompts is not None:  # whether there are images is known to the preflight alone
+                sizes, enough = prompts_a_bucket(prompts, options, images=False)
+                logger.log(logging.INFO if enough else logging.WARNING, "Durian: %s; %s", options, sizes)
         return original(self, *args, **kwargs)
 
     return init_dataloader

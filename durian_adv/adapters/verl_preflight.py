@@ -75,15 +75,6 @@ def _config(path: Path | None, name: str, overrides: Sequence[str]) -> Any:
     return config
 
 
-def _trainer(config: Any) -> str:
-    """Name the trainer that a configuration is of; the separate ones have parts of their own in it."""
-    if "async_training" in config:
-        return "fully_async"
-    if "rollout" in config:
-        return "one_step_off"
-    return "v1" if config.trainer.use_v1 else "v0"
-
-
 def _external(config: Any) -> list[str]:
     """Return the modules that the option external_lib names: one, several or none."""
     named = config.actor_rollout_ref.model.external_lib
@@ -96,7 +87,7 @@ def _plugin(config: Any) -> Check:
     named = os.environ.get("VERL_USE_EXTERNAL_MODULES", "").split(",")
     by_entry_point = "durian_adv.adapters.verl_plugin" in sys.modules  # which nothing else imports
     by_option = adapter.__name__ in _external(config)
-    trainer = _trainer(config)
+    trainer = adapter.trainer_of(config)
     if by_entry_point or adapter.__name__ in named or (by_option and trainer in ("v0", "v1")):
         versions = f"verl {verl.__version__} loads durian_adv {durian_adv.__version__}"
         return Check("ok", "plugin", f"{versions}; tested with verl {adapter.TESTED}")
@@ -163,7 +154,7 @@ def _entropy(config: Any, options: DurianOptions, data: Data) -> Check:
         return Check(
             "ok", "entropy", "no images: the perceptual component is left out, the other weights are scaled up"
         )
-    trainer = _trainer(config)
+    trainer = adapter.trainer_of(config)
     carriers = [name for name, known in data.known.items() if known > 0]
     reaching = [name for name in carriers if name not in _LOST[trainer]]
     if not reaching:
@@ -206,12 +197,10 @@ def _confidence(config: Any, options: DurianOptions) -> Check:
 
 def _buckets(config: Any, options: DurianOptions, images: bool) -> Check:
     """Tell how many prompts share a std."""
-    prompts = config.data.train_batch_size
-    if not isinstance(prompts, int):
-        return Check("warning", "prompts", f"data.train_batch_size is {prompts}: how many share a std is not known")
-    mode = OmegaConf.select(config, f"trainer.v1.{config.trainer.v1.trainer_mode}") or {}
-    if _trainer(config) == "v1":
-        prompts //= mode.get("parameter_sync_step", 1)
+    prompts = adapter.prompts_of(config)
+    if prompts is None:
+        size = config.data.train_batch_size
+        return Check("warning", "prompts", f"data.train_batch_size is {size}: how many share a std is not known")
     text, enough = prompts_a_bucket(prompts, options, images)
     return Check("ok" if enough else "warning", "prompts", text)
 
@@ -232,7 +221,7 @@ def _workers(config: Any) -> Iterator[Check]:
         here = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         where = f"node {node['NodeManagerAddress']}"
         try:
-            external = _external(config) if _trainer(config) in ("v0", "v1") else []
+            external = _external(config) if adapter.trainer_of(config) in ("v0", "v1") else []
             found = ray.get(ask.options(scheduling_strategy=here).remote(external), timeout=300)
         except ray.exceptions.RayError as error:
             yield Check("problem", "workers", f"{where}: {str(error).strip().splitlines()[-1]}")

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import ray
 import torch
-from drivers import RayPPOTrainer, config, paper_reward, seen
+from drivers import RayPPOTrainer, config, paper_reward, seen, trainer
 from verl.trainer import ray_trainer
 
 from durian_adv import durian_components, sequence_confidence
+from durian_adv.adapters import easyr1
 from durian_adv.adapters.batch import prompt_numbers
 from durian_adv.diagnostics import durian_metrics
 
@@ -144,6 +145,19 @@ def test_a_nan_reward_in_a_training_takes_its_own_rollout_out_and_no_other(tmp_p
 def test_a_column_that_is_lost_on_the_way_stops_the_training(tmp_path):
     with pytest.raises(ValueError, match="visual_entropy: expected a column of the dataset"):
         seen(config(), tmp_path, images=True)
+
+
+@pytest.mark.parametrize(("prompts", "level"), [(24, "INFO"), (23, "WARNING")])
+@pytest.mark.parametrize("images", [False, True])
+def test_few_prompts_for_the_buckets_are_warned_of_when_a_trainer_is_made(caplog, prompts, level, images):
+    columns = ["images", "visual_entropy"] if images else ["problem"]
+    with caplog.at_level("INFO", easyr1.__name__):
+        trainer(config(rollout_batch_size=prompts), columns=columns)
+    (record,) = [record for record in caplog.records if record.name == easyr1.__name__]
+    assert record.levelname == level
+    assert f"{prompts} prompts a batch, " in record.message
+    assert ("3 buckets of visual entropy" in record.message) == images
+    assert f"{prompts / 12:.1f} a bucket in 12 buckets of confidence" in record.message
 
 
 def test_an_error_in_a_training_leaves_easyr1_as_it_was(tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import training
+from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 from verl.experimental.separation import ray_trainer as separation
 from verl.trainer.ppo import core_algos, ray_trainer
@@ -228,6 +229,19 @@ def test_the_dispatch_still_passes_what_the_estimator_takes():
 # ----- when a trainer starts -----
 
 
+def bare(trainer):
+    """A trainer before it has anything."""
+
+    class Bare(trainer):
+        def __init__(self):
+            pass
+
+        step = fit = on_init_end = None
+
+    Bare.__abstractmethods__ = frozenset()
+    return Bare()
+
+
 @pytest.mark.parametrize(
     ("algorithm", "error"),
     [
@@ -246,14 +260,7 @@ def test_the_dispatch_still_passes_what_the_estimator_takes():
     ],
 )
 def test_a_configuration_that_cannot_work_is_refused_before_there_is_any_data(trainer, method, algorithm, error):
-    class Bare(trainer):
-        def __init__(self):
-            pass
-
-        step = fit = on_init_end = None
-
-    Bare.__abstractmethods__ = frozenset()
-    made = Bare()
+    made = bare(trainer)
     rollout = {"n": algorithm.get("rollouts", 4)}
     algorithm = {"adv_estimator": "durian", **algorithm}
     made.config = OmegaConf.create({"algorithm": algorithm, "actor_rollout_ref": {"rollout": rollout}})
@@ -265,6 +272,31 @@ def test_a_configuration_that_cannot_work_is_refused_before_there_is_any_data(tr
     with pytest.raises(Exception, match=r"data|None") as other:
         getattr(made, method)(*arguments)
     assert "durian" not in str(other.value)
+
+
+@pytest.mark.parametrize(
+    ("size", "more", "prompts"),
+    [
+        (24, ["trainer.use_v1=False"], 24),
+        (23, ["trainer.use_v1=False"], 23),
+        (24, [], 24),
+        (23, [], 23),
+        (96, ["trainer.v1.trainer_mode=separate_async"], 24),  # verl's parameter_sync_step is 4
+        (95, ["trainer.v1.trainer_mode=separate_async"], 23),
+    ],
+)
+def test_few_prompts_for_the_buckets_are_warned_of_when_a_trainer_starts(caplog, size, more, prompts):
+    with initialize_config_module("verl.trainer.config", version_base=None):
+        overrides = ["algorithm.adv_estimator=durian", "actor_rollout_ref.rollout.n=4", f"data.train_batch_size={size}"]
+        config = compose("ppo_trainer", overrides + more)
+    v1 = config.trainer.use_v1
+    made = bare(trainer_base.PPOTrainer if v1 else ray_trainer.RayPPOTrainer)
+    made.config = config
+    with caplog.at_level("INFO", adapter.__name__), pytest.raises((AttributeError, TypeError)):  # there is no data
+        made._init_dataloader() if v1 else made._create_dataloader(None, None, None, None)
+    (record,) = [record for record in caplog.records if record.name == adapter.__name__]
+    assert record.levelname == ("INFO" if prompts >= 24 else "WARNING")
+    assert f"{prompts} prompts a batch, {prompts / 12:.1f} a bucket in 12 buckets of confidence" in record.message
 
 
 def test_verls_separate_trainers_use_the_same_step_and_log_the_metrics():
