@@ -9,24 +9,17 @@ export OMP_NUM_THREADS ?= 1
 VENV_BENCH ?= .venv-bench
 TOPICS := advantage confidence entropy
 
-.PHONY: test demo evidence evidence-all bench lint format types unit package test-trl nightly clean
+.PHONY: test lint format types unit package nightly demo bench evidence evidence-all docs dist fuzz endurance mutants clean
+.PHONY: test-trl test-entropy test-verl train-verl test-openrlhf test-easyr1 test-others
+.PHONY: bench-verl bench-openrlhf bench-easyr1
 
-test: lint types unit package test-trl  ## everything CI runs
+test: lint types unit package docs test-trl test-entropy test-verl test-openrlhf  ## everything CI runs
 	@echo "all checks passed"
 
 demo: $(VENV)/.installed-demo  ## the paper's training loop in miniature: about 3 minutes
 	$(BIN)/python -m benchmarks.rlvr
 
-evidence: $(VENV)-evidence/.installed  ## mechanism, and 4 arms x 6 seeds x 25 steps: under 10 minutes
-	$(VENV)-evidence/bin/python -m benchmarks.evidence quick
-
-evidence-all: $(VENV)-evidence/.installed  ## every run that has no record yet: hours; may be killed, and goes on
-	$(VENV)-evidence/bin/python -m benchmarks.evidence run
-	$(VENV)-evidence/bin/python -m benchmarks.evidence page
-
-bench: $(VENV_BENCH)/.installed  ## measure the CPU set and write docs/benchmarks.md: under 5 minutes
-	for topic in $(TOPICS); do $(VENV_BENCH)/bin/python -m benchmarks.$$topic || exit 1; done
-	$(VENV_BENCH)/bin/python -m benchmarks.page
+# --- the library ---
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -46,12 +39,89 @@ unit: $(VENV)/.installed-dev  ## tests, docstring and documentation examples, co
 package: $(VENV)/.installed-dev  ## build wheel and sdist, and import each in an environment of its own
 	$(BIN)/python tests/check_package.py
 
+nightly: $(VENV)/.installed-dev  ## the properties, 25 times as many examples
+	HYPOTHESIS_PROFILE=nightly $(BIN)/pytest -m "not inductor" tests
+
+fuzz: $(VENV)/.installed-dev  ## 100,000 calls with anything, checked against the reference; writes tests/records/fuzz.csv
+	$(BIN)/python tests/fuzz.py
+
+endurance: $(VENV)/.installed-dev  ## 10,000 calls: memory and compilations; writes tests/records/endurance.csv
+	$(BIN)/python tests/endurance.py
+
+mutants: $(VENV)-mutants/.installed  ## mutation testing, hours; stop and resume at will; writes tests/records/mutants.csv
+	HYPOTHESIS_PROFILE=mutants $(VENV)-mutants/bin/mutmut run --max-children 1
+	$(VENV)-mutants/bin/python tests/mutants.py
+
+# --- trainers and data tools, each in an environment of its own ---
+
 test-trl: $(VENV)-trl/.installed $(VENV)-trl-oldest/.installed  ## the TRL adapter on the newest and the oldest TRL tested
 	$(VENV)-trl/bin/pytest tests/trl
 	$(VENV)-trl-oldest/bin/pytest tests/trl
 
-nightly: $(VENV)/.installed-dev  ## the properties, 25 times as many examples
-	HYPOTHESIS_PROFILE=nightly $(BIN)/pytest -m "not inductor" tests
+test-entropy: $(VENV)-trl/.installed $(VENV)-trl-oldest/.installed  ## entropies on two versions of transformers, in datasets, on Ray
+	$(VENV)-trl/bin/pytest tests/entropy
+	$(VENV)-trl-oldest/bin/pytest tests/entropy/test_entropy_encoders.py
+
+test-verl: $(VENV)-verl/.installed  ## the verl adapter, with a short training by main_ppo
+	$(VENV)-verl/bin/pytest tests/verl
+
+train-verl: $(VENV)-verl/.installed  ## whole trainings by main_ppo on text and images, v0 and v1: 15 minutes
+	$(VENV)-verl/bin/pytest tests/verl -m training
+
+test-openrlhf: $(VENV)-openrlhf/.installed  ## the OpenRLHF adapter on the OpenRLHF tested
+	$(VENV)-openrlhf/bin/pytest tests/openrlhf
+
+# EasyR1 is on no package index: EASYR1 is the path of a checkout (docs/easyr1.md). Without it its tests run on verl 0.2, the
+# release it was made from, and say what that leaves out.
+EASYR1 ?=
+test-easyr1: $(VENV)-easyr1/.parent  ## the EasyR1 adapter
+	PYTHONPATH=$(EASYR1) $(VENV)-easyr1/bin/pytest tests/easyr1
+
+$(VENV)-easyr1/.parent: $(VENV)-easyr1/.installed
+	$(@D)/bin/pip install --quiet --no-deps verl==0.2
+	touch $@
+
+test-others: $(VENV)-others/.installed  ## the example for SkyRL in docs/other-trainers.md
+	$(VENV)-others/bin/pytest tests/others
+
+# --- measurements ---
+
+bench: $(VENV_BENCH)/.installed  ## measure the CPU set and write docs/benchmarks.md: under 5 minutes
+	for topic in $(TOPICS); do $(VENV_BENCH)/bin/python -m benchmarks.$$topic || exit 1; done
+	$(VENV_BENCH)/bin/python -m benchmarks.page
+
+bench-verl: $(VENV)-verl/.installed  ## verl's advantage stage and ours, side by side
+	$(VENV)-verl/bin/python -m benchmarks.verl_cost
+
+bench-openrlhf: $(VENV)-openrlhf/.installed  ## OpenRLHF's advantage stage and ours, side by side
+	$(VENV)-openrlhf/bin/python -m benchmarks.openrlhf_cost
+
+bench-easyr1: $(VENV)-easyr1/.installed  ## EasyR1's advantage stage against ours; needs EASYR1
+	PYTHONPATH=$(EASYR1) $(VENV)-easyr1/bin/python -m benchmarks.easyr1_cost
+
+evidence: $(VENV)-evidence/.installed  ## mechanism, and 4 arms x 6 seeds x 25 steps: under 10 minutes
+	$(VENV)-evidence/bin/python -m benchmarks.evidence quick
+
+evidence-all: $(VENV)-evidence/.installed  ## every run that has no record yet: hours; may be killed, and goes on
+	$(VENV)-evidence/bin/python -m benchmarks.evidence run
+	$(VENV)-evidence/bin/python -m benchmarks.evidence page
+
+# --- documentation and releases ---
+
+docs: $(VENV)-docs/.installed  ## the documentation as a site, out/site/index.html; a broken link or reference fails
+	rm -rf out/site
+	$(VENV)-docs/bin/sphinx-build --fresh-env --fail-on-warning --keep-going --nitpicky --quiet docs out/site
+	$(VENV)-docs/bin/python tests/check_site.py out/site
+
+dist: $(VENV)-release/.installed  ## wheel and sdist in dist/, checked, installed into a clean environment and tested there
+	rm -rf dist
+	$(VENV)-release/bin/python -m build
+	$(VENV)-release/bin/twine check --strict dist/*
+	$(VENV)-release/bin/check-wheel-contents dist
+	$(VENV)-release/bin/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(VENV)-release/bin/python tests/check_dist.py dist
+
+# --- environments ---
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt requirements-dev.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -69,9 +139,11 @@ $(VENV_BENCH)/.installed: pyproject.toml constraints.txt $(wildcard requirements
 	$(VENV_BENCH)/bin/pip install --quiet --no-deps --requirement requirements-bench-trainers.txt
 	touch $@
 
-$(VENV)-%/.installed: requirements-%.txt constraints.txt pyproject.toml
+# what cannot be installed with all that it requires comes from a file of its own
+$(VENV)-%/.installed: requirements-%.txt constraints.txt pyproject.toml $(wildcard requirements-*-nodeps.txt)
 	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
 	$(@D)/bin/pip install --quiet --requirement $<
+	test ! -e requirements-$*-nodeps.txt || $(@D)/bin/pip install --quiet --no-deps --requirement requirements-$*-nodeps.txt
 	touch $@
 
 clean:

@@ -8,7 +8,7 @@ from skimage import data
 from torch import Tensor
 from tqdm import tqdm
 
-from benchmarks.rlvr.encoder import encode_images, load_encoder
+from durian_adv.visual.efficientnet import encode_images, load_network
 
 PHOTOGRAPHS = (
     *("astronaut", "brick", "camera", "cell", "chelsea", "coffee", "coins", "colorwheel", "grass", "gravel"),
@@ -35,7 +35,7 @@ def natural_images(count: int, patches: int, dim: int, seed: int = 0) -> Tensor:
 
 def photographs(count: int, pixels: int = 1024, seed: int = 0) -> Tensor:
     """Encode square crops of photographs, enlarged to so many pixels: ``(count, (pixels / 32)^2, 1280)``."""
-    rng, encoder, features = np.random.default_rng(seed), load_encoder("head"), []
+    rng, encoder, features = np.random.default_rng(seed), load_network("head"), []
     for i in tqdm(range(count), desc="photographs", leave=False):
         photo = np.atleast_3d(getattr(data, PHOTOGRAPHS[i % len(PHOTOGRAPHS)])())[..., :3]
         side = int(min(photo.shape[:2]) * rng.uniform(0.4, 1.0))

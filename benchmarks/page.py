@@ -39,7 +39,11 @@ TOPICS = {
     ),
     "confidence": (
         "Confidence",
-        "Against the sum one would write by hand. Calls repeat on the same tensors, which a large cache may hold.",
+        "Against the sum one would write by hand. Calls repeat on the same tensors, and the 34 MB of 4,096 x 2,048 log-"
+        "probabilities may or may not stay in a cache that is shared with others' machines. On the machine of this"
+        " record the ratio without a mask was between 1.2 (the baseline waits for memory, 1.4 ms) and 1.7 (it does not,"
+        " 0.65 ms) from day to day. The sum is exact to float32's last bit because it adds in float64; the same plain"
+        " sum in float64, compiled for this one size, is measured beside it, and is all that is left to gain.",
     ),
     "gpu": (
         "On a GPU",

@@ -23,6 +23,8 @@ def tensor(name: str, value: object, *, boolean: bool = False, integer: bool = F
     if not isinstance(value, Tensor) or hasattr(value, "device_mesh"):  # a DTensor's values lie elsewhere too
         raise TypeError(f"{name}: expected a torch.Tensor, got {type(value).__name__}")
     dtype = value.dtype
+    if value.layout is not torch.strided or value.is_nested or value.is_quantized:
+        raise TypeError(f"{name}: expected an ordinary dense tensor, got {_unusual(value)}")
     if boolean and dtype != torch.bool:
         raise TypeError(f"{name}: expected dtype torch.bool, got {dtype}")
     if integer and (dtype.is_floating_point or dtype.is_complex or dtype == torch.bool):
@@ -30,6 +32,12 @@ def tensor(name: str, value: object, *, boolean: bool = False, integer: bool = F
     if dtype.is_complex:
         raise TypeError(f"{name}: expected a real dtype, got {dtype}")
     return value.detach()
+
+
+def _unusual(value: Tensor) -> str:
+    if value.is_quantized:
+        return f"a quantized one, {value.dtype}"
+    return "a nested one" if value.is_nested else str(value.layout)
 
 
 def ndim(name: str, value: Tensor, expected: int, layout: str) -> None:

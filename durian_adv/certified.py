@@ -138,8 +138,18 @@ def _entropy_buckets(
 
 
 # As custom operators they are one node to torch.compile, which could not trace how many images need eigenvalues.
-entropy_intervals = torch.library.custom_op("durian_adv::entropy_intervals", _entropy_intervals, mutates_args=())
-entropy_buckets = torch.library.custom_op("durian_adv::entropy_buckets", _entropy_buckets, mutates_args=())
+entropy_intervals = torch.library.custom_op(
+    "durian_adv::entropy_intervals",
+    _entropy_intervals,
+    mutates_args=(),
+    schema="(Tensor features, Tensor? mask, Tensor? lengths) -> (Tensor, Tensor)",
+)
+entropy_buckets = torch.library.custom_op(
+    "durian_adv::entropy_buckets",
+    _entropy_buckets,
+    mutates_args=(),
+    schema="(Tensor features, Tensor? mask, Tensor? lengths, SymInt count, float[] positions) -> Tensor",
+)
 
 
 @entropy_intervals.register_fake
@@ -294,7 +304,7 @@ def proved_buckets(
     known = int((~low.isnan()).sum())
     # Buckets change between two neighbours in rank. A score that is certainly under the upper one of them is at most
     # the lower one, and conversely, so nothing but its side of the pair matters.
-    upper = bucket_numbers(torch.arange(known), levels, "outer").diff().nonzero()[:, 0] + 1
+    upper = bucket_numbers(torch.arange(known, device=low.device), levels, "outer").diff().nonzero()[:, 0] + 1
     while len(upper) > 0:
         least = low.sort().values[upper]  # of the upper neighbour
         most = high.sort().values[upper - 1]  # of the lower neighbour

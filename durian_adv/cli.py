@@ -7,9 +7,9 @@ import sys
 from collections.abc import Sequence
 
 import durian_adv
-from durian_adv.commands import metrics
+from durian_adv.commands import curate, entropy, metrics, preflight, report
 
-COMMANDS = (metrics,)
+COMMANDS = (curate, entropy, metrics, preflight, report)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         options.run(options)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ModuleNotFoundError) as error:
         print(f"durian-adv {options.command}: {error}", file=sys.stderr)
         return 2
     return 0

@@ -21,18 +21,18 @@ class DurianComponents(NamedTuple):
     ``prompt_index``.
     """
 
-    advantages: Tensor  # the weighted sum, eq. 20
-    grpo: Tensor  # scaled by the prompt's own std, eq. 2
-    perceptual: Tensor | None  # scaled by the entropy bucket's std, eqs. 11-13
-    reasoning: Tensor | None  # scaled by the confidence bucket's std, eqs. 17-19
-    entropy_bucket: Tensor | None  # int64, eq. 10; one more bucket for prompts without an entropy
-    confidence_bucket: Tensor | None  # int64, eq. 16; one more bucket for prompts without a confidence
-    prompt_std: Tensor
-    perceptual_std: Tensor | None
-    reasoning_std: Tensor | None
-    has_signal: Tensor  # bool: not all valid rewards are equal
-    visual_entropy: Tensor | None  # the score that was bucketed, NaN where there is none
-    confidence: Tensor | None  # likewise, eq. 15
+    advantages: Tensor  #: the weighted sum, eq. 20
+    grpo: Tensor  #: scaled by the prompt's own std, eq. 2
+    perceptual: Tensor | None  #: scaled by the entropy bucket's std, eqs. 11-13
+    reasoning: Tensor | None  #: scaled by the confidence bucket's std, eqs. 17-19
+    entropy_bucket: Tensor | None  #: int64, eq. 10; one more bucket for prompts without an entropy
+    confidence_bucket: Tensor | None  #: int64, eq. 16; one more bucket for prompts without a confidence
+    prompt_std: Tensor  #: in units of rewards, as the two below
+    perceptual_std: Tensor | None  #: likewise, of the bucket
+    reasoning_std: Tensor | None  #: likewise, of the bucket
+    has_signal: Tensor  #: bool: not all valid rewards are equal
+    visual_entropy: Tensor | None  #: the score that was bucketed, NaN where there is none
+    confidence: Tensor | None  #: likewise, eq. 15
 
 
 _OF_ROLLOUTS = ("advantages", "grpo", "perceptual", "reasoning")

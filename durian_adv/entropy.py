@@ -97,7 +97,7 @@ def _lengths(lengths: object, rows: int) -> Tensor:
         raise TypeError(f"lengths: expected a 1-D tensor or a sequence of integers, got {type(lengths).__name__}")
     sizes = [_checks.integer(f"lengths[{i}]", size, "an integer") for i, size in enumerate(lengths)]
     _check_sizes(sizes, rows)
-    return torch.tensor(sizes, dtype=torch.int64)
+    return torch.tensor(sizes, dtype=torch.int64, device="cpu")  # not the default device that a caller may have set
 
 
 def packed_sizes(lengths: Tensor, rows: int) -> list[int]:
@@ -130,8 +130,18 @@ def _packed_entropy(features: Tensor, lengths: Tensor, normalize: bool) -> Tenso
 
 # As custom operators they are one node to torch.compile, which could not trace a loop over a changing number of images,
 # data-dependent sizes and an eigensolver that checks its result on the host.
-padded_entropy = torch.library.custom_op("durian_adv::padded_entropy", _padded_entropy, mutates_args=())
-packed_entropy = torch.library.custom_op("durian_adv::packed_entropy", _packed_entropy, mutates_args=())
+padded_entropy = torch.library.custom_op(
+    "durian_adv::padded_entropy",
+    _padded_entropy,
+    mutates_args=(),
+    schema="(Tensor features, Tensor? mask, bool normalize) -> Tensor",
+)
+packed_entropy = torch.library.custom_op(
+    "durian_adv::packed_entropy",
+    _packed_entropy,
+    mutates_args=(),
+    schema="(Tensor features, Tensor lengths, bool normalize) -> Tensor",
+)
 
 
 @padded_entropy.register_fake

@@ -21,9 +21,9 @@ class Window(NamedTuple):
     a window, save ``window._asdict()``: plain tensors, which ``torch.load(..., weights_only=True)`` reads.
     """
 
-    rewards: Tensor  # (W, G), NaN for invalid rollouts and where a prompt has fewer than others
-    visual_entropy: Tensor | None  # (W,), NaN where unknown; None if no batch had one
-    confidence: Tensor | None  # likewise
+    rewards: Tensor  #: (W, G), NaN for invalid rollouts and where a prompt has fewer than others
+    visual_entropy: Tensor | None  #: (W,), NaN where unknown; None if no batch had one
+    confidence: Tensor | None  #: likewise
 
 
 def windowed_components(
@@ -67,8 +67,9 @@ def windowed_components(
         correction: likewise.
 
     Returns:
-        The components of the batch, and the window for the next call: the last ``size`` prompts of the window and the
-        batch. Within a batch the last are those with the largest ``prompt_index``, or the last rows of dense rewards.
+        The components of the batch, and the window for the next call, which holds the last ``size`` prompts of the
+        window and the batch. Within a batch the last are those with the largest ``prompt_index``, or the last rows of
+        dense rewards.
 
     Raises:
         TypeError, ValueError: as ``durian_components``; ``size`` is not an integer >= 0; ``window`` is not a ``Window``

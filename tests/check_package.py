@@ -42,6 +42,7 @@ def main() -> None:
                 text=True,
             )
             assert "metrics" in help_.stdout
+            assert list(home.rglob("report/page.html.jinja"))
             print(f"{package.name}: builds, installs, imports")
 
 

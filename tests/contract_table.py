@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 
 import durian_adv
-from durian_adv import baselines
+from durian_adv import baselines, prior, weightings
 
 SIZES = {"b": 5, "g": 3, "p": 7, "d": 8, "t": 6}
 
@@ -85,10 +87,17 @@ TABLE = {
             "reinforce_plus_plus_baseline_advantage",
         )
     },
+    **{
+        name: (
+            partial(getattr(prior, name), weight=weightings.exponential, normalize=True),
+            lambda x: ((x.rewards,), {"valid": x.valid, "correctness": x.rollout_confidence}),
+        )
+        for name in prior.__all__
+    },
 }
 
-OF_REWARDS = [n for n in TABLE if n.endswith("_advantage") or n == "durian_components"]
-OF_STD = [n for n in OF_REWARDS if n not in ("dr_grpo_advantage", "rloo_advantage")]
+OF_REWARDS = [n for n in TABLE if n.endswith("_advantage") or n in ("durian_components", "accuracy_weights")]
+OF_STD = [n for n in OF_REWARDS if n not in ("dr_grpo_advantage", "rloo_advantage", *prior.__all__)]
 
 
 def call(name, inputs):

@@ -12,7 +12,7 @@ import torch
 from hypothesis import strategies as st
 
 import durian_adv
-from durian_adv import baselines
+from durian_adv import baselines, prior, weightings
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-6}
 COMPONENTS = ("advantages", "grpo", "perceptual", "reasoning")
@@ -68,6 +68,11 @@ class Case:
     eps: float = 1e-6
     correction: int = 1
 
+    def correctness(self):
+        """Right or wrong, one a rollout: where the confidence is positive; not known where it is NaN."""
+        right = torch.where(self.confidence.isnan(), torch.nan, (self.confidence > 0).double())
+        return right if right.ndim == self.batch.rewards.ndim else right[:, None].expand_as(self.batch.rewards)
+
 
 @st.composite
 def dense_cases(draw, **kwargs):
@@ -106,6 +111,14 @@ def estimates(case):
     out["rloo"] = baselines.rloo_advantage(batch.rewards, **batch.kwargs)
     out["rpp"] = baselines.reinforce_plus_plus_advantage(batch.rewards, **batch.kwargs, **std)
     out["rpp_baseline"] = baselines.reinforce_plus_plus_baseline_advantage(batch.rewards, **batch.kwargs, **std)
+    for name, normalize in (("reweighted", False), ("reweighted_to_one", True)):
+        out[name] = prior.reweighted_advantage(
+            batch.rewards,
+            weight=weightings.logistic,
+            correctness=case.correctness(),
+            normalize=normalize,
+            **batch.kwargs,
+        )
     return out
 
 

@@ -66,7 +66,7 @@ def rounded(x):
     try:
         return float(x)
     except OverflowError:
-        return math.copysign(float(np.finfo(np.float64).max), x)
+        return math.copysign(float(np.finfo(np.float64).max), 1 if x > 0 else -1)
 
 
 def is_signal(values):
@@ -382,3 +382,89 @@ def reinforce_plus_plus_baseline(rewards, valid=None, prompt_index=None, eps=1e-
         for i in live:
             out[i] = rounded(centred[i] / scale)
     return out.reshape(batch.shape)
+
+
+# --- what is said of a batch ------------------------------------------------------------------------
+
+
+def outcomes(rewards, valid=None, prompt_index=None, threshold=0.5):
+    """Appendix A: for every prompt, valid rollouts, correct ones, and the kind of its group."""
+    batch = Batch(rewards, valid, prompt_index)
+    out = []
+    for members, signal in zip(batch.live, batch.signal(), strict=True):
+        n, hits = len(members), sum(batch.rewards[i] > threshold for i in members)
+        kind = "other" if signal else "none"
+        if signal and n >= 3 and hits == 1:
+            kind = "extreme_failure"
+        if signal and n >= 3 and hits == n - 1:
+            kind = "extreme_success"
+        out.append((n, hits, kind))
+    return out
+
+
+def update_of_prompts(advantages, prompt_index=None):
+    """The sum of |A| of every prompt."""
+    array = np.asarray(advantages, dtype=np.float64)
+    members = dense_prompts(array.shape) if prompt_index is None else flat_prompts(np.asarray(prompt_index))
+    flat = [abs(float(a)) for a in array.ravel()]
+    return [math.fsum(flat[i] for i in prompt) for prompt in members]
+
+
+def update_shares(advantages, kinds, prompt_index=None):
+    """The share of the sum of |A| that the prompts of each kind have."""
+    update = update_of_prompts(advantages, prompt_index)
+    total = math.fsum(update)
+    of_kind = {
+        kind: math.fsum(u for u, k in zip(update, kinds, strict=True) if k == kind)
+        for kind in ("extreme_failure", "other", "extreme_success")
+    }
+    return {kind: part / total if total else 0.0 for kind, part in of_kind.items()}
+
+
+def error_shares(rewards, buckets, scores, valid=None, prompt_index=None, threshold=0.5):
+    """Appendix B: the share of all errors that the prompts of each bucket make, of those with a score; by bucket."""
+    wrong = [n - hits for n, hits, _ in outcomes(rewards, valid, prompt_index, threshold)]
+    of_bucket = {}
+    for errors, bucket, score in zip(wrong, buckets, scores, strict=True):
+        if not math.isnan(score):
+            of_bucket[int(bucket)] = of_bucket.get(int(bucket), 0) + errors
+    total = sum(of_bucket.values())
+    return {bucket: errors / total if total else 0.0 for bucket, errors in of_bucket.items()}
+
+
+def moved(start, end):
+    """The length of the difference over the length of the start, and the cosine of the angle between the two."""
+    a, b = (np.asarray(x, dtype=np.float64).ravel() for x in (start, end))
+    a, b = [float(x) for x in a], [float(x) for x in b]
+    size = math.hypot(*a)
+    both = size * math.hypot(*b)
+    far = math.hypot(*(y - x for x, y in zip(a, b, strict=True)))
+    return (far / size if size else far), (math.fsum(x * y for x, y in zip(a, b, strict=True)) / both if both else 0.0)
+
+
+# --- difficulty prior -------------------------------------------------------------------------------
+
+
+def accuracies(batch, correct):
+    """The mean of each prompt's known correctness over its live rollouts; NaN without one."""
+    flat = [float(c) for c in np.asarray(correct, dtype=np.float64).ravel()]
+    return [mean_score([flat[i] for i in live]) for live in batch.live]
+
+
+def accuracy_weights(rewards, f, correct, valid=None, prompt_index=None, normalize=False):
+    """f(p) for every prompt, 1 where p is not known; by their mean over the prompts with a signal."""
+    batch = Batch(rewards, valid, prompt_index)
+    p = accuracies(batch, correct)
+    out = [math.nan if math.isnan(x) else f(x) for x in p]
+    if normalize:
+        counted = [abs(w) for w, signal in zip(out, batch.signal(), strict=True) if signal and not math.isnan(w)]
+        mean = float(exact_mean(counted)) if counted else 0.0
+        out = [w / mean if mean else w for w in out]
+    return batch.spread([1.0 if math.isnan(w) else w for w in out], np.float64)
+
+
+def reweighted(rewards, f, correct, valid=None, prompt_index=None, normalize=False):
+    """A = f(p) (r - mean_i r) of arXiv 2505.13261."""
+    weights = accuracy_weights(rewards, f, correct, valid, prompt_index, normalize)
+    by_rollout = weights if prompt_index is not None else weights[:, None]
+    return dr_grpo(rewards, valid, prompt_index) * by_rollout

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from durian_adv import durian_components, sequence_confidence
-from durian_adv.adapters.batch import DurianOptions, batch_advantages, prompt_numbers, read_options
+from durian_adv.adapters.batch import DurianOptions, batch_advantages, prompt_numbers, prompts_a_bucket, read_options
 from durian_adv.diagnostics import durian_metrics
 
 REWARDS = torch.tensor([1.0, 0, 1, 1, 0, 0, 1])
@@ -80,3 +80,33 @@ def test_an_option_that_does_not_fit_is_refused_by_its_full_name(given, error):
 
 def test_nothing_given_is_the_papers_setting():
     assert read_options(None, "durian") == read_options({}, "durian") == DurianOptions()
+
+
+def test_images_without_any_entropy_are_told_where_it_counts():
+    for missing in (None, torch.full((7,), torch.nan)):
+        with pytest.raises(ValueError, match=r"^visual_entropy: expected .* got none"):
+            advantages(visual_entropy=missing, images=True)
+        assert advantages(visual_entropy=missing, images=True, options=DurianOptions(weights=(1, 0, 1)))[0].grpo.any()
+    some = torch.where(torch.arange(7) < 2, ENTROPY, torch.nan)
+    assert advantages(visual_entropy=some, images=True)[0].perceptual is not None
+
+
+@pytest.mark.parametrize(
+    ("prompts", "images", "text", "enough"),
+    [
+        (24, True, "24 prompts a batch, 8.0 a bucket in 3 buckets of visual entropy, 2.0 a bucket in 12 buckets", True),
+        (
+            23,
+            True,
+            "23 prompts a batch, 7.7 a bucket in 3 buckets of visual entropy, 1.9 a bucket in 12 buckets",
+            False,
+        ),
+        (24, False, "24 prompts a batch, 2.0 a bucket in 12 buckets of confidence", True),
+    ],
+)
+def test_how_many_prompts_share_a_std(prompts, images, text, enough):
+    said, is_enough = prompts_a_bucket(prompts, DurianOptions(), images)
+    assert said.startswith(text)
+    assert is_enough == enough == ("With fewer than 2" not in said)
+    only_grpo = DurianOptions(weights=(1, 0, 0))
+    assert prompts_a_bucket(prompts, only_grpo, images) == (f"{prompts} prompts a batch", True)

@@ -16,7 +16,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from skimage import data, transform
 
-from benchmarks.rlvr.encoder import encode_images, load_encoder
 from durian_adv import (
     certified,
     certified_entropy_buckets,
@@ -25,6 +24,7 @@ from durian_adv import (
     entropy,
     quantile_buckets,
 )
+from durian_adv.visual.efficientnet import encode_images, load_network
 
 NAN = float("nan")
 SPECTRA = ("flat", "rank one", "rank three", "two levels", "geometric", "cluster", 0.3, 0.8, 1.2, 1.6, 3.0, 6.0)
@@ -424,7 +424,7 @@ def test_buckets_of_real_encoder_features_are_the_exact_ones():
     photos = [
         transform.resize(x, (608, 608), anti_aliasing=True, preserve_range=True).astype(np.float32) for x in photos
     ]
-    encoder = load_encoder("head")
+    encoder = load_network("head")
     features = torch.stack([encode_images(encoder, [x])[0].flatten(1).T for x in photos])
     assert features.shape == (10, 361, 1280)
     with intervals_from(320) as solves:

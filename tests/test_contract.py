@@ -17,6 +17,7 @@ from helpers import TOLERANCE, assert_matches, needs_compiler, result_dtype, ulp
 
 import durian_adv
 from durian_adv import (
+    certified_entropy_buckets,
     combine_advantages,
     durian_advantage,
     durian_components,
@@ -56,6 +57,15 @@ def test_the_table_covers_every_function_of_the_baselines():
         if inspect.isfunction(f) and f.__module__ == "durian_adv.baselines" and not n.startswith("_")
     }
     assert public <= set(TABLE)
+
+
+def test_the_table_covers_every_function_of_the_prior():
+    public = {
+        n
+        for n, f in vars(durian_adv.prior).items()
+        if inspect.isfunction(f) and f.__module__ == "durian_adv.prior" and not n.startswith("_")
+    }
+    assert public == set(durian_adv.prior.__all__) <= set(TABLE)
 
 
 @everywhere
@@ -124,6 +134,37 @@ def test_the_device_is_kept_and_no_value_is_read(name):
         assert b.device.type == "meta"
         assert a.shape == b.shape
         assert a.dtype == b.dtype
+
+
+@everywhere
+def test_a_default_device_of_the_caller_has_no_say(name):
+    inputs = Inputs()
+    expected = tensors(call(name, inputs))
+    with torch.device("meta"):
+        for a, b in zip(tensors(call(name, inputs)), expected, strict=True):
+            assert a.device == b.device
+            assert torch.equal(a.nan_to_num(-1), b.nan_to_num(-1))
+
+
+def test_a_default_device_of_the_caller_has_no_say_in_flat_and_packed_forms():
+    x = Inputs()
+    ids = torch.arange(x.rewards.numel()) % 4
+
+    def results():
+        scores = {"visual_entropy": x.rollout_confidence.flatten(), "confidence": x.rollout_confidence.flatten()}
+        flat = durian_components(x.rewards.flatten(), prompt_index=ids, **scores, num_confidence_buckets=2)
+        shared = shared_std_advantage(x.rewards.flatten(), ids, prompt_index=ids)
+        packed = [f(x.features.flatten(0, 1), lengths=[14, 14, 7]) for f in (eigen_entropy, certified_entropy_buckets)]
+        levels = [
+            quantile_buckets(x.scores, q, boundary=b) for q in (3, (0.2, 0.6)) for b in ("lower", "outer", "upper")
+        ]
+        return [*flat, shared, *packed, *levels]
+
+    expected = results()
+    with torch.device("meta"):
+        for a, b in zip(results(), expected, strict=True):
+            assert a.device == b.device
+            assert torch.equal(a.nan_to_num(-1), b.nan_to_num(-1))
 
 
 @everywhere
@@ -635,6 +676,7 @@ def test_the_import_brings_no_trainer_plotting_or_data_package():
     )  # fmt: skip
     code = (
         "import sys, torch, einops; before = set(sys.modules); import durian_adv, durian_adv.baselines;"
+        "import durian_adv.hints, durian_adv.prior, durian_adv.weightings;"
         "new = {m.split('.')[0] for m in set(sys.modules) - before};"
         f"print(sorted(new & set({heavy!r})));"
         f"print(sorted(new - set(sys.stdlib_module_names) - {{'durian_adv', 'einops', 'torch'}}))"

@@ -5,11 +5,20 @@ import math
 import hypothesis.strategies as st
 import numpy as np
 import pytest
+import reference
+import strategies as own
 import torch
 from hypothesis import given
 
 from durian_adv import durian_components
-from durian_adv.diagnostics import durian_metrics
+from durian_adv.diagnostics import (
+    cosine,
+    durian_metrics,
+    few_prompts_warning,
+    group_kinds,
+    prompt_outcomes,
+    update_by_prompt,
+)
 
 SUCCESS = [1, 1, 1, 1, 1, 1, 1, 0]
 FAILURE = [0, 0, 0, 1, 0, 0, 0, 0]
@@ -100,7 +109,7 @@ def test_the_flat_form_in_any_order_has_the_same_metrics(seed, prompts, width):
         confidence=confidence.flatten()[order],
         prompt_index=torch.arange(prompts).repeat_interleave(width)[order],
     )
-    assert flat == pytest.approx(dense, rel=1e-12, abs=1e-12)
+    assert flat == dense  # to the bit
     assert all(type(value) is float and math.isfinite(value) for value in dense.values())
 
 
@@ -111,6 +120,13 @@ def test_batches_without_anything_to_see_give_finite_numbers(shape):
     assert found["durian/extreme_ratio"] == 0
 
 
+@pytest.mark.parametrize("scale", [5e-324, 1e300, 1.7e308])
+def test_rewards_at_the_ends_of_the_range_give_finite_numbers(scale):
+    found = of(BATCH.repeat(5, 1) * scale, visual_entropy=ENTROPY.repeat(5), confidence=torch.arange(30.0) % 3)
+    assert all(math.isfinite(value) for value in found.values())
+    assert found["durian/reward_mean"] == pytest.approx(BATCH.mean().item() * scale, rel=1e-12, abs=5e-324)
+
+
 def test_wrong_arguments_are_named():
     parts = durian_components(BATCH)
     with pytest.raises(TypeError, match="components: expected DurianComponents"):
@@ -119,3 +135,168 @@ def test_wrong_arguments_are_named():
         durian_metrics(parts, BATCH[:3])
     with pytest.raises(ValueError, match="success_threshold: expected a finite number"):
         durian_metrics(parts, BATCH, success_threshold=math.nan)
+
+
+# --- against the reference --------------------------------------------------------------------------
+
+
+@st.composite
+def batches(draw):
+    """Rewards near 1, dense or flat, with masks and holes, two scores and a threshold."""
+    kinds = ("binary", "weighted", "ties", "normal")
+    batch = draw(
+        st.one_of(
+            own.dense_batches(kinds=kinds, scales=(1.0,), offsets=(0.0,), by_row=False),
+            own.flat_batches(kinds=kinds, scales=(1.0,), offsets=(0.0,)),
+        )
+    )
+    threshold = draw(st.sampled_from((0.5, 0.0, 0.95, -1)))
+    return batch, draw(own.difficulty(batch)), threshold
+
+
+def one_a_prompt(batch, value):
+    """What the flat form repeats, once for each prompt."""
+    if batch.prompt_index is None:
+        return value.tolist()
+    return [value.tolist()[members[0]] for members in reference.flat_prompts(batch.prompt_index.numpy())]
+
+
+@given(batches())
+def test_prompts_are_counted_and_sorted_into_kinds_as_the_reference_does(case):
+    batch, _, threshold = case
+    found = prompt_outcomes(batch.rewards, **batch.kwargs, success_threshold=threshold)
+    expected = reference.outcomes(**batch.for_reference, threshold=threshold)
+    assert list(zip(found.rollouts.tolist(), found.correct.tolist(), strict=True)) == [e[:2] for e in expected]
+    for kind, members in group_kinds(found).items():
+        assert members.tolist() == [e[2] == kind for e in expected]
+    assert found.effective.tolist() == [e[2] != "none" for e in expected]
+
+
+@given(batches())
+def test_shares_of_the_update_and_of_the_errors_and_the_moves_are_the_reference_s(case):
+    batch, scores, threshold = case
+    parts = durian_components(batch.rewards, **batch.kwargs, **scores, num_confidence_buckets=3)
+    found = durian_metrics(parts, batch.rewards, **batch.kwargs, success_threshold=threshold)
+    index = batch.for_reference["prompt_index"]
+    kinds = [kind for _, _, kind in reference.outcomes(**batch.for_reference, threshold=threshold)]
+    for prefix, advantages in (("", parts.advantages), ("grpo_", parts.grpo)):
+        shares = reference.update_shares(own.as_numpy(advantages), kinds, index)
+        for kind, share in shares.items():
+            assert found[f"durian/{prefix}update_share_{kind}"] == pytest.approx(share, abs=1e-12)
+    for prefix, advantages in (
+        ("", parts.advantages),
+        ("perceptual_", parts.perceptual),
+        ("reasoning_", parts.reasoning),
+    ):
+        if advantages is None:
+            assert f"durian/{prefix}cosine_with_grpo" not in found
+            continue
+        far, angle = reference.moved(own.as_numpy(parts.grpo), own.as_numpy(advantages))
+        assert found[f"durian/{prefix}moved_from_grpo"] == pytest.approx(far, rel=1e-9, abs=1e-12)
+        assert found[f"durian/{prefix}cosine_with_grpo"] == pytest.approx(angle, abs=1e-9)
+    for bucket_name, score in (("entropy_bucket", "visual_entropy"), ("confidence_bucket", "confidence")):
+        prefix = f"durian/{bucket_name}_"
+        if scores[score] is None:
+            assert not any(name.startswith(prefix) for name in found)
+            continue
+        buckets = one_a_prompt(batch, getattr(parts, bucket_name))
+        values = one_a_prompt(batch, getattr(parts, score))
+        expected = reference.error_shares(**batch.for_reference, buckets=buckets, scores=values, threshold=threshold)
+        for number in range(4):
+            share = found.get(f"{prefix}{number}_error_share", 0.0)
+            assert share == pytest.approx(expected.get(number, 0.0), abs=1e-12)
+        filled = [found[name] for name in found if name.startswith(prefix) and name.endswith("_prompts")]
+        smallest = min((count for count in filled if count), default=0.0)
+        assert found[f"{prefix}prompts_min"] == smallest
+    assert all(type(value) is float and math.isfinite(value) for value in found.values())
+
+
+@given(batches())
+def test_each_prompt_s_update_is_the_sum_of_its_advantages_sizes(case):
+    batch, scores, _ = case
+    advantages = durian_components(batch.rewards, **batch.kwargs, **scores).advantages
+    found = update_by_prompt(advantages, prompt_index=batch.prompt_index)
+    expected = reference.update_of_prompts(own.as_numpy(advantages), batch.for_reference["prompt_index"])
+    assert found.tolist() == pytest.approx(expected, rel=1e-12, abs=1e-12)
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e-30, 1.0, 1e30, 1e200])
+def test_angles_do_not_know_the_size_of_advantages(scale):
+    a, b = torch.tensor([3.0, 4.0, 0.0], dtype=torch.float64), torch.tensor([4.0, 3.0, 0.0], dtype=torch.float64)
+    assert cosine(a * scale, b) == pytest.approx(24 / 25, abs=1e-15)
+    assert cosine(a, torch.zeros(3)) == 0
+    parts = durian_components(BATCH * scale, eps=1.0)  # advantages as small as the rewards
+    assert durian_metrics(parts, BATCH * scale)["durian/cosine_with_grpo"] == pytest.approx(1, abs=1e-12)
+    shifted = parts._replace(advantages=2 * parts.grpo)
+    assert durian_metrics(shifted, BATCH * scale)["durian/moved_from_grpo"] == pytest.approx(1, abs=1e-12)
+
+
+def test_the_update_of_the_hand_worked_batch():
+    found = of(BATCH)
+    of_grpo = [2 * 7 / 8 / BATCH[0].std(), 2 * 7 / 8 / BATCH[1].std(), 4 / BATCH[3].std()]
+    total = of_grpo[0] + 2 * of_grpo[1] + of_grpo[2]
+    assert found["durian/update_share_extreme_success"] == pytest.approx((of_grpo[0] / total).item(), rel=1e-5)
+    assert found["durian/update_share_extreme_failure"] == pytest.approx((2 * of_grpo[1] / total).item(), rel=1e-5)
+    assert found["durian/update_share_other"] == pytest.approx((of_grpo[2] / total).item(), rel=1e-5)
+
+
+# --- few prompts ------------------------------------------------------------------------------------
+
+
+def test_few_prompts_a_bucket_are_warned_of_by_component():
+    parts = durian_components(BATCH, visual_entropy=ENTROPY, confidence=torch.arange(6.0))
+    assert "5 prompts with visual entropy" not in few_prompts_warning(parts, fewest=1)  # 5 for 3 buckets
+    text = few_prompts_warning(parts)
+    assert "5 prompts with visual entropy for 3 buckets and 6 prompts with confidence for 12 buckets" in text
+    assert "advantages may exceed GRPO's" in text
+    assert few_prompts_warning(parts, entropy_quantiles=2, num_confidence_buckets=3) is None
+    assert few_prompts_warning(parts, window=18) is None
+    assert "beside a window of 17" in few_prompts_warning(parts, window=17)
+    assert few_prompts_warning(durian_components(BATCH)) is None
+    unknown = durian_components(BATCH, confidence=torch.full((6,), math.nan))
+    assert few_prompts_warning(unknown) is None  # no prompt shares a std
+
+
+def test_few_prompts_of_the_flat_form_are_counted_once_each():
+    index = torch.arange(6).repeat_interleave(8)
+    dense = durian_components(BATCH, visual_entropy=ENTROPY)
+    flat = durian_components(BATCH.flatten(), visual_entropy=ENTROPY.repeat_interleave(8), prompt_index=index)
+    assert few_prompts_warning(flat, prompt_index=index) == few_prompts_warning(dense)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "complaint"),
+    [
+        (lambda: prompt_outcomes(torch.zeros(3)), ValueError, r"rewards: expected shape \(B, G\)"),
+        (lambda: prompt_outcomes(BATCH, success_threshold=math.inf), ValueError, "success_threshold: expected a fin"),
+        (lambda: prompt_outcomes(BATCH, valid=BATCH), TypeError, r"valid: expected dtype torch\.bool"),
+        (lambda: update_by_prompt([1.0]), TypeError, r"advantages: expected a torch\.Tensor"),
+        (lambda: update_by_prompt(torch.zeros(3)), ValueError, r"advantages: expected shape \(B, G\)"),
+        (lambda: update_by_prompt(BATCH, prompt_index=torch.arange(6)), ValueError, r"advantages: .* \(N,\) with"),
+        (lambda: update_by_prompt(BATCH[0], prompt_index=BATCH[0]), TypeError, "prompt_index: expected an integer"),
+        (lambda: update_by_prompt(BATCH[0], prompt_index=torch.arange(3)), ValueError, r"prompt_index: .* \(N,\)"),
+        (lambda: cosine(BATCH, BATCH[:2]), ValueError, r"second: expected shape first\.shape"),
+        (lambda: cosine(1.0, BATCH), TypeError, r"first: expected a torch\.Tensor"),
+        (lambda: few_prompts_warning(BATCH), TypeError, "components: expected DurianComponents"),
+        (
+            lambda: few_prompts_warning(durian_components(BATCH), window=-1),
+            ValueError,
+            "window: expected an integer >=",
+        ),
+        (lambda: few_prompts_warning(durian_components(BATCH), window=0.5), TypeError, "window: expected an integer"),
+        (lambda: few_prompts_warning(durian_components(BATCH), fewest="2"), TypeError, "fewest: expected a number"),
+        (
+            lambda: few_prompts_warning(durian_components(BATCH), num_confidence_buckets=0),
+            ValueError,
+            "num_confidence_buckets: expected at least 1",
+        ),
+        (
+            lambda: few_prompts_warning(durian_components(BATCH), prompt_index=torch.arange(48)),
+            ValueError,
+            "prompt_index: expected shape",
+        ),
+    ],
+)
+def test_wrong_arguments_of_the_other_functions_are_named(call, error, complaint):
+    with pytest.raises(error, match=complaint):
+        call()

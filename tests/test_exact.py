@@ -48,6 +48,14 @@ def test_a_row_sum_of_any_size_is_near_the_true_one_and_has_no_order(seed, width
     assert torch.equal(exact.row_sum_of_any_size(padded), total)
 
 
+def test_a_row_sum_of_any_size_is_that_of_each_row_whatever_the_dimensions():
+    terms = torch.randn(2, 3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 1e3
+    terms[0, 1, 2] = torch.inf
+    total = exact.row_sum_of_any_size(terms)
+    for i, j in np.ndindex(2, 3):
+        assert torch.equal(total[i, j], exact.row_sum_of_any_size(terms[i, j]))
+
+
 def test_a_row_sum_of_any_size_keeps_what_is_not_finite():
     inf, nan = math.inf, math.nan
     terms = torch.tensor([[-inf, 1.0], [inf, 1.0], [nan, 1.0], [inf, -inf], [0.0, 0.0]], dtype=torch.float64)

@@ -1,6 +1,7 @@
 """The demonstration's parts: labels and answers, the verifier, the encoder, and a run small enough for a test."""
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 
 from benchmarks.rlvr.__main__ import main
 from benchmarks.rlvr.arms import ARMS, durian
-from benchmarks.rlvr.encoder import LAYERS, Gallery, build_gallery, encode_images, load_encoder
+from benchmarks.rlvr.encoder import Gallery, build_gallery
 from benchmarks.rlvr.evaluation import paired_interval
 from benchmarks.rlvr.language import (
     PAD,
@@ -30,14 +31,17 @@ from benchmarks.rlvr.rollout import Rollouts, response_logprobs, sample_response
 from benchmarks.rlvr.scenes import COLOURS, KINDS, PHOTOGRAPHS, Scene, draw_scene, draw_scenes, load_photograph
 from benchmarks.rlvr.training import clipped_loss, train
 from benchmarks.rlvr.warmup import demonstrate, warm_up
+from durian_adv.cli import main as durian_adv
+from durian_adv.visual.efficientnet import LAYERS, encode_images, load_network
 
+ROOT = Path(__file__).resolve().parent.parent
 GROUP = 4
 
 
 @pytest.fixture(scope="module")
 def gallery() -> Gallery:
     scenes = draw_scenes("train", 26, clutter=1.0, rng=np.random.default_rng(0))
-    return build_gallery(scenes, 26, load_encoder(), title="test images")
+    return build_gallery(scenes, 26, load_network(), title="test images")
 
 
 @pytest.fixture
@@ -227,7 +231,7 @@ def test_what_stands_behind_the_end_does_not_count():
     ("layer", "shape"), [("stride8", (40, 16, 16)), ("stride16", (112, 8, 8)), ("stride32", (320, 4, 4))]
 )
 def test_layers(layer, shape):
-    encoder = load_encoder(layer)
+    encoder = load_network(layer)
     images = [scene.image for scene in draw_scenes("train", 2, clutter=1.0, rng=np.random.default_rng(9))]
     features = encode_images(encoder, images)
     assert features.shape == (2, *shape)
@@ -248,7 +252,7 @@ def test_gallery(gallery):
 
 def test_each_token_is_the_cell_of_its_label(gallery):
     """Repainting one cell changes its own token most, whichever cell it is."""
-    encoder, image = load_encoder(), gallery.scenes[0].image
+    encoder, image = load_network(), gallery.scenes[0].image
     for cell in (0, 3, 6, 13):
         row, column = divmod(cell, 4)
         repainted = image.copy()
@@ -389,6 +393,12 @@ def test_a_miniature_run_repeats_itself(tmp_path: Path, capsys: pytest.CaptureFi
     assert set(rows[0]) == {"step", "prompt", "reward", "visual_entropy", "confidence"}
     assert (tmp_path / "one" / "figure.png").stat().st_size > 50_000
     assert "held-out accuracy" in capsys.readouterr().out
+
+    # the command that docs/report.md gives for this log
+    (command,) = re.findall(r"bin/durian-adv (report out/demo/.*)", (ROOT / "docs/report.md").read_text())
+    places = {"out/demo": str(tmp_path / "one"), "out/report": str(tmp_path / "report")}
+    assert durian_adv(re.sub("|".join(places), lambda place: places[place.group()], command).split()) == 0
+    assert "256 rollouts of" in (tmp_path / "report/report.html").read_text()
 
 
 def test_guess_keeps_to_possible_answers():

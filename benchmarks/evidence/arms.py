@@ -15,6 +15,8 @@ from durian_adv.baselines import (
     reinforce_plus_plus_baseline_advantage,
     rloo_advantage,
 )
+from durian_adv.prior import reweighted_advantage
+from durian_adv.weightings import exponential
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,9 @@ ARMS: dict[str, Arm] = {
     "pooled-std": Arm(pooled_std),
     "grpo-filter": Arm(lambda batch: grpo_advantage(batch.rewards), filters=True),
     "by-accuracy": Arm(by_accuracy),
+    "difficulty-prior": Arm(
+        lambda batch: reweighted_advantage(batch.rewards, weight=exponential, correctness=batch.correct)
+    ),
     "by-clutter": Arm(lambda batch: durian(batch, (0.0, 1.0, 0.0), entropy=batch.clutter)),
 }
 MAIN, OTHERS = tuple(ARMS)[:8], tuple(ARMS)[8:]

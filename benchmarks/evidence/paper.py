@@ -44,7 +44,7 @@ def part() -> list[str]:
         parts += ["### Appendix A: extreme groups", picture, extremes_table(main)]
     parts.append("### Appendix B: do the scores point at the errors?")
     if (tables.FOLDER / "correlations.csv").exists():
-        parts += [prose.CORRELATIONS, correlations_table(), prose.ERRORS, *error_tables()]
+        parts += [prose.CORRELATIONS, correlations_table(), *error_tables()]
     else:
         parts.append("Not measured yet.")
     for title, head, settings in (

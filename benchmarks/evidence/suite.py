@@ -14,11 +14,12 @@ from torch import Tensor
 
 from benchmarks.evidence.demonstrations import demonstrate
 from benchmarks.records import RESULTS, ROOT
-from benchmarks.rlvr.encoder import Gallery, build_gallery, load_encoder
+from benchmarks.rlvr.encoder import Gallery, build_gallery
 from benchmarks.rlvr.policy import Policy
 from benchmarks.rlvr.prompts import Prompts, ask_about
 from benchmarks.rlvr.scenes import draw_scenes
 from benchmarks.rlvr.warmup import warm_up
+from durian_adv.visual.efficientnet import load_network
 
 CACHE, SHIPPED = ROOT / "out" / "evidence", RESULTS / "evidence"
 SPLITS = {"train": 0, "held_out": 1}
@@ -125,7 +126,7 @@ def save(value: Any, path: Path) -> None:
 def _gallery(settings: Settings, split: str, path: Path) -> Gallery:
     if not path.exists():
         scenes = draw(settings, split)
-        gallery = build_gallery(scenes, settings.count(split), load_encoder(settings.layer), title=f"{split} images")
+        gallery = build_gallery(scenes, settings.count(split), load_network(settings.layer), title=f"{split} images")
         # Without the pixels, which nothing trains on, and in half precision, the cache stays small.
         light = [replace(scene, image=np.zeros((0, 0, 3), np.uint8)) for scene in gallery.scenes]
         save(replace(gallery, scenes=light, patches=gallery.patches.half()), path)

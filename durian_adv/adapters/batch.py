@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -41,19 +41,28 @@ class DurianOptions:
         return {name: getattr(self, name) for name in names}
 
 
-def read_options(given: Mapping[str, Any] | None, where: str) -> DurianOptions:
+Options = TypeVar("Options", bound=DurianOptions)
+
+
+def read_options(
+    given: Mapping[str, Any] | None,
+    where: str,
+    kind: type[Options] = DurianOptions,  # type: ignore[assignment]  # a type variable has no default before Python 3.13
+) -> Options:
     """Make options of a part of a trainer's configuration; ``where`` is its name there, for errors.
+
+    ``kind`` is ``DurianOptions`` or what an adapter makes of it.
 
     Raises:
         TypeError, ValueError: an unknown option, or a value that does not fit, by its full name.
     """
     given = {} if given is None else dict(given)
-    known = [field.name for field in dataclasses.fields(DurianOptions)]
+    known = [field.name for field in dataclasses.fields(kind)]
     for name in given:
         if name not in known:
             raise ValueError(f"{where}.{name}: expected one of {', '.join(known)}, got an unknown option")
     try:
-        return DurianOptions(**given)
+        return kind(**given)
     except (TypeError, ValueError) as error:
         raise type(error)(f"{where}.{error}") from None
 
@@ -70,6 +79,7 @@ def batch_advantages(
     logprobs: Tensor | None,
     mask: Tensor | None,
     visual_entropy: Tensor | None,
+    images: bool = False,
     valid: Tensor | None = None,
     options: DurianOptions,
 ) -> tuple[DurianComponents, dict[str, float]]:
@@ -83,12 +93,21 @@ def batch_advantages(
         logprobs: of the sampled tokens, ``(N, T)``; needed where reasoning has a weight.
         mask: True or 1 for the response's tokens, ``(N, T)``.
         visual_entropy: one a rollout, ``(N,)``, NaN for a prompt without an image; None without any.
+        images: whether the trainer has images (or videos) for some of the prompts: then some must have an entropy.
         valid: False for rows that are not rollouts (padding), ``(N,)``.
         options: of Durian.
+
+    Raises:
+        ValueError: log-probabilities or entropies that a component with a weight needs are not there.
     """
     _, perceptual, reasoning = options.weights
-    if visual_entropy is not None and (perceptual == 0 or bool(visual_entropy.isnan().all())):
+    if perceptual == 0 or (visual_entropy is not None and bool(visual_entropy.isnan().all())):
         visual_entropy = None
+    if perceptual > 0 and images and visual_entropy is None:
+        raise ValueError(
+            "visual_entropy: expected a number for prompts with images, for weights[1] > 0, got none. Compute it "
+            "beforehand (durian-adv entropy), or set weights[1] to 0"
+        )
     confidence = None
     if reasoning > 0:
         if logprobs is None:
@@ -106,3 +125,21 @@ def batch_advantages(
         components, rewards, prompt_index=prompt_index, valid=valid, success_threshold=options.success_threshold
     )
     return components, metrics
+
+
+def prompts_a_bucket(prompts: float, options: DurianOptions, images: bool) -> tuple[str, bool]:
+    """Say how many prompts of a batch share a std, and whether that is enough: 2 a bucket on average."""
+    levels = options.entropy_quantiles
+    buckets = {
+        "visual entropy": (levels if isinstance(levels, int) else len(levels) + 1) if images else 0,
+        "confidence": options.num_confidence_buckets,
+    }
+    used = {name: n for (name, n), w in zip(buckets.items(), options.weights[1:], strict=True) if w > 0 and n > 0}
+    sizes = [f"{prompts / n:.1f} a bucket in {n} buckets of {name}" for name, n in used.items()]
+    text = ", ".join([f"{prompts:g} prompts a batch", *sizes])
+    if all(prompts >= 2 * n for n in used.values()):
+        return text, True
+    return (
+        f"{text}. With fewer than 2 a bucket, advantages may exceed GRPO's: take more prompts or fewer buckets",
+        False,
+    )

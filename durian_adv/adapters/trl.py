@@ -18,7 +18,7 @@ from trl import GRPOTrainer
 from durian_adv import DurianComponents, durian_components, exact, sequence_confidence
 from durian_adv.adapters import features
 from durian_adv.adapters.trl_config import DurianGRPOConfig
-from durian_adv.diagnostics import durian_metrics
+from durian_adv.diagnostics import durian_metrics, few_prompts_warning
 from durian_adv.window import Window, windowed_components
 
 __all__ = ["DurianGRPOConfig", "DurianGRPOTrainer"]
@@ -221,24 +221,17 @@ class DurianGRPOTrainer(GRPOTrainer):
 
     def _warn_of_few_prompts(self, parts: DurianComponents) -> None:
         """Warn once if the buckets of the batch and a full window hold fewer than 2 prompts on average."""
-        window, warned = self.args.durian_window, self._warned_of_few_prompts
-        buckets = (len(self.args.durian_entropy_quantiles) + 1, self.args.durian_num_confidence_buckets)
-        few = [
-            f"{count} buckets of {name}"
-            for name, score, count in zip(
-                ("visual entropy", "confidence"), (parts.visual_entropy, parts.confidence), buckets, strict=True
-            )
-            if score is not None and len(score) + window < 2 * count
-        ]
-        if not few or warned or not self.accelerator.is_main_process:
+        if self._warned_of_few_prompts or not self.accelerator.is_main_process:
             return
-        self._warned_of_few_prompts = True
-        warnings.warn(
-            f"{len(parts.has_signal)} prompts a generation batch and a window of {window} for {' and '.join(few)}: "
-            "with fewer than 2 prompts a bucket, the std they share is one prompt's, or smaller than any prompt's, so "
-            "advantages may exceed GRPO's. Take more prompts a generation batch, fewer buckets, or a durian_window.",
-            stacklevel=2,
+        text = few_prompts_warning(
+            parts,
+            entropy_quantiles=self.args.durian_entropy_quantiles,
+            num_confidence_buckets=self.args.durian_num_confidence_buckets,
+            window=self.args.durian_window,
         )
+        if text is not None:
+            self._warned_of_few_prompts = True
+            warnings.warn(f"a generation batch of {text} See durian_window.", stacklevel=2)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)

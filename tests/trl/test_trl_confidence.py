@@ -65,6 +65,8 @@ def test_tokens_of_tools_do_not_count(make):
         assert batch["confidence"].flatten()[i] == expected
 
 
+# of the prompts of a batch only some, or none, have a confidence
+@pytest.mark.filterwarnings("ignore:a generation batch of . prompts with confidence")
 def test_truncated_completions_that_trl_masks_are_unknown_and_move_nothing(make):
     trainer = make("qwen25vl", max_steps=1, mask_truncated_completions=True, max_completion_length=4)
     trainer.train()

@@ -95,7 +95,7 @@ def test_the_page_says_what_every_metric_tells(make):
         assert re.sub(r"_\d+", "_K", name.removeprefix("durian/")) in page, name
 
 
-@pytest.mark.filterwarnings("ignore:2 prompts a generation batch")
+@pytest.mark.filterwarnings("ignore:a generation batch of 2 prompts")
 def test_the_diff_of_the_page_leads_from_a_grpo_script_to_a_durian_script(tmp_path):
     page = (ROOT / "docs/trl.md").read_text()
     diff = re.search(r"```diff\n(.*?)```", page, re.DOTALL).group(1).splitlines()

@@ -32,7 +32,7 @@ def by_hand(batches, size):
         yield parts.advantages.flatten(), window
 
 
-@pytest.mark.filterwarnings("ignore:4 prompts a generation batch")
+@pytest.mark.filterwarnings("ignore:a generation batch of 4 prompts")
 @pytest.mark.parametrize("size", [0, 3, 32])
 def test_training_goes_through_the_librarys_window_and_evaluation_leaves_it_alone(make, size):
     trainer = make(
@@ -59,7 +59,7 @@ def test_training_goes_through_the_librarys_window_and_evaluation_leaves_it_alon
 
 
 def few(caught):
-    return [str(w.message) for w in caught if "prompts a generation batch" in str(w.message)]
+    return [str(w.message) for w in caught if "a generation batch of" in str(w.message)]
 
 
 def warned(make, **options):
@@ -71,12 +71,10 @@ def warned(make, **options):
 
 def test_too_few_prompts_for_the_buckets_are_warned_of_once(make):
     (message,) = warned(make, durian_num_confidence_buckets=12, durian_entropy_quantiles=[0.25, 0.75])
-    start = (
-        "4 prompts a generation batch and a window of 0 for 3 buckets of visual entropy and 12 buckets of confidence"
-    )
+    start = "a generation batch of 4 prompts with visual entropy for 3 buckets and 4 prompts with confidence for 12 "
     assert message.startswith(start)
     (message,) = warned(make, durian_num_confidence_buckets=3)
-    assert "for 3 buckets of confidence: " in message
+    assert "of 4 prompts with confidence for 3 buckets: " in message
     assert "durian_window" in message
 
 

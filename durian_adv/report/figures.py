@@ -1,0 +1,288 @@
+"""The figures of a report: drawn once, written as PNG on white and as SVG whose colours are the page's."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import math
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
+
+from durian_adv.report.summary import METHODS, NOTABLE, RATIO_BINS, SCORES, TENTHS, Summary
+from durian_adv.report.verdict import CALLED
+
+# Colours by the names that the page gives them; no two alike, as the page's stylesheet takes the place of each
+COLOURS = {
+    "ink": "#1c2126",
+    "muted": "#5b6570",
+    "grid": "#e3e7ea",
+    "paper": "#fefefe",
+    "grpo": "#c8384b",
+    "batch": "#3c6ea5",
+    "durian": "#0b6e50",
+    "quiet": "#98a2ad",
+}
+INK, MUTED, QUIET = COLOURS["ink"], COLOURS["muted"], COLOURS["quiet"]
+# Dr. GRPO and batch std are proportional in every step, so wherever a common factor drops out they are one curve
+STYLES = {
+    "GRPO": ("GRPO", COLOURS["grpo"], "o", "-"),
+    "batch std": ("Dr. GRPO and batch std", COLOURS["batch"], "s", "--"),
+    "Durian": ("Durian", COLOURS["durian"], "D", "-"),
+}
+OF_SCORE = {"visual_entropy": COLOURS["batch"], "confidence": COLOURS["durian"]}
+RC = {
+    "font.family": ["DejaVu Sans"],
+    "font.size": 10,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": MUTED,
+    "axes.facecolor": "none",
+    "axes.titlelocation": "left",
+    "axes.titlesize": 11,
+    "axes.titlecolor": INK,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "grid.color": COLOURS["grid"],
+    "legend.frameon": False,
+    "legend.fontsize": 9.5,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "durian-adv",
+}
+DRAWN_STEPS = 400  # more are joined to means of neighbours
+DRAWN_BUCKETS = 48  # more are drawn as a line
+MOST_LEVELS = 17  # of correct rollouts, as up to 0 to 16 of 16
+
+
+class Picture(NamedTuple):
+    """A figure as a file and as a part of a page."""
+
+    name: str
+    alt: str
+    svg: str
+
+
+def draw(summary: Summary, folder: Path) -> dict[str, Picture]:
+    """Write a PNG for each figure into ``folder``; return the figures by name."""
+    drawn: dict[str, tuple[Callable[[Figure, Summary], str], tuple[float, float]]] = {
+        "pull": (_pull, (9.2, 4.2)),
+        "extremes": (_extremes, (9.2, 3.6)),
+        "difficulty": (_difficulty, (9.2, 3.6)),
+        "buckets": (_buckets, (9.2, 4.0)),
+        "changes": (_changes, (9.2, 3.6)),
+    }
+    pictures = {}
+    with matplotlib.rc_context(RC):  # type: ignore[arg-type]  # its keys are known strings
+        for name, (plot, size) in drawn.items():
+            figure = Figure(figsize=size, layout="constrained")
+            FigureCanvasAgg(figure)
+            alt = plot(figure, summary)
+            figure.savefig(folder / f"{name}.png", dpi=150, facecolor="white", metadata={"Software": None})
+            image = io.StringIO()
+            figure.savefig(image, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+            pictures[name] = Picture(name, alt, _for_the_page(image.getvalue(), name))
+    return pictures
+
+
+def _for_the_page(svg: str, name: str) -> str:
+    """Cut out the element, make its ids its own, and leave its colours to the page."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'<svg ([^>]*?)height="[^"]*" ([^>]*?)width="[^"]*"', r"<svg \1\2", svg, count=1)
+    svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", svg)
+    for variable, colour in COLOURS.items():
+        svg = svg.replace(colour, f"var(--{variable})")
+    return svg.replace("<svg ", '<svg aria-hidden="true" focusable="false" ', 1)
+
+
+def _pull(figure: Figure, summary: Summary) -> str:
+    sizes = {rollouts for _, rollouts in summary.pull}
+    alike = len(sizes) == 1 and max(sizes) < MOST_LEVELS
+    places: dict[float, list[float]] = {}
+    for (correct, rollouts), sums in summary.pull.items():
+        # groups of different sizes are joined by tenths of accuracy
+        place = float(correct) if alike else round(10 * correct / rollouts) / 10
+        places[place] = [a + b for a, b in zip(places.get(place, [0.0] * len(sums)), sums, strict=True)]
+    at = sorted(places)
+    panels = figure.subplots(1, 2)
+    for axes, first, title in zip(
+        panels,
+        (1, 1 + len(METHODS)),
+        ("Pull of a prompt: all its rollouts", "Its largest single advantage"),
+        strict=True,
+    ):
+        for method, (label, colour, marker, line) in STYLES.items():
+            row = first + METHODS.index(method)
+            values = [places[x][row] / places[x][0] for x in at]
+            axes.plot(at, values, color=colour, marker=marker, linestyle=line, label=label, linewidth=2)
+        axes.axhline(1, color=QUIET, linewidth=1)
+        axes.set_ylim(bottom=0)
+        axes.set_title(title)
+        axes.set_xticks(at, [f"{x:.0f}" if alike else f"{x:.0%}" for x in at])
+        if len(at) > 9:
+            axes.tick_params(axis="x", labelsize=8)
+        axes.set_xlabel(f"rollouts that are correct, of {max(sizes)}" if alike else "accuracy of the prompt")
+    panels[0].set_ylabel("1 = mean of the method's prompts")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper left", ncols=3, handlelength=2.4)
+    return "How hard each method pulls a prompt, and its largest advantage, by how many of its rollouts are correct"
+
+
+def _extremes(figure: Figure, summary: Summary) -> str:
+    axes = figure.subplots()
+    order, x, label = _steps(summary)
+    shown = (
+        ("no_signal_share", "no signal (of all prompts)", QUIET, "o", "-"),
+        ("extreme_failure", "one correct (of those with signal)", COLOURS["grpo"], "v", "-"),
+        ("extreme_success", "one wrong (of those with signal)", COLOURS["batch"], "^", "--"),
+    )
+    if len(x) == 1:
+        values = [summary.columns[name][0] for name, *_ in shown]
+        bars = axes.barh([text for _, text, *_ in shown], values, color=[colour for _, _, colour, *_ in shown])
+        axes.bar_label(bars, [f"{value:.0%}" for value in values], padding=4)
+        axes.invert_yaxis()
+        axes.grid(visible=False)
+        axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axes.set_xlim(0, max(0.05, 1.15 * max(values)))
+        return "Shares of prompts without signal and of extreme prompts"
+    for name, text, colour, marker, line in shown:
+        values = _joined([summary.columns[name][place] for place in order])
+        some = marker if len(values) <= 60 else None
+        axes.plot(_joined(x), values, color=colour, marker=some, linestyle=line, label=text, markersize=4)
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.set_ylim(bottom=0)
+    axes.set_ylabel("share of prompts")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel(label)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper left", ncols=3, handlelength=2.4)
+    return "Shares of prompts without signal and of extreme prompts, over the steps"
+
+
+def _difficulty(figure: Figure, summary: Summary) -> str:
+    panels = figure.subplots(1, 2, sharey=True)
+    for axes, score in zip(panels, SCORES, strict=True):
+        expected = "should fall" if score == "visual_entropy" else "should rise"
+        if not _titled(axes, score, f"by {CALLED[score]}: {expected}", summary):
+            continue
+        tenths = [(number, tenth) for number, tenth in enumerate(summary.tenths(score), 1) if tenth.prompts]
+        accuracy, error = [t.accuracy for _, t in tenths], [2 * t.error for _, t in tenths]
+        axes.errorbar([n for n, _ in tenths], accuracy, error, color=OF_SCORE[score], marker="o", capsize=3)
+        axes.set_xticks(range(1, TENTHS + 1))
+        axes.set_xlabel(f"tenth of the prompts, from low to high {CALLED[score]}")
+        axes.set_ylim(0, 1)
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    panels[0].set_ylabel("correct rollouts\n(bar: two standard errors)")
+    return "Accuracy of prompts by tenths of visual entropy and of confidence"
+
+
+def _buckets(figure: Figure, summary: Summary) -> str:
+    sizes = [max(3, min(DRAWN_BUCKETS, len(summary.buckets(score)))) for score in SCORES]
+    panels = figure.subplots(1, 2, sharey=True, width_ratios=sizes)
+    top = 0.0
+    for axes, score in zip(panels, SCORES, strict=True):
+        if not _titled(axes, score, f"by {CALLED[score]}", summary):
+            continue
+        buckets = summary.buckets(score)
+        stds = [bucket.std for bucket in buckets.values()]
+        top = max(top, *(bucket.high for bucket in buckets.values()))
+        axes.axhline(1, color=INK, linewidth=1, linestyle="--")
+        names = [number + 1 for number in buckets]
+        if len(buckets) > DRAWN_BUCKETS:
+            axes.plot(names, stds, color=OF_SCORE[score])
+        else:
+            axes.bar(names, stds, color=OF_SCORE[score], width=0.72)
+            if len(summary.names) > 1:
+                spread = [(bucket.low, bucket.high) for bucket in buckets.values()]
+                axes.vlines(names, *zip(*spread, strict=True), color=INK, linewidth=1.2)
+            axes.set_xticks(names, [f"{n}\n{b.prompts:.0f}" for n, b in zip(names, buckets.values(), strict=True)])
+    figure.supxlabel("bucket, from low to high; below it, prompts a step", fontsize=10)
+    if top:
+        panels[0].set_ylim(0, 1.1 * top)
+    line = "\n(line: 10 to 90% of the steps)" * (len(summary.names) > 1)
+    panels[0].set_ylabel(f"std of the bucket\n1 = std of all rewards{line}")
+    return "The std that each bucket of visual entropy and of confidence shares, and how many prompts are in it"
+
+
+def _changes(figure: Figure, summary: Summary) -> str:
+    histogram, angles = figure.subplots(1, 2)
+    counts = summary.ratios.tolist()
+    middles = [(a + b) / 2 for a, b in itertools.pairwise(RATIO_BINS)]
+    total = max(1, sum(counts))
+    shown = [number for number, count in enumerate(counts) if count] or [0, len(counts) - 1]
+    histogram.bar(middles, [count / total for count in counts], width=0.115, color=COLOURS["durian"])
+    histogram.axvline(0, color=INK, linewidth=1)
+    widest = max(1.0, *(abs(RATIO_BINS[n + side]) for n in (shown[0], shown[-1]) for side in (0, 1)))
+    histogram.set_xlim(-widest - 0.05, widest + 0.05)
+    histogram.set_xticks([k for k in (-3, -2, -1, 0, 1, 2, 3) if abs(k) <= widest])
+    histogram.xaxis.set_major_formatter(FuncFormatter(lambda power, _: f"{2.0**power:.3g} x"))
+    histogram.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    histogram.set_title(
+        f"{summary.notable / max(1, summary.compared):.0%} of prompts change by a factor over {NOTABLE}"
+    )
+    histogram.set_xlabel("Durian's pull over GRPO's")
+    histogram.set_ylabel("share of prompts with signal")
+
+    order, x, label = _steps(summary)
+    angles.set_title("Angle to GRPO's advantages")
+    others = {method: style for method, style in STYLES.items() if method != "GRPO"}
+    if len(x) == 1:
+        degrees = [summary.angle("GRPO", method) for method in others]
+        colours = [colour for _, colour, _, _ in others.values()]
+        bars = angles.bar([label for label, *_ in others.values()], degrees, color=colours, width=0.6)
+        angles.bar_label(bars, [f"{value:.0f}°" for value in degrees], padding=2)
+    else:
+        for method, (text, colour, _, line) in others.items():
+            cosines, effective = summary.columns[f"GRPO to {method}"], summary.columns["effective"]
+            drawn = [(at, _degrees(cosines[place])) for at, place in zip(x, order, strict=True) if effective[place]]
+            places, values = ([pair[side] for pair in drawn] for side in (0, 1))
+            angles.plot(_joined(places), _joined(values), color=colour, linestyle=line, label=text)
+        angles.xaxis.set_major_locator(MaxNLocator(integer=True))
+        angles.set_xlabel(label)
+        angles.legend(loc="upper right", ncols=2, handlelength=2.4)
+    angles.set_ylim(0, max(10.0, 1.2 * angles.get_ylim()[1]))
+    angles.yaxis.set_major_locator(MaxNLocator(integer=True))
+    angles.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f}°"))
+    return "How many times as hard Durian pulls a prompt as GRPO does, and the angle between methods and GRPO"
+
+
+def _titled(axes: Axes, score: str, title: str, summary: Summary) -> bool:
+    axes.set_title(title[0].upper() + title[1:])
+    if summary.has(score):
+        return True
+    axes.set_axis_off()
+    axes.text(0.5, 0.5, f"no {CALLED[score]} in this log", ha="center", transform=axes.transAxes, color=MUTED)
+    return False
+
+
+def _steps(summary: Summary) -> tuple[list[int], list[float], str]:
+    """Return the order of the steps, where they are drawn, and the axis' name: by their numbers if all have one."""
+    numbers = {place: float(name) for place, name in enumerate(summary.names) if isinstance(name, int)}
+    if len(numbers) == len(summary.names):
+        order = sorted(numbers, key=numbers.__getitem__)
+        return order, [numbers[place] for place in order], "step"
+    order = list(range(len(summary.names)))
+    return order, [float(place + 1) for place in order], "steps, in the order of the log"
+
+
+def _joined(values: Sequence[float]) -> list[float]:
+    """Return at most ``DRAWN_STEPS`` values: means of neighbours where there are more."""
+    each = -(-len(values) // DRAWN_STEPS) or 1
+    parts = [values[start : start + each] for start in range(0, len(values), each)]
+    return [sum(part) / len(part) for part in parts]
+
+
+def _degrees(cosine: float) -> float:
+    return math.degrees(math.acos(max(-1.0, min(1.0, cosine))))

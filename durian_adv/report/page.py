@@ -1,0 +1,90 @@
+"""The page of a report, one file without anything to load; and its numbers of each step as a table beside it."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from durian_adv import __version__
+from durian_adv.report import verdict
+from durian_adv.report.figures import COLOURS, Picture
+from durian_adv.report.summary import METHODS, NOTABLE, SCORES, Summary
+
+SHOWN_STEPS = 30  # more are left to the table beside the page
+LONGEST_NAME = 100  # of a prompt, which may be its whole text
+
+
+def write(
+    summary: Summary, pictures: Mapping[str, Picture], path: Path, *, log: str, options: Mapping[str, Any]
+) -> str:
+    """Write the page; return its headline."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("durian_adv.report", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(share=_share, short=_short, number=_number)
+    found = verdict.verdict(summary)
+    page = environment.get_template("page.html.jinja").render(
+        buckets=sum(map(summary.has, SCORES)),
+        called=verdict.CALLED,
+        colours=COLOURS,
+        kinds=(
+            ("extreme_failure", "one rollout correct"),
+            ("other", "others with signal"),
+            ("extreme_success", "one rollout wrong"),
+            ("no_signal", "no signal: all rewards equal"),
+        ),
+        log=log,
+        methods=METHODS,
+        notable=NOTABLE,
+        options=options,
+        pictures=pictures,
+        scores=SCORES,
+        steps=_steps(summary),
+        summary=summary,
+        verdict=found,
+        version=__version__,
+        with_signal=summary.compared,
+        **{name: getattr(verdict, name) for name in ("NEAR", "FAR", "FEW", "ENOUGH", "CHANCE")},
+    )
+    path.write_text(page, encoding="utf-8")
+    return found.headline
+
+
+def write_steps(summary: Summary, path: Path) -> None:
+    """Write the numbers of every step as CSV, nothing where there is none."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["step", *summary.columns])
+        for name, *values in zip(summary.names, *summary.columns.values(), strict=True):
+            table.writerow([name, *("" if value != value else value for value in values)])
+
+
+def _steps(summary: Summary) -> list[tuple[Any, dict[str, float]]]:
+    """Return the steps to be shown, evenly from the first to the last."""
+    count = len(summary.names)
+    shown = min(count, SHOWN_STEPS)
+    places = sorted({round(k * (count - 1) / max(1, shown - 1)) for k in range(shown)})
+    return [
+        (summary.names[place], {name: values[place] for name, values in summary.columns.items()}) for place in places
+    ]
+
+
+def _share(value: float) -> str:
+    return f"{value:.0%}" if value >= 0.0995 or value == 0 else f"{value:.1%}"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}"
+
+
+def _short(name: object) -> str:
+    text = str(name)
+    return text if len(text) <= LONGEST_NAME else f"{text[:LONGEST_NAME]}…"

@@ -1,0 +1,244 @@
+"""What the numbers of a log say, in sentences; each threshold is named and shown on the page."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, NamedTuple
+
+from durian_adv.report.summary import NOTABLE, SCORES, Summary
+
+# degrees between two methods' advantages: under the first they are nearly one update, over the second clearly two
+NEAR, FAR = 6.0, 15.0
+FEW, ENOUGH = 2, 10  # prompts a bucket
+CHANCE = 1.5  # how many times as much as by chance stds should differ
+
+CALLED = {"visual_entropy": "visual entropy", "confidence": "confidence"}
+
+
+class Finding(NamedTuple):
+    """One thing to know before the decision."""
+
+    tone: Literal["plain", "good", "careful"]
+    title: str
+    text: str
+
+
+class Verdict(NamedTuple):
+    """The answer, why, and what to know besides."""
+
+    headline: str
+    because: str
+    findings: list[Finding]
+
+
+def verdict(summary: Summary) -> Verdict:
+    """Say whether Durian would change anything."""
+    if summary.largest < summary.smallest:
+        return Verdict(
+            "Nothing to compare: no rollout of this log has a reward.",
+            "All rewards are null or NaN. Look at the key that is read as the reward (--key reward=...).",
+            [],
+        )
+    if summary.compared == 0:
+        return Verdict(
+            "Nothing would change: no prompt of this log has any signal.",
+            "Within every prompt all rewards are equal (or differ by far less than eps), so GRPO, Dr. GRPO, batch std "
+            "and Durian all give advantages of 0. Look at the reward function, or sample more rollouts a prompt.",
+            [],
+        )
+    missing = [score for score in SCORES if not summary.has(score)]
+    if len(missing) == len(SCORES):
+        return Verdict(
+            "This log cannot tell: without difficulty scores, Durian is GRPO.",
+            "No rollout has a visual_entropy, a confidence or logprobs. Log one of them (confidence is the sum of the "
+            "sampled tokens' log-probabilities), and run this report again. What is known without is below.",
+            _extremes(summary),
+        )
+    if all(_usual(summary, score) < FEW for score in SCORES if score not in missing):
+        prompts = summary.mean("prompts", of_effective=False)
+        scored = max(summary.mean(f"scored, {score}", of_effective=False) for score in SCORES)
+        those = f"{prompts:.3g}" if scored == prompts else f"{scored:.3g} of {prompts:.3g} have a score,"
+        return Verdict(
+            f"Too few prompts a step to tell: {those} on average.",
+            "Durian shares a std among prompts of like difficulty. Here a bucket holds hardly more than one prompt, "
+            "so it is GRPO again, or noisier. Log steps of more prompts, or ask for fewer buckets "
+            "(--num-confidence-buckets, --entropy-quantiles). A log without steps is one step, unless it is cut by "
+            "--batch-prompts.",
+            [*_extremes(summary), *(_size(summary, score) for score in SCORES if score not in missing)],
+        )
+    grpo, batch = summary.angle("Durian", "GRPO"), summary.angle("Durian", "batch std")
+    if grpo < NEAR:
+        headline = "Durian would change hardly anything here."
+    elif grpo < FAR:
+        headline = "Durian would change the updates a little."
+    else:
+        headline = "Durian would change the updates clearly."
+    changed = summary.notable / summary.compared
+    because = (
+        f"Its advantages and GRPO's are {grpo:.0f}° apart (cosine {math.cos(math.radians(grpo)):.3f}; 0° would be "
+        f"the same update). {_percent(changed)} of the prompts that have signal would be pulled at least "
+        f"{NOTABLE - 1:.0%} harder, or as much more softly, than by GRPO."
+    )
+    findings = [_against_batch_std(grpo, batch), *_extremes(summary), _largest(summary)]
+    for score in SCORES:
+        if score in missing:
+            findings.append(
+                Finding(
+                    "careful",
+                    f"No {CALLED[score]} in this log",
+                    f"Durian's {'perceptual' if score == 'visual_entropy' else 'reasoning'} component is left out, and "
+                    "the other weights are scaled up to the same sum: with it, the picture may be another.",
+                )
+            )
+        else:
+            findings.append(_size(summary, score))
+            if len(summary.buckets(score)) > 1:
+                findings.append(_chance(summary, score))
+            if not _one_sided(summary):
+                findings.append(_difficulty(summary, score))
+    return Verdict(headline, because, findings)
+
+
+def _against_batch_std(grpo: float, batch: float) -> Finding:
+    if grpo >= NEAR and batch < grpo / 2:
+        return Finding(
+            "careful",
+            "Much of this change needs no difficulty scores",
+            f'One std for the whole batch (LitePPO, TRL\'s scale_rewards="batch") is {batch:.0f}° from Durian, nearer '
+            f"than GRPO's {grpo:.0f}°. It is one option in most trainers: compare Durian with it, not with GRPO alone.",
+        )
+    return Finding(
+        "plain",
+        f"Durian is {batch:.0f}° from batch std, and {grpo:.0f}° from GRPO",
+        'Batch std (LitePPO, TRL\'s scale_rewards="batch") is the simple alternative without difficulty scores: a '
+        "fair comparison has it as a third arm.",
+    )
+
+
+def _one_sided(summary: Summary) -> bool:
+    """Whether all rollouts are correct, or none is: nothing can then be said by correctness."""
+    return not summary.smallest <= summary.success_threshold < summary.largest
+
+
+def _extremes(summary: Summary) -> list[Finding]:
+    if _one_sided(summary):
+        none = summary.largest <= summary.success_threshold
+        edge = f"The {'largest' if none else 'smallest'} is {summary.largest if none else summary.smallest:g}"
+        return [
+            Finding(
+                "careful",
+                f"{'No' if none else 'Every'} reward exceeds {summary.success_threshold:g}: set --success-threshold",
+                f"{edge}, so {'no' if none else 'every'} rollout counts as correct. Until the threshold lies between "
+                "right and wrong, nothing below that speaks of correct rollouts, extreme prompts or difficulty means "
+                "anything. Angles, buckets and stds do not depend on it.",
+            )
+        ]
+    ratio = summary.mean("extreme_ratio")
+    kinds = ("extreme_failure", "extreme_success")
+    grpo, durian = (sum(summary.mean(f"{kind}, {method}") for kind in kinds) for method in ("GRPO", "Durian"))
+    title = f"Extreme groups are {_percent(ratio)} of those with signal"
+    if ratio == 0:
+        return [Finding("plain", title, "No prompt has exactly one right or one wrong rollout, GRPO's weak spot.")]
+    moved = "" if not any(map(summary.has, SCORES)) else f", and {_percent(durian)} under Durian"
+    return [
+        Finding(
+            "plain",
+            title,
+            "They have exactly one right, or one wrong rollout. GRPO divides a prompt's rewards by their std, and "
+            "where rewards are only right or wrong, these have the smallest. They carry "
+            f"{_percent(grpo)} of the update under GRPO{moved}. The paper, whose complaint they are, counts 36 to 44% "
+            "of them, with 8 rollouts a prompt; with fewer rollouts there are more.",
+        )
+    ]
+
+
+def _largest(summary: Summary) -> Finding:
+    grpo, durian = (max(summary.columns[f"largest, {method}"]) for method in ("GRPO", "Durian"))
+    if durian > 1.05 * grpo:
+        return Finding(
+            "careful",
+            f"Durian's largest advantage, {durian:.1f}, exceeds GRPO's, {grpo:.1f}",
+            "Some bucket's rewards hardly vary, so what stands out there is pulled hardest of all. Fewer or larger "
+            "buckets tame it.",
+        )
+    return Finding(
+        "good",
+        f"Durian's largest advantage is {durian:.1f}, GRPO's {grpo:.1f}",
+        "No bucket is so uniform that its std blows an advantage up.",
+    )
+
+
+def _size(summary: Summary, score: str) -> Finding:
+    buckets = summary.buckets(score)
+    usual = _usual(summary, score)
+    fewest = int(min(bucket.fewest for bucket in buckets.values()))
+    named = f"{len(buckets)} bucket{'s' * (len(buckets) > 1)} of {CALLED[score]}"
+    if usual < FEW:
+        return Finding(
+            "careful",
+            f"{named}: {usual:.1f} prompts in each, far too few",
+            "The std they share is that of a single prompt, so Durian is GRPO again, or noisier. Take more prompts a "
+            "step, fewer buckets, or a window of recent prompts (durian_adv.window).",
+        )
+    if usual < ENOUGH:
+        return Finding(
+            "careful",
+            f"{named}: about {usual:.0f} prompts in each, few",
+            f"The smallest held {fewest}. The paper has about 43 in each of its 12. Under {ENOUGH}, much of a std is "
+            "chance: take fewer buckets (--num-confidence-buckets, --entropy-quantiles) or more prompts a step.",
+        )
+    return Finding(
+        "good",
+        f"{named}: about {usual:.0f} prompts in each",
+        f"Enough for a std (here: {ENOUGH} or more); the smallest held {fewest}.",
+    )
+
+
+def _usual(summary: Summary, score: str) -> float:
+    """Return how many prompts a bucket holds on average."""
+    buckets = summary.buckets(score).values()
+    return sum(bucket.prompts for bucket in buckets) / max(1, len(buckets))
+
+
+def _chance(summary: Summary, score: str) -> Finding:
+    real, chance = summary.mean(f"spread, {score}"), summary.mean(f"spread by chance, {score}")
+    numbers = (
+        f"Stds of buckets differ by {_percent(real)}; when the same prompts are shuffled over the buckets, they still "
+        f"differ by {_percent(chance)}."
+    )
+    if real < CHANCE * chance or real < 0.01:
+        return Finding(
+            "careful",
+            f"Buckets of {CALLED[score]} differ hardly more than by chance",
+            f"{numbers} So this score tells little about how much rewards vary, or the buckets are too small to show "
+            "it.",
+        )
+    return Finding("good", f"Buckets of {CALLED[score]} differ by more than chance", numbers)
+
+
+def _difficulty(summary: Summary, score: str) -> Finding:
+    filled = [tenth for tenth in summary.tenths(score) if tenth.prompts]
+    if len(filled) < 2:
+        return Finding("plain", f"One value of {CALLED[score]} for all", "It cannot tell hard prompts from easy ones.")
+    low, high, name = filled[0], filled[-1], CALLED[score].capitalize()
+    far = abs(high.accuracy - low.accuracy) > 2 * (low.error**2 + high.error**2) ** 0.5
+    right_way = (high.accuracy > low.accuracy) == (score == "confidence")
+    numbers = f"Accuracy is {low.accuracy:.0%} in the lowest tenth of prompts and {high.accuracy:.0%} in the highest."
+    if far and right_way:
+        return Finding("good", f"{name} tells hard prompts from easy ones", numbers)
+    if far:
+        return Finding(
+            "careful",
+            f"{name} points the other way",
+            f"{numbers} The method expects prompts of high {CALLED[score]} to be "
+            f"{'easier' if score == 'confidence' else 'harder'}.",
+        )
+    return Finding(
+        "careful",
+        f"{name} does not tell hard prompts from easy ones",
+        f"{numbers} The difference is no more than twice its standard error.",
+    )
+
+
+def _percent(share: float) -> str:
+    return f"{share:.0%}" if share >= 0.0995 or share == 0 else f"{share:.1%}"

@@ -1,0 +1,8 @@
+"""vLLM is not here, as it needs a GPU: only the names that OpenRLHF imports, and using one is an error."""
+
+
+def absent(*_, **__):
+    raise NotImplementedError("vllm is not installed in this environment")
+
+
+SamplingParams = absent

@@ -1,0 +1,1 @@
+from vllm import absent as TokensPrompt  # noqa: F401

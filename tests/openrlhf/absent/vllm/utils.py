@@ -1,0 +1,1 @@
+from vllm import absent as random_uuid  # noqa: F401

@@ -1,0 +1,144 @@
+"""What is missing is told before a run, and at its start."""
+
+import json
+import logging
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import released
+
+from durian_adv.adapters import openrlhf
+from durian_adv.adapters.openrlhf_maker import DurianExperienceMaker
+from durian_adv.adapters.openrlhf_preflight import _parser, checks
+from durian_adv.cli import main
+
+GOOD = ["--algo.advantage.estimator", "group_norm", "--rollout.batch_size=512", "--rollout.n_samples_per_prompt", "8"]
+
+
+def found(*arguments, options="{}", hook=openrlhf.HOOK, **more):
+    """The checks by their subject."""
+    environment = {"worker_process_setup_hook": hook, "env_vars": {"DURIAN_OPTIONS": options, **more}}
+    given = ["--runtime-env-json", json.dumps(environment), "--no-ray", *GOOD, *arguments]
+    return {check.subject: check for check in checks(given)}
+
+
+def test_a_run_that_has_all_is_told_so(tmp_path):
+    all_of_them = found()
+    assert {check.state for check in all_of_them.values()} == {"ok"}
+    assert list(all_of_them) == ["OpenRLHF", "hook", "estimator", "rollouts", "options", "entropy", "prompts"]
+    assert all_of_them["prompts"].finding == "512 prompts a batch, 42.7 a bucket in 12 buckets of confidence"
+    file = tmp_path / "runtime.yaml"
+    file.write_text(f"worker_process_setup_hook: {openrlhf.HOOK}\nenv_vars:\n  DURIAN_OPTIONS: '{{\"eps\": 0.5}}'\n")
+    from_file = {check.subject: check for check in checks(["--runtime-env", str(file), "--no-ray", *GOOD])}
+    assert "eps=0.5" in from_file["options"].finding
+    assert from_file["hook"].state == "ok"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "given", "subject", "state", "text"),
+    [
+        ([], {"hook": None}, "hook", "problem", "worker_process_setup_hook is None, for Durian it must be durian_adv"),
+        (["--algo.advantage.estimator=rloo"], {}, "estimator", "problem", "rloo, for Durian it must be group_norm"),
+        (["--rollout.n_samples_per_prompt", "1"], {}, "rollouts", "problem", "is 1, it must be at least 2"),
+        ([], {"options": {"eps": 1}}, "options", "problem", "DURIAN_OPTIONS: expected text, a JSON object in quotes"),
+        ([], {"options": 1}, "options", "problem", "or a path, got int"),
+        ([], {"options": '{"eps": -1}'}, "options", "problem", "DURIAN_OPTIONS.eps: expected a number >= 0, got -1"),
+        ([], {"DURIAN_EPS": "1"}, "options", "problem", "DURIAN_EPS: expected no other variable"),
+        (["--rollout.batch_size", "16"], {}, "prompts", "warning", "1.3 a bucket in 12 buckets of confidence. With"),
+        (["--data.max_images_per_prompt", "1"], {}, "entropy", "ok", "computed in the actor, unless the reward"),
+        (
+            ["--data.max_images_per_prompt", "1"],
+            {"options": '{"weights": [1, 0, 1]}'},
+            "entropy",
+            "ok",
+            "not needed, the perceptual component has weight 0",
+        ),
+        (
+            ["--data.max_images_per_prompt", "1"],
+            {"options": '{"entropy_table": "none.json"}'},
+            "entropy",
+            "problem",
+            "No such file or directory: 'none.json'",
+        ),
+    ],
+)
+def test_what_is_missing_is_named(arguments, given, subject, state, text):
+    check = found(*arguments, **given)[subject]
+    assert check.state == state
+    assert text in check.finding
+
+
+def test_a_table_of_a_tower_that_is_trained_is_an_approximation(tmp_path):
+    (tmp_path / "table.json").write_text('{"0.png": 1.0}')
+    options = json.dumps({"entropy_table": str(tmp_path / "table.json")})
+    trained = found("--data.max_images_per_prompt", "1", options=options)
+    assert trained["entropy"].finding.endswith("table.json has 1 of 1 images")
+    assert trained["vision tower"].state == "warning"
+    assert "vision tower" not in found(
+        "--data.max_images_per_prompt", "1", "--actor.freeze_visual_encoder", options=options
+    )
+
+
+def test_a_table_without_any_entropy_is_a_problem(tmp_path):
+    (tmp_path / "table.json").write_text('{"0.png": null}')
+    options = json.dumps({"entropy_table": str(tmp_path / "table.json")})
+    check = found("--data.max_images_per_prompt", "1", options=options)["entropy"]
+    assert check.state == "problem"
+    assert check.finding.endswith("table.json has no entropy of any of its 1 images")
+
+
+def test_a_whole_line_of_ray_job_submit_is_read(tmp_path, capsys):
+    file = tmp_path / "runtime.yaml"
+    file.write_text(f"worker_process_setup_hook: {openrlhf.HOOK}\n")
+    line = ["ray", "job", "submit", "--runtime-env", str(file), "--no-wait", "--"]
+    line += ["python3", "-m", "openrlhf.cli.train_ppo_ray", *GOOD, "--no-ray"]
+    assert {check.state for check in checks(line)} == {"ok"}
+    assert main(["preflight", "openrlhf", *line]) == 0
+    assert "estimator: group_norm" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[1]", "expected a mapping, got list"),
+        ("env_vars: [1]", "expected a mapping for env_vars, got list"),
+        ("{", "expected YAML or JSON, got"),
+    ],
+)
+def test_a_runtime_environment_that_is_none_is_an_error(text, message):
+    with pytest.raises(ValueError, match=f"^--runtime-env: {message}"):
+        list(checks(["--runtime-env-json", text, "--no-ray", *GOOD]))
+
+
+def test_the_defaults_are_openrlhfs():
+    args, none = released.arguments(), _parser().parse_args([])
+    for name in ("data.max_images_per_prompt", "actor.freeze_visual_encoder"):
+        group, _, last = name.partition(".")
+        assert getattr(none, name) == getattr(getattr(args, group), last)
+    text = Path(find_spec("openrlhf.cli.train_ppo_ray").origin).read_text()
+    assert f'"--rollout.batch_size", type=int, default={getattr(none, "rollout.batch_size")},' in text
+    assert (
+        f'"--rollout.n_samples_per_prompt", type=int, default={getattr(none, "rollout.n_samples_per_prompt")},' in text
+    )
+    assert f'default="{getattr(none, "algo.advantage.estimator")}",' in text
+
+
+def test_an_openrlhf_that_does_not_fit_is_a_problem(monkeypatch):
+    monkeypatch.delattr("openrlhf.trainer.ppo_utils.experience_maker.compute_reward")
+    check = found()["OpenRLHF"]
+    assert check.state == "problem"
+    assert "OpenRLHF 0.11.2 does not fit" in check.finding
+    assert "has no compute_reward" in check.finding
+
+
+@pytest.mark.parametrize(("prompts", "level"), [(512, logging.INFO), (16, logging.WARNING)])
+def test_the_trainer_tells_at_its_start_how_many_prompts_share_a_std(prompts, level, monkeypatch):
+    records = []
+    monkeypatch.setattr("durian_adv.adapters.openrlhf_maker.logger.handle", records.append)
+    released.maker(DurianExperienceMaker, released.arguments(prompts=prompts, data__max_images_per_prompt=1))
+    (record,) = records
+    assert record.levelno == level
+    assert f"{prompts} prompts a batch, " in record.getMessage()
+    assert "3 buckets of visual entropy" in record.getMessage()
+    assert ("advantages may exceed GRPO's" in record.getMessage()) == (level == logging.WARNING)

@@ -1,0 +1,120 @@
+"""In a real local Ray: one key of the job's runtime environment brings Durian into OpenRLHF's own trainer."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+import ray
+import torch
+import vision
+
+from durian_adv import durian_components, sequence_confidence
+from durian_adv.adapters import openrlhf, openrlhf_preflight
+from durian_adv.diagnostics import durian_metrics
+
+HERE = Path(__file__).resolve().parent
+OPTIONS = {"weights": [0.2, 0.4, 0.4], "num_confidence_buckets": 2, "entropy_quantiles": [0.5], "eps": 1e-6}
+
+
+def run(options, *arguments):
+    """Run the driver as Ray's job supervisor does, with a runtime environment that its own ``ray.init`` adds to."""
+    environment = {"worker_process_setup_hook": openrlhf.HOOK, "env_vars": {openrlhf.OPTIONS: options}}
+    job = {"RAY_JOB_CONFIG_JSON_ENV_VAR": json.dumps({"runtime_env": environment, "metadata": {}})}
+    path = os.pathsep.join(map(str, (HERE, HERE / "absent", HERE.parent / "trl")))
+    return subprocess.run(
+        [sys.executable, HERE / "in_ray.py", *arguments],
+        env={**os.environ, **job, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def step(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ray")
+    done = run(json.dumps(OPTIONS), folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return {**torch.load(folder / "result.pt", weights_only=False), "model": str(folder / "model")}
+
+
+def test_a_worker_has_the_hook_and_nothing_of_openrlhf_and_vllms_worker_no_deepspeed(step):
+    assert step["before"] == ["durian_adv.adapters.openrlhf"]
+    assert step["vllm"] == ["openrlhf", "vllm", "durian_adv.adapters.openrlhf"]
+    assert step["driver"] == "RemoteExperienceMaker"  # unchanged, so the trainer's worker is changed by the hook
+
+
+def rows(step):
+    """The rollouts that reached the policy's workers, in the order of the answers."""
+    numbers = {tuple(one["observation_tokens"]): i for i, one in enumerate(step["answers"])}
+    out = {}
+    for kept, _, _ in step["seen"]:
+        for batch in kept:
+            for i, ids in enumerate(batch.sequences):
+                length = int(batch.attention_mask[i].sum())
+                names = ("action_mask", "action_log_probs", "advantages")
+                fields = {name: getattr(batch, name)[i, : length - 1] for name in names}
+                out[numbers[tuple(ids[:length].tolist())]] = fields
+    assert sorted(out) == list(range(20))
+    return [out[i] for i in range(20)]
+
+
+def test_a_step_of_the_released_trainer_has_the_advantages_of_the_library(step):
+    found = rows(step)
+    rewards = torch.tensor([one["reward"] for one in step["answers"]])
+    model = vision.actor(step["model"]).model
+    inputs = [one["mm_train_inputs"] for one in step["answers"][::4]]
+    entropy = torch.tensor([float("nan") if one is None else vision.entropy(model, one) for one in inputs])
+    assert entropy.isnan().tolist() == [False, False, True, False, False]
+    confidence = torch.stack([sequence_confidence(row["action_log_probs"], row["action_mask"]) for row in found])
+    parts = durian_components(rewards.view(5, 4), visual_entropy=entropy, confidence=confidence.view(5, 4), **OPTIONS)
+    assert (parts.advantages - parts.grpo).abs().max() > 0.1
+    for advantage, row in zip(parts.advantages.flatten(), found, strict=True):
+        torch.testing.assert_close(row["advantages"], advantage.expand(len(row["advantages"])), atol=1e-6, rtol=1e-6)
+    metrics = durian_metrics(parts, rewards.view(5, 4))
+    logged = {name: value for name, value in step["status"].items() if name.startswith("durian/")}
+    assert logged == pytest.approx(metrics, abs=1e-3)
+    assert "rollout/reward_mean" in step["status"]
+
+
+def test_the_actor_computes_one_entropy_a_prompt_equally_many_on_every_rank(step):
+    assert [calls for _, calls, _ in step["seen"]] == [2, 2]  # four of the five prompts have images
+    assert all(training for _, _, training in step["seen"])  # as the released forward leaves its model
+
+
+def test_another_estimator_is_refused_when_the_trainer_is_made(step):
+    assert "ValueError: algo.advantage.estimator: expected 'group_norm', " in step["refused"]
+    assert "got 'rloo'. Without Durian, leave durian_adv.adapters.openrlhf.setup out" in step["refused"]
+
+
+def test_the_preflight_finds_the_hook_in_the_workers(step):
+    checks = {check.subject: check for check in step["preflight"]}
+    assert {check.state for check in checks.values()} == {"ok"}
+    assert checks["workers"].finding.endswith(": the hook ran")
+
+
+def test_an_option_that_cannot_be_used_stops_a_run_with_its_name_at_the_first_worker():
+    bad = {"worker_process_setup_hook": openrlhf.HOOK, "env_vars": {openrlhf.OPTIONS: '{"weigths": [1, 0, 0]}'}}
+    message = "ValueError: DURIAN_OPTIONS.weigths: expected one of weights,"
+
+    class Engine:
+        def answer(self):
+            return "an answer"
+
+    with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as temporary:
+        ray.init(num_cpus=1, include_dashboard=False, _temp_dir=temporary, log_to_driver=False, runtime_env=bad)
+        try:
+            with pytest.raises(ray.exceptions.ActorDiedError, match=message):
+                ray.get(ray.remote(Engine).remote().answer.remote())
+            given = ["--runtime-env-json", json.dumps(bad), "--algo.advantage.estimator", "group_norm"]
+            checks = {check.subject: check for check in openrlhf_preflight.checks(given)}
+        finally:
+            ray.shutdown()
+    for subject in ("options", "workers"):
+        assert checks[subject].state == "problem"
+        assert message.removeprefix("ValueError: ") in checks[subject].finding

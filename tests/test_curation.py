@@ -1,0 +1,386 @@
+"""Curation: which prompts are kept, how sure that is, and the two stages."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from scipy.stats import beta, norm
+
+import durian_adv
+from durian_adv.cli import main
+from durian_adv.curation import FATES, Curation, accuracy_figure, curate
+
+outcomes = st.lists(st.lists(st.sampled_from((0, 1, math.nan)), min_size=6, max_size=6), max_size=20)
+
+
+def wilson(k, n, level=0.95):
+    """The score interval, from its formula."""
+    z, p = norm.ppf(0.5 + level / 2), k / n
+    middle, half = (p + z**2 / 2 / n), z * math.sqrt(p * (1 - p) / n + (z / n) ** 2 / 4)
+    return max(0, (middle - half) / (1 + z**2 / n)), min(1, (middle + half) / (1 + z**2 / n))
+
+
+def clopper_pearson(k, n, level=0.95):
+    """The exact interval, from the quantiles of the beta distribution."""
+    tail = (1 - level) / 2
+    return (
+        float(beta.ppf(tail, k, n - k + 1)) if k else 0.0,
+        float(beta.ppf(1 - tail, k + 1, n - k)) if k < n else 1.0,
+    )
+
+
+def repeated(right, samplings):
+    return [1] * right + [0] * (samplings - right)
+
+
+# --- accuracies -------------------------------------------------------------------------------------
+
+
+@given(outcomes)
+def test_accuracies_count_the_known_samplings_of_each_prompt(rows):
+    found = curate(np.array(rows, dtype=float).reshape(-1, 6))
+    for i, row in enumerate(rows):
+        known = [x for x in row if not math.isnan(x)]
+        assert found.samplings[i] == len(known)
+        assert found.correct[i] == sum(known)
+        assert found.accuracy[i] == pytest.approx(sum(known) / len(known) if known else math.nan, nan_ok=True)
+
+
+@given(outcomes, st.randoms(use_true_random=False))
+def test_a_table_of_prompt_and_correct_in_any_order_gives_what_the_array_gives(rows, random):
+    array = curate(np.array(rows, dtype=float).reshape(-1, 6), prompts=[f"p{i}" for i in range(len(rows))])
+    table = [(f"p{i}", None if math.isnan(x) else bool(x)) for i, row in enumerate(rows) for x in row]
+    random.shuffle(table)
+    found = curate([x for _, x in table], prompts=[name for name, _ in table])
+    place = {name: i for i, name in enumerate(found.prompt)}
+    order = [place[name] for name in array.prompt]
+    for field in Curation._fields[1:7]:
+        np.testing.assert_array_equal(getattr(found, field)[order], getattr(array, field))
+
+
+def test_prompt_ids_may_be_anything_hashable_and_keep_their_type():
+    found = curate([1, 0, 1, 0], prompts=[("a", 1), 7, "x", ("a", 1)])
+    assert found.prompt.tolist() == [("a", 1), 7, "x"]
+    assert found.samplings.tolist() == [2, 1, 1]
+    ids = curate([[1, 0]], prompts=np.array([5])).prompt.tolist()
+    assert ids == [5]
+
+
+# --- the band and the cut ---------------------------------------------------------------------------
+
+
+def test_both_edges_of_the_band_are_kept_and_the_cut_belongs_to_stage_1():
+    fates = curate(
+        [repeated(k, 1000) for k in (83, 84, 249, 250, 870, 871)],
+        cut=0.25,
+    ).fate.tolist()
+    assert fates == ["too_hard", "stage_2", "stage_2", "stage_1", "stage_1", "too_easy"]
+
+
+def test_the_default_band_is_that_of_the_reviews_and_the_cut_a_third():
+    found = curate([[0, 1]])
+    assert found.band == (0.084, 0.87)
+    assert found.cut == 1 / 3
+
+
+@given(outcomes, st.sampled_from(("estimate", "possible", "certain")))
+def test_fates_follow_from_accuracy_and_interval(rows, keep):
+    found = curate(np.array(rows, dtype=float).reshape(-1, 6), keep=keep, band=(0.2, 0.8), cut=0.5)
+    for p, low, high, fate in zip(found.accuracy, found.low, found.high, found.fate, strict=True):
+        inside = {
+            "estimate": 0.2 <= p <= 0.8,
+            "possible": not math.isnan(p) and not (high < 0.2 or low > 0.8),
+            "certain": low >= 0.2 and high <= 0.8,
+        }[keep]
+        assert inside == fate.startswith("stage")
+        if inside:
+            assert fate == ("stage_2" if p < 0.5 else "stage_1")
+        else:
+            assert fate == ("too_hard" if p < 0.2 else "too_easy" if p > 0.8 else "uncertain")
+    assert set(found.of("stage_1")) | set(found.of("stage_2")) == set(
+        found.prompt[np.char.startswith(found.fate, "stage")]
+    )
+
+
+# --- intervals --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("samplings", [1, 8, 24, 48])
+def test_intervals_are_those_of_their_formulas(samplings):
+    rows = [repeated(k, samplings) for k in range(samplings + 1)]
+    for method, formula in (("wilson", wilson), ("exact", clopper_pearson)):
+        for level in (0.95, 0.8):
+            found = curate(rows, method=method, confidence_level=level)
+            expected = np.array([formula(k, samplings, level) for k in range(samplings + 1)])
+            np.testing.assert_allclose(np.stack([found.low, found.high], 1), expected, atol=1e-9)
+    continuity = curate(rows, method="wilsoncc")
+    plain = curate(rows)
+    assert (continuity.low <= plain.low).all()
+    assert (continuity.high >= plain.high).all()
+
+
+def test_no_success_in_eight_samplings_is_not_certain_and_none_in_two_hundred_is():
+    for samplings, fate in ((8, "stage_2"), (200, "too_hard")):
+        found = curate([repeated(0, samplings)], keep="possible")
+        assert found.fate.tolist() == [fate]
+    assert curate([repeated(2, 8)], keep="certain").fate.tolist() == ["uncertain"]
+    assert curate([repeated(100, 200)], keep="certain").fate.tolist() == ["stage_1"]
+
+
+def test_a_prompt_without_a_known_sampling_is_uncertain_whatever_is_kept():
+    for keep in ("estimate", "possible", "certain"):
+        found = curate([[math.nan, None]], keep=keep)
+        assert found.fate.tolist() == ["uncertain"]
+        assert (found.low[0], found.high[0]) == (0, 1)
+
+
+def test_nothing_gives_nothing():
+    assert curate(np.zeros((0, 8))).prompt.tolist() == []
+    assert curate([], prompts=[]).fate.tolist() == []
+    assert accuracy_figure(curate([], prompts=[])).axes
+
+
+# --- the picture ------------------------------------------------------------------------------------
+
+
+def test_the_picture_counts_every_sampled_prompt_once(tmp_path):
+    rng = np.random.default_rng(0)
+    found = curate(rng.random((500, 8)) < rng.beta(0.4, 0.4, (500, 1)), keep="certain", band=(0.02, 0.98))
+    figure = accuracy_figure(found)
+    (axes,) = figure.axes
+    assert sum(bar.get_height() for bar in axes.patches[:-1]) == 500  # the last is the band
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    shown = [fate for fate in FATES if (found.fate == fate).any()]
+    assert labels == [f"{fate.replace('_', ' ')}: {(found.fate == fate).sum()}" for fate in shown]
+    figure.savefig(tmp_path / "histogram.png")
+    with Image.open(tmp_path / "histogram.png") as image:
+        assert image.size == (700, 400)
+    ragged = accuracy_figure(curate([1, 0, 1], prompts=[1, 1, 2]))
+    assert "1 to 2 samplings" in ragged.axes[0].get_xlabel()
+
+
+# --- errors -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "message"),
+    [
+        ([[[0.5, 1]]], {}, "correct: expected 0, 1 or NaN, got 0.5"),
+        ([[[2, 1]]], {}, "correct: expected 0, 1 or NaN, got 2"),
+        ([["a"]], {}, "correct: expected an array of bool"),
+        ([[10**400]], {}, "correct: expected an array of bool"),
+        ([[1, 0]], {}, "prompts: expected the prompt of each sampling"),
+        ([np.zeros((1, 1, 1))], {}, r"correct: expected shape \(B, k\)"),
+        ([[1, 0]], {"prompts": [1]}, "prompts: expected 2 ids"),
+        ([[[1]]], {"band": (0.9, 0.1)}, "band: expected 0 <= low < high <= 1"),
+        ([[[1]]], {"band": 0.5}, "band: expected two numbers"),
+        ([[[1]]], {"band": "ab"}, "band: expected two numbers"),
+        ([[[1]]], {"band": (0.1, "b")}, r"band\[1\]: expected a number"),
+        ([[[1]]], {"cut": 0.9}, "cut: expected a number in the band"),
+        ([[[1]]], {"keep": "all"}, "keep: expected one of"),
+        ([[[1]]], {"method": "wald"}, "method: expected one of"),
+        ([[[1]]], {"confidence_level": 1}, r"confidence_level: expected a number in \(0, 1\)"),
+    ],
+)
+def test_bad_arguments_are_refused_by_name(arguments, options, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        curate(*arguments, **options)
+    with pytest.raises(ValueError, match="fate: expected one of"):
+        curate([[1]]).of("stage_3")
+
+
+# --- the command ------------------------------------------------------------------------------------
+
+LOG = [(name, k < right) for name, right in (("easy", 8), ("mid", 5), ("hard", 1), ("never", 0)) for k in range(8)]
+
+
+def samplings(path, rows=LOG, **names):
+    prompt, correct = names.get("prompt", "prompt"), names.get("correct", "correct")
+    rows = [{prompt: name, correct: value} for name, value in rows]
+    if path.suffix == ".parquet":
+        pyarrow.parquet.write_table(pa.Table.from_pylist(rows), path)
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_the_command_writes_two_tables_with_accuracies_and_intervals(tmp_path, capsys, suffix):
+    log = samplings(tmp_path / f"log{suffix}")
+    first, second, picture = (tmp_path / name for name in ("one.jsonl", f"two{suffix}", "p.png"))
+    assert main(["curate", log, str(first), str(second), "--picture", str(picture)]) == 0
+    assert capsys.readouterr().err == ("durian-adv curate: 4 prompts: 1 too hard, 1 stage 2, 1 stage 1, 1 too easy\n")
+    (row,) = lines(first)
+    assert (row["prompt"], row["samplings"], row["correct"], row["accuracy"]) == ("mid", 8, 5, 0.625)
+    assert (row["low"], row["high"]) == pytest.approx(wilson(5, 8))
+    written = lines(second) if suffix == ".jsonl" else pyarrow.parquet.read_table(second).to_pylist()
+    assert [r["prompt"] for r in written] == ["hard"]
+    with Image.open(picture) as image:
+        assert image.format == "PNG"
+
+
+def test_the_command_splits_the_rows_of_a_dataset_and_keeps_them_as_they_are(tmp_path, capsys):
+    log = samplings(tmp_path / "log.jsonl", [(n, 0.1 + 0.9 * c) for n, c in LOG], prompt="uid", correct="reward")
+    messages = [{"role": "user", "content": "?"}]
+    rows = [{"id": n, "prompt": messages, "answer": n} for n in ("hard", "new", "mid", "never")]
+    data = tmp_path / "data.parquet"
+    pyarrow.parquet.write_table(pa.Table.from_pylist(rows), data)
+    out = [str(tmp_path / "1.jsonl"), str(tmp_path / "2.jsonl")]
+    options = ["--prompt", "uid", "--correct", "reward", "--above", "0.5", "--keep", "possible", "--method", "exact"]
+    assert main(["curate", log, *out, *options, "--dataset", str(data)]) == 0
+    assert "4 prompts: 2 stage 2, 1 stage 1, 1 not sampled" in capsys.readouterr().err
+    assert lines(tmp_path / "1.jsonl") == [{**rows[2], "accuracy": 0.625}]
+    assert lines(tmp_path / "2.jsonl") == [{**rows[0], "accuracy": 0.125}, {**rows[3], "accuracy": 0.0}]
+
+
+def test_the_prompt_of_a_rollout_log_is_its_step_and_its_number(tmp_path, capsys):
+    log = tmp_path / "rollouts.jsonl"
+    rows = [{"step": step, "prompt": 0, "reward": float(k < 3 * step)} for step in (1, 2) for k in range(8)]
+    log.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    out = [str(tmp_path / "1.jsonl"), str(tmp_path / "2.jsonl")]
+    options = ["--correct", "reward", "--prompt", "step", "prompt", "--cut", "0.5"]
+    assert main(["curate", str(log), *out, *options]) == 0
+    assert "2 prompts: 1 stage 2, 1 stage 1" in capsys.readouterr().err
+    assert [(r["step"], r["prompt"], r["accuracy"]) for r in lines(tmp_path / "2.jsonl")] == [(1, 0, 0.375)]
+
+
+def test_an_empty_table_and_a_missing_correctness_are_no_accident(tmp_path, capsys):
+    out = [str(tmp_path / "1.parquet"), str(tmp_path / "2.parquet")]
+    log = samplings(tmp_path / "log.parquet", [("a", None), ("a", 1.0), ("a", math.nan)])
+    assert main(["curate", log, *out, "--above", "0.5"]) == 0
+    assert "1 too easy" in capsys.readouterr().err
+    assert pyarrow.parquet.read_table(out[0]).num_rows == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "message"),
+    [
+        ('{"prompt": 1}\n', [], "expected a column 'correct', got prompt"),
+        ("", [], "expected a column 'prompt', got none"),
+        ('{"prompt": 1, "correct": 3}\n', [], "log.jsonl, line 1: correct: expected 0, 1, true, false or null, got 3"),
+        (
+            '{"prompt": 1, "correct": "x"}\n',
+            [],
+            "log.jsonl, line 1: correct: expected 0, 1, true, false or null, got 'x'",
+        ),
+        ('{"prompt": 1, "correct": "x"}\n', ["--above", "0"], "correct: expected a number or null, got 'x'"),
+        ('{"prompt": 1, "correct": 1' + "0" * 400 + "}\n", [], "correct: expected 0, 1, true, false or null, got 100"),
+        ('{"prompt": [1], "correct": 1}\n', [], "line 1: prompt: expected an integer or a string, got [1]"),
+        ('\n{"correct": 1}\n{"prompt": 2}', [], "line 2: prompt: expected an integer or a string, got None"),
+        (
+            '{"prompt": 1, "correct": 1}\n{"prompt": "1", "correct": 0}',
+            [],
+            "line 2: expected ids of one type, got '1' where another row has 1",
+        ),
+        ('{"prompt": 1, "correct"\n', [], "log.jsonl, line 1: expected a JSON object, got"),
+        ('{"prompt": 1, "correct": 1}\n[]', [], "log.jsonl, line 2: expected a JSON object, got []"),
+        ('{"prompt": 1, "correct": 1}\n', ["--cut", "0.01"], "cut: expected a number in the band"),
+        ('{"prompt": 1, "correct": 1}\n', ["--dataset", "log.jsonl", "--id", "x"], "expected a column 'x'"),
+        (
+            '{"prompt": 1, "correct": 1, "accuracy": 1}\n',
+            ["--dataset", "log.jsonl", "--id", "prompt"],
+            "expected no column 'accuracy'",
+        ),
+    ],
+)
+def test_what_cannot_be_used_is_an_error_without_a_traceback(tmp_path, monkeypatch, capsys, text, options, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "log.jsonl").write_text(text)
+    assert main(["curate", "log.jsonl", "1.jsonl", "2.jsonl", *options]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_json_lines_are_written_as_they_were_read(tmp_path, capsys):
+    rows = [
+        {"id": "2024-01-01", "level": 1, "text": "x" * 3_000_000},
+        {"id": "2024-01-02", "level": "two", "deep": {"a": [1, "b", None]}, "huge": 2**70},
+    ]
+    data = tmp_path / "data.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    log = samplings(tmp_path / "log.jsonl", [(row["id"], k < 3) for row in rows for k in range(6)])
+    out = [str(tmp_path / "1.jsonl"), str(tmp_path / "2.jsonl")]
+    assert main(["curate", log, *out, "--dataset", str(data)]) == 0
+    assert lines(tmp_path / "1.jsonl") == [{**row, "accuracy": 0.5} for row in rows]
+    out = [str(tmp_path / "3.parquet"), str(tmp_path / "4.parquet")]
+    assert main(["curate", log, *out, "--dataset", str(data)]) == 2
+    assert "3.parquet: expected a column 'level' of one type, as parquet needs" in capsys.readouterr().err
+    assert main(["curate", log, *out]) == 0
+    assert pyarrow.parquet.read_table(out[0]).column("prompt").to_pylist() == [row["id"] for row in rows]
+    assert pyarrow.parquet.read_table(out[1]).schema == pyarrow.parquet.read_table(out[0]).schema
+
+
+@pytest.mark.parametrize("value", [b"bytes", math.inf])
+def test_what_json_cannot_hold_is_an_error_and_leaves_no_half_of_the_output(tmp_path, capsys, value):
+    data = tmp_path / "data.parquet"
+    pyarrow.parquet.write_table(pa.table({"id": ["hard", "mid"], "image": [value, value]}), data)
+    log = samplings(tmp_path / "log.jsonl")
+    assert main(["curate", log, str(tmp_path / "1.parquet"), str(tmp_path / "2.jsonl"), "--dataset", str(data)]) == 2
+    assert "2.jsonl, line 1: expected what JSON can hold" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data.parquet", "log.jsonl"]
+
+
+def test_no_file_is_written_over(tmp_path, capsys):
+    log, free = samplings(tmp_path / "log.jsonl"), str(tmp_path / "free.jsonl")
+    before = (tmp_path / "log.jsonl").read_text()
+    for outputs in ((log, free), (free, log), (free, free), (free, str(tmp_path / "2.jsonl"), "--picture", log)):
+        assert main(["curate", log, *outputs]) == 2
+        assert "expected a name that is not taken yet" in capsys.readouterr().err
+    assert (tmp_path / "log.jsonl").read_text() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["log.jsonl"]
+
+
+@pytest.mark.parametrize("ids", [(7, 8), (7.0, 8.0)])
+def test_numbers_and_their_text_are_one_id(tmp_path, capsys, ids):
+    log = samplings(tmp_path / "log.jsonl", [(i, k < 4) for i in (7, 8) for k in range(8)])
+    data = tmp_path / "data.jsonl"
+    data.write_text("".join(json.dumps({"id": i}) + "\n" for i in ("7", *ids[1:], "9")))
+    out = [str(tmp_path / "1.jsonl"), str(tmp_path / "2.jsonl")]
+    assert main(["curate", log, *out, "--dataset", str(data)]) == 0
+    assert [row["id"] for row in lines(tmp_path / "1.jsonl")] == ["7", ids[1]]
+    assert "1 not sampled" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("rows", "told"), [(LOG, "'other' where a prompt is 'easy'"), ([], "")])
+def test_a_dataset_of_which_no_row_was_sampled_is_an_error(tmp_path, capsys, rows, told):
+    log = samplings(tmp_path / "log.parquet", rows or LOG)
+    if not rows:
+        pyarrow.parquet.write_table(pyarrow.parquet.read_table(log).slice(0, 0), log)
+        told = "'other' where a prompt is not there"
+    (tmp_path / "data.jsonl").write_text('{"id": "other"}\n')
+    out = [str(tmp_path / "1.jsonl"), str(tmp_path / "2.jsonl")]
+    assert main(["curate", log, *out, "--dataset", str(tmp_path / "data.jsonl")]) == 2
+    assert f"expected ids that are prompts of {log}, got none, such as {told}" in capsys.readouterr().err
+
+
+def test_a_parquet_file_that_is_none_is_refused(tmp_path, capsys):
+    (tmp_path / "log.parquet").write_text("no")
+    assert main(["curate", str(tmp_path / "log.parquet"), str(tmp_path / "1.jsonl"), str(tmp_path / "2.jsonl")]) == 2
+    assert "log.parquet: expected a table, got" in capsys.readouterr().err
+
+
+def test_a_name_that_tells_no_format_is_refused_before_any_work(capsys):
+    assert main(["curate", "none.jsonl", "1.csv", "2.csv"]) == 2
+    assert "1.csv: expected a name that ends in .parquet or .jsonl" in capsys.readouterr().err
+
+
+def test_a_package_that_is_not_there_is_named_with_the_extra_that_brings_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.delitem(sys.modules, "durian_adv.tables", raising=False)
+    monkeypatch.delattr(durian_adv, "tables", raising=False)
+    assert main(["curate", "log.jsonl", "1.jsonl", "2.jsonl"]) == 2
+    err = capsys.readouterr().err
+    assert "pyarrow" in err
+    assert "expected what pip install 'durian-adv[curation]' brings" in err

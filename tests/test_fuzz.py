@@ -1,0 +1,54 @@
+"""A few hundred of the calls that ``make fuzz`` makes 100,000 of, and what its record says."""
+
+import csv
+
+import fuzz
+import pytest
+import torch
+
+from durian_adv import _checks, statistics
+
+
+def test_whatever_comes_the_result_is_right_or_the_error_the_documented_one():
+    counts = fuzz.counted(800, start=1000)
+    outcomes = {outcome for _, _, outcome in counts}
+    assert outcomes == {"right", "documented error"}
+    assert {name for what, name, _ in counts if what == "function"} == set(fuzz.FUNCTIONS)
+
+
+def test_a_wrong_statistic_is_found(monkeypatch):
+    right = statistics.own_std
+    monkeypatch.setattr(statistics, "own_std", lambda prompts, correction: right(prompts, 1))
+    with pytest.raises(AssertionError):
+        fuzz.counted(800, start=1000)
+
+
+def test_an_argument_that_is_not_checked_is_found(monkeypatch):
+    monkeypatch.setattr(_checks, "same_device", lambda *_: None)
+    monkeypatch.setattr(_checks, "shape", lambda *_: None)
+    with pytest.raises((AssertionError, RuntimeError, IndexError, BaseExceptionGroup, pytest.fail.Exception)):
+        fuzz.counted(800, start=1000)
+
+
+def test_the_process_is_left_as_it_was():
+    for name in fuzz.ENVIRONMENTS:
+        with fuzz.environment(name):
+            pass
+    assert torch.get_default_dtype() == torch.float32
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_the_record_has_100_000_calls_of_every_function_and_kind():
+    with fuzz.RECORD.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    calls = {}
+    for row in rows:
+        calls.setdefault(row["by"], {}).setdefault(row["name"], 0)
+        calls[row["by"]][row["name"]] += int(row["calls"])
+    assert sum(calls["function"].values()) >= 100_000
+    assert set(calls["function"]) == set(fuzz.FUNCTIONS)
+    assert set(calls["environment"]) == set(fuzz.ENVIRONMENTS)
+    assert set(calls["memory"]) == set(fuzz.MEMORY)
+    assert set(calls["dtype"]) == {str(dtype) for dtype in fuzz.DTYPES}
+    assert set(calls["fault"]) == set(fuzz.FAULTS)
+    assert {row["outcome"] for row in rows} == {"right", "documented error"}

@@ -1,0 +1,220 @@
+"""What is read of a log is what was written into it, whatever its form and order."""
+
+import json
+import math
+import sys
+import tracemalloc
+
+import hypothesis.strategies as st
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+import torch
+from hypothesis import given
+
+from durian_adv import rollout_log, sequence_confidence
+from durian_adv.rollout_log import read_steps
+
+KEYS = ("prompt", "reward", "step", "visual_entropy", "confidence", "logprobs")
+
+
+def write(path, rollouts):
+    path.write_text("".join(json.dumps(rollout) + "\n" for rollout in rollouts))
+    return path
+
+
+def as_rows(steps):
+    """Steps as one tuple a rollout, NaN as None."""
+    rows = {}
+    for step in steps:
+        n = len(step.rewards)
+        columns = [[math.nan] * n if c is None else c.tolist() for c in (step.visual_entropy, step.confidence)]
+        names = [step.prompts[i] for i in step.prompt_index.tolist()]
+        rows[step.name] = [
+            tuple(None if value != value else value for value in row)
+            for row in zip(names, step.rewards.tolist(), *columns, strict=True)
+        ]
+    return rows
+
+
+def expected(rollouts, reduction="sum"):
+    """The same, straight from the rollouts."""
+    rows = {}
+    for rollout in rollouts:
+        confidence, logprobs = rollout.get("confidence"), rollout.get("logprobs")
+        if confidence is None and logprobs:
+            confidence = float(sequence_confidence(torch.tensor(logprobs, dtype=torch.float64), reduction=reduction))
+        row = (rollout["prompt"], rollout["reward"], rollout.get("visual_entropy"), confidence)
+        rows.setdefault(rollout.get("step"), []).append(row)
+    return rows
+
+
+numbers = st.one_of(st.none(), st.floats(-10, 10), st.integers(0, 3))
+KINDS = (st.integers(-2, 3), st.sampled_from(("a", "b", "é", "1")))  # a log has one of them
+
+
+@st.composite
+def logs(draw, kinds=KINDS):
+    """Rollouts in any order; a step, and some of the scores."""
+    steps = draw(st.sampled_from((None, st.integers(0, 2), st.sampled_from(("x", "1")))))
+    entries = {"prompt": draw(st.sampled_from(kinds)), "reward": numbers}
+    entries |= {} if steps is None else {"step": steps}
+    optional = {"visual_entropy": numbers, "confidence": numbers, "logprobs": st.lists(st.floats(-9, 0), max_size=3)}
+    return draw(st.lists(st.fixed_dictionaries(entries, optional=optional), min_size=1, max_size=20))
+
+
+@given(logs(), st.sampled_from(("sum", "mean")), st.sampled_from((1, 3, 1000)), st.sampled_from((2, 5, 1000)))
+def test_steps_hold_the_rollouts_of_the_log_in_its_order(tmp_path_factory, rollouts, reduction, in_step, in_all):
+    file = write(tmp_path_factory.mktemp("log") / "log", rollouts)
+    with pytest.MonkeyPatch.context() as patch:  # so that small logs go to the disk, too
+        patch.setattr(rollout_log, "_A_STEP", in_step)
+        patch.setattr(rollout_log, "_IN_ALL", in_all)
+        steps = list(read_steps([file], confidence_reduction=reduction))
+    assert as_rows(steps) == expected(rollouts, reduction)
+    assert [step.name for step in steps] == list(expected(rollouts))
+    for step in steps:
+        for score in (step.visual_entropy, step.confidence):
+            assert score is None or not score.isnan().all()
+        assert list(dict.fromkeys(step.prompt_index.tolist())) == list(range(len(step.prompts)))
+
+
+@given(logs(kinds=KINDS[:1]))
+def test_parquet_is_read_as_json_lines_are(tmp_path_factory, rollouts):
+    folder = tmp_path_factory.mktemp("log")
+    for rollout in rollouts:
+        if "step" in rollout:
+            rollout["step"] = str(rollout["step"])  # a column has one type
+    table = {key: [rollout.get(key) for rollout in rollouts] for key in KEYS if any(key in r for r in rollouts)}
+    for key in ("reward", "visual_entropy", "confidence"):
+        if key in table:
+            table[key] = pyarrow.array(table[key], pyarrow.float64())
+    table["response"] = ["text"] * len(rollouts)
+    pyarrow.parquet.write_table(pyarrow.table(table), folder / "log", row_group_size=3)
+    assert as_rows(read_steps([folder / "log"])) == expected(rollouts)
+
+
+def test_several_files_are_one_log_and_other_keys_can_be_named(tmp_path):
+    first = write(tmp_path / "1", [{"uid": 1, "score": 1, "step": 0}])
+    second = write(tmp_path / "2", [{"uid": 1, "score": 0, "step": 0, "reward": "left alone"}])
+    (step,) = read_steps([first, second], keys={"prompt": "uid", "reward": "score"})
+    assert step.rewards.tolist() == [1, 0]
+    with pytest.raises(ValueError, match="1, line 1: expected the key 'prompt', got"):
+        list(read_steps([first]))
+    with pytest.raises(ValueError, match=r"keys: expected names among prompt, reward, .*, got 'score'"):
+        read_steps([first], keys={"score": "reward"})
+
+
+@given(st.integers(1, 9), st.integers(1, 7), st.integers(0, 10**6))
+def test_a_log_without_steps_is_cut_into_batches_of_whole_prompts(tmp_path_factory, prompts, size, seed):
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(np.repeat(np.arange(prompts), 3)).tolist()
+    rollouts = [{"prompt": p, "reward": i, "visual_entropy": None if p % 2 else 1} for i, p in enumerate(order)]
+    file = write(tmp_path_factory.mktemp("log") / "log", rollouts)
+    (whole,) = read_steps([file])
+    batches = list(read_steps([file], batch_prompts=size))
+    assert [batch.name for batch in batches] == list(range(-(-prompts // size)))
+    assert [p for batch in batches for p in batch.prompts] == whole.prompts
+    assert all(len(batch.prompts) <= size for batch in batches)
+    rows = [row for part in as_rows(batches).values() for row in part]
+    assert sorted(rows, key=lambda row: row[1]) == as_rows([whole])[None]
+    for batch in batches:
+        assert (batch.visual_entropy is None) == all(p % 2 for p in batch.prompts)
+
+
+def test_only_a_log_without_steps_can_be_cut(tmp_path):
+    file = write(tmp_path / "log", [{"prompt": 1, "reward": 1, "step": 1}])
+    with pytest.raises(ValueError, match="batch_prompts: expected a log without steps"):
+        list(read_steps([file], batch_prompts=2))
+    with pytest.raises(ValueError, match="batch_prompts: expected a number of prompts >= 1, got 0"):
+        read_steps([file], batch_prompts=0)
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        (b'{"prompt": 1, "reward": 1, "logprobs": -2}', r"logprobs: expected a list of numbers or null, got -2"),
+        (
+            b'{"prompt": 1, "reward": 1, "logprobs": [null]}',
+            r"logprobs: expected a list of numbers or null, got \[None",
+        ),
+        (b'{"prompt": 1, "reward": 1, "logprobs": [true]}', r"logprobs: expected a list of numbers or null"),
+        (b'{"prompt": 1, "reward": 1, "logprobs": [-1' + b"0" * 400 + b"]}", "logprobs: expected a number within"),
+        (b'{"prompt": 1, "reward": 1, "step": null}', "step: expected an integer or a string, got None"),
+        (b'{"prompt": 1.5, "reward": 1}', "prompt: expected an integer or a string, got 1.5"),
+        (b'{"prompt": 1' + b"0" * 400 + b', "reward": 1}', "prompt: expected an integer of up to 128 bits"),
+        (b'{"prompt": 1, "reward": 1, "step": 1' + b"0" * 400 + b"}", "step: expected an integer of up to 128 bits"),
+        (b'{"prompt": "a\\ud800", "reward": 1}', r"prompt: expected text, got 'a\\ud800', half of a character"),
+        (b'{"prompt": 1, "reward": 1, "step": 2}', "step: expected none as in the rows before, got an integer"),
+        (b'{"prompt": "1", "reward": 1}', "prompt: expected an integer as in the rows before, got a string"),
+        (b"[]", r"expected a JSON object, got \[\]"),
+        (b'{"prompt": "\xff", "reward": 1}', "expected a JSON object, got"),
+        (b'{"prompt": 1, "reward": 1' + b"0" * 5000 + b"}", "expected a JSON object, got"),
+        (b"[" * 100_000, "expected a JSON object, got"),
+        (
+            b'{"prompt": ["' + b"x" * 1000 + b'"], "reward": 1}',
+            r"prompt: expected an integer or a string, got \['x+\.\.\.$",
+        ),
+    ],
+)
+def test_what_cannot_be_used_is_named_with_its_line(tmp_path, line, complaint):
+    (tmp_path / "log").write_bytes(b'{"prompt": 1, "reward": 1}\n\n' + line)
+    with pytest.raises(ValueError, match="log, line 3: .*" + complaint):
+        list(read_steps([tmp_path / "log"]))
+
+
+def test_a_rollout_without_tokens_has_no_confidence(tmp_path):
+    rows = [{"prompt": 1, "reward": 1, "logprobs": []}, {"prompt": 1, "reward": 1, "logprobs": [-1], "confidence": -9}]
+    (step,) = read_steps([write(tmp_path / "log", rows)])
+    assert str(step.confidence.tolist()) == "[nan, -9.0]"
+
+
+def test_parquet_that_cannot_be_used_is_named(tmp_path):
+    file = tmp_path / "log.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"prompt": [1, 2], "score": [1.0, 0.0]}), file)
+    with pytest.raises(ValueError, match=r"log\.parquet: expected the key 'reward', got \['prompt', 'score'\]"):
+        list(read_steps([file]))
+    pyarrow.parquet.write_table(pyarrow.table({"prompt": [1, 2], "reward": ["1", "2"]}), file)
+    with pytest.raises(ValueError, match=r"log\.parquet, row 1: reward: expected a number or null, got '1'"):
+        list(read_steps([file]))
+    pyarrow.parquet.write_table(pyarrow.table({"prompt": [], "reward": []}), file)
+    with pytest.raises(ValueError, match="expected at least one rollout, got none"):
+        list(read_steps([file]))
+    file.write_bytes(b"PAR1 and nothing else")
+    with pytest.raises(ValueError, match="expected a parquet file, got one that cannot be read"):
+        list(read_steps([file]))
+
+
+def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
+    file = tmp_path / "log.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"prompt": [1], "reward": [1]}), file)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'durian-adv\[report\]'"):
+        list(read_steps([file]))
+
+
+def test_progress_counts_the_bytes_of_every_file(tmp_path):
+    lines = write(tmp_path / "lines", [{"prompt": 1, "reward": 1}] * 9)
+    table = tmp_path / "table"
+    pyarrow.parquet.write_table(pyarrow.table({"prompt": [1] * 9, "reward": [1] * 9}), table)
+    for file in (lines, table):
+        read = []
+        list(read_steps([file], progress=read.append))
+        assert sum(read) == file.stat().st_size
+
+
+def test_memory_does_not_grow_with_the_log(tmp_path, monkeypatch):
+    monkeypatch.setattr(rollout_log, "_A_STEP", 1000)
+    monkeypatch.setattr(rollout_log, "_IN_ALL", 5000)
+    peaks = []
+    for steps in (10, 100):
+        row = '{"prompt": %d, "reward": 1, "step": %d, "confidence": -1.5}\n'
+        file = tmp_path / "log"
+        file.write_text("".join(row % (i // 8, i // 500) for i in range(500 * steps)))
+        list(zip(range(5), read_steps([file]), strict=False))  # what is loaded but once
+        tracemalloc.start()
+        rollouts = sum(len(step.rewards) for step in read_steps([file]))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert rollouts == 500 * steps
+    assert peaks[1] < 1.5 * peaks[0]

@@ -1,0 +1,125 @@
+"""``python -m verl.trainer.main_ppo``, for real: every trainer of verl that runs on one machine, text and images."""
+
+import math
+import runpy
+
+import pandas
+import pytest
+import tiny
+import training
+
+CHECKPOINT = {"actor_rollout_ref.actor.checkpoint.save_contents": "[model,hf_model]", "trainer.save_freq": 2}
+OPTIONS = {"+algorithm.durian.num_confidence_buckets": 2, "+algorithm.durian.entropy_quantiles": "[0.5]"}
+
+
+@pytest.fixture(scope="session")
+def text(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("text")
+    return tiny.save_text_model(folder / "model"), tiny.save_rows(folder / "train.parquet", tiny.rows(16))
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory):
+    """A model, and the same photographs with their entropies in each of the places, and without."""
+    folder = tmp_path_factory.mktemp("pictures")
+    model = tiny.save_vision_model(folder / "model")
+    images = [tiny.photograph(i) for i in range(16)]
+    entropy = documented()["entropies"](model, [[{"bytes": image}] for image in images])
+    assert max(entropy) - min(entropy) > 0.5
+    places = {
+        "column": tiny.rows(16, images, entropy, column=True, extra="other"),
+        "extra_info": tiny.rows(16, images, entropy),
+        "reward": tiny.rows(16, images, entropy, extra="its_entropy"),
+        "nowhere": tiny.rows(16, images),
+    }
+    files = {name: tiny.save_rows(folder / f"{name}.parquet", rows) for name, rows in places.items()}
+    return model, files, entropy
+
+
+def documented():
+    """The script of the documentation that adds entropies to a data set."""
+    return runpy.run_path(str(training.ROOT / "docs/verl_entropy.py"))
+
+
+def test_the_documented_script_adds_the_entropies_to_a_data_set(pictures, tmp_path):
+    model, files, entropy = pictures
+    source, target = tmp_path / "in.parquet", tmp_path / "out.parquet"
+    rows = pandas.read_parquet(files["nowhere"]).to_dict("records")
+    rows[1]["images"] = [*rows[1]["images"], rows[2]["images"][0]]
+    rows[3]["images"] = None
+    pandas.DataFrame(rows).to_parquet(source)
+    documented()["main"]([model, str(source), str(target)])
+    made = pandas.read_parquet(target)
+    wanted = [entropy[0], (entropy[1] + entropy[2]) / 2, entropy[2], None, *entropy[4:]]
+    for value, info, one in zip(made["visual_entropy"], made["extra_info"], wanted, strict=True):
+        if one is None:
+            assert math.isnan(value)
+            assert info["visual_entropy"] is None
+        else:
+            assert value == info["visual_entropy"] == pytest.approx(one, abs=1e-6)
+        assert "index" in info
+
+
+def trained(folder, model, data, **given):
+    run = training.train(
+        training.overrides(model, data, **OPTIONS, **CHECKPOINT, **{"trainer.default_local_dir": folder}, **given)
+    )
+    assert run.status == 0, run.text[-5000:]
+    assert len(run.steps) == 2
+    for step in run.steps:
+        assert step["durian/rollouts"] == 16
+        assert step["durian/confidence_missing_share"] == 0
+        # what verl trained on is what we computed
+        largest = max(step["critic/advantages/max"], -step["critic/advantages/min"])
+        assert largest == pytest.approx(step["durian/advantage_abs_max"], rel=1e-6)
+    assert max(step["durian/advantage_abs_max"] for step in run.steps) > 0.1
+    assert max(step["durian/moved_from_grpo"] for step in run.steps) > 0.01
+    after = tiny.weights(folder / "global_step_2/actor/huggingface")
+    assert tiny.share_moved(tiny.weights(model), after) > 0.5
+    return run
+
+
+def test_the_v1_trainer_trains_on_text(text, tmp_path):
+    run = trained(tmp_path, *text)
+    assert not any("entropy" in name for step in run.steps for name in step if name.startswith("durian/"))
+
+
+@pytest.mark.training
+@pytest.mark.parametrize("mode", ["v0", "colocate_async"])
+def test_the_other_trainers_train_on_text(text, tmp_path, mode):
+    trained(tmp_path, *text, mode=mode)
+
+
+@pytest.mark.training
+@pytest.mark.parametrize(
+    ("mode", "place"), [("sync", "column"), ("v0", "extra_info"), ("colocate_async", "reward"), ("v0", "reward")]
+)
+def test_a_vision_language_model_trains_on_png_images(pictures, tmp_path, mode, place):
+    model, files, entropy = pictures
+    reward = "letters_and_entropy" if place == "reward" else "letters"
+    run = trained(tmp_path, model, files[place], mode=mode, images=True, reward=reward)
+    for step in run.steps:
+        assert step["durian/visual_entropy_missing_share"] == 0
+        assert min(entropy) <= step["durian/visual_entropy_mean"] <= max(entropy)
+        assert step["durian/perceptual_abs_max"] > 0
+    assert run.steps[0]["durian/visual_entropy_mean"] != run.steps[1]["durian/visual_entropy_mean"]
+
+
+@pytest.mark.training
+@pytest.mark.parametrize("mode", ["sync", "v0"])
+def test_a_misspelt_option_stops_the_run_before_any_rollout(text, mode):
+    run = training.train(training.overrides(*text, mode=mode, **{"+algorithm.durian.wieghts": "[1,0,0]"}))
+    assert run.status != 0
+    assert "ValueError: algorithm.durian.wieghts: expected one of weights, entropy_quantiles" in run.text
+    assert not run.steps
+    assert "Training Progress" not in run.text
+
+
+@pytest.mark.training
+@pytest.mark.parametrize("mode", ["sync", "v0"])
+def test_images_without_their_entropy_stop_the_run(pictures, mode):
+    model, files, _ = pictures
+    run = training.train(training.overrides(model, files["nowhere"], mode=mode, images=True))
+    assert run.status != 0
+    assert "ValueError: visual_entropy: expected a number for prompts with images" in run.text
+    assert not run.steps
