@@ -78,6 +78,7 @@ def build_step() -> Mapping[str, Function]:
     with initialize_config_module("verl.trainer.config", version_base=None):
         config = compose("ppo_trainer")
     config.transfer_queue.enable = True
+    config.transfer_queue.backend.SimpleStorage.num_data_storage_units = 1  # each takes a CPU of Ray's
     transfer_queue.init(config.transfer_queue)
     generator = torch.Generator().manual_seed(0)
     keys, rows = [], []
