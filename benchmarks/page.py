@@ -61,7 +61,8 @@ TOPICS = {
     ),
     "entropy_of_512_images": (
         "Buckets of a whole batch of images",
-        "`python -m benchmarks.entropy --images 512`, which `make bench` leaves out: the same on 512 images, 12 minutes.",
+        "`python -m benchmarks.entropy --images 512`, which `make bench` leaves out: the same on 512 images, 12"
+        " minutes.",
     ),
 }
 
