@@ -205,13 +205,13 @@ def test_an_option_that_verl_does_not_have_is_an_error(data):
         found(data, "text", no_such_thing=1)
 
 
-def test_the_documented_run_has_nothing_to_complain_of(data):
+def test_the_documented_run_has_nothing_to_complain_of_but_the_tower(data):
     page = (training.ROOT / "docs/verl.md").read_text()
     block = page.partition("options=(\n")[2].partition("\n)")[0]
     words = [word.split("=", 1) for word in shlex.split(block)]
     options = {name: data["whole"] if name.endswith("_files") else value for name, value in words}
     made = list(checks(["--no-ray", *(f"{name}={value}" for name, value in options.items())]))
-    assert {check.state for check in made} == {"ok"}, made
+    assert [check.subject for check in made if check.state != "ok"] == ["vision tower"], made
     shown = page.partition("512 prompts a batch")[2].partition("\n")[0]
     assert f"512 prompts a batch{shown}" in [check.finding for check in made]
 
