@@ -258,8 +258,8 @@ def _rows(file: Path, names: dict[str, str], progress: Callable[[int], object]) 
         if lines.read(4) == b"PAR1":
             yield from _parquet_rows(file, names, progress)
             return
-    for _, where, row in json_lines.objects(file, progress):
-        yield where, row
+    for line in json_lines.objects(file, progress):
+        yield json_lines.where(file, line.number), line.row
 
 
 def _parquet_rows(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+import tracemalloc
 
 import numpy as np
 import pyarrow as pa
@@ -65,6 +66,23 @@ def test_a_table_of_prompt_and_correct_in_any_order_gives_what_the_array_gives(r
     order = [place[name] for name in array.prompt]
     for field in Curation._fields[1:7]:
         np.testing.assert_array_equal(getattr(found, field)[order], getattr(array, field))
+
+
+@given(outcomes, st.sampled_from(("estimate", "possible", "certain")))
+def test_numbers_of_correct_samplings_give_what_the_samplings_give(rows, keep):
+    array = np.array(rows, dtype=float).reshape(-1, 6)
+    known = (~np.isnan(array)).sum(1)
+    expected = curate(array, keep=keep, prompts=[i // 2 for i in range(len(rows))])
+    found = curate(np.nansum(array, 1), samplings=known, keep=keep, prompts=[i // 2 for i in range(len(rows))])
+    for field in Curation._fields[:7]:
+        np.testing.assert_array_equal(getattr(found, field), getattr(expected, field))
+
+
+def test_one_number_of_samplings_is_that_of_all_prompts():
+    found = curate([0, 3, 24], samplings=24)
+    assert found.samplings.tolist() == [24, 24, 24]
+    assert found.correct.tolist() == [0, 3, 24]
+    assert curate(np.zeros((3, 0))).samplings.tolist() == [0, 0, 0]
 
 
 def test_prompt_ids_may_be_anything_hashable_and_keep_their_type():
@@ -181,6 +199,14 @@ def test_the_picture_counts_every_sampled_prompt_once(tmp_path):
         ([[1, 0]], {}, "prompts: expected the prompt of each sampling"),
         ([np.zeros((1, 1, 1))], {}, r"correct: expected shape \(B, k\)"),
         ([[1, 0]], {"prompts": [1]}, "prompts: expected 2 ids"),
+        ([[1, 5]], {"samplings": 4}, "correct: expected integers from 0 up, no more than samplings, got 5"),
+        ([[1, math.nan]], {"samplings": 4}, "correct: expected integers from 0 up, no more than samplings, got nan"),
+        ([[0.5]], {"samplings": 4}, "correct: expected integers from 0 up, no more than samplings, got 0.5"),
+        ([[1]], {"samplings": [-4]}, "samplings: expected integers from 0 up, got -4"),
+        ([[1]], {"samplings": math.inf}, "samplings: expected integers from 0 up, got inf"),
+        ([[1]], {"samplings": [4, 4]}, r"samplings: expected one integer, or as many as correct, \(1,\), got \(2,\)"),
+        ([[1]], {"samplings": "x"}, "samplings: expected an array of integers, got 'x'"),
+        ([[[1]]], {"samplings": 4}, r"correct: expected shape \(B,\) with samplings, got \(1, 1\)"),
         ([[[1]]], {"band": (0.9, 0.1)}, "band: expected 0 <= low < high <= 1"),
         ([[[1]]], {"band": 0.5}, "band: expected two numbers"),
         ([[[1]]], {"band": "ab"}, "band: expected two numbers"),
@@ -320,6 +346,24 @@ def test_json_lines_are_written_as_they_were_read(tmp_path, capsys):
     assert main(["curate", log, *out]) == 0
     assert pyarrow.parquet.read_table(out[0]).column("prompt").to_pylist() == [row["id"] for row in rows]
     assert pyarrow.parquet.read_table(out[1]).schema == pyarrow.parquet.read_table(out[0]).schema
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_of_samplings_counts_are_kept_and_not_rows(tmp_path, suffix):
+    peaks = []
+    for rows in (1_000, 20_000):
+        log = tmp_path / f"{rows}{suffix}"
+        samplings(log, [(f"p{i % 50}", i % 3 == 0) for i in range(rows)])
+        out = [str(tmp_path / f"{rows}-{stage}.jsonl") for stage in (1, 2)]
+        main(["curate", str(log), *out])  # what is loaded but once
+        for path in out:
+            (tmp_path / path).unlink()
+        tracemalloc.start()
+        assert main(["curate", str(log), *out]) == 0
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    batch = 0 if suffix == ".jsonl" else 8_192 * 150  # bytes: two columns of a part of the file, as Python's own values
+    assert peaks[1] < 1.5 * peaks[0] + batch
 
 
 @pytest.mark.parametrize("value", [b"bytes", math.inf])

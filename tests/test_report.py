@@ -434,6 +434,25 @@ def test_a_threshold_that_parts_no_rewards_is_said_and_nothing_by_correctness(sc
     assert title not in titles(said(step))
 
 
+@pytest.mark.parametrize(
+    ("scale", "header"),
+    [
+        (lambda r: 0.1 + 0.8 * (r > 0.5), "rewards from 0.1 to 0.9, 47% of them correct (above 0.5)"),
+        (lambda r: -1.0 + 2 * (r > 0.5), "rewards from -1 to 1, 47% of them correct (above 0.5)"),
+        (lambda r: 0.2 + 0.3 * (r > 0.5), "rewards from 0.2 to 0.5, none above 0.5, so right and wrong are not told"),
+        (lambda r: 1.0 + (r > 0.5), "rewards from 1 to 2, all above 0.5, so right and wrong are not told apart"),
+        (lambda r: torch.full_like(r, math.nan), "no rewards"),
+        (lambda r: torch.where(r > 0.5, math.inf, r), "rewards from 0.1 to 0.1, none above 0.5"),
+    ],
+)
+def test_the_head_of_the_page_says_what_the_rewards_are(tmp_path, capsys, scale, header):
+    step = a_step(0)
+    _, page, _ = report(tmp_path, capsys, [step._replace(rewards=scale(step.rewards).double())])
+    text = " ".join(re.sub(r"<style.*?</style>|<[^>]*>", " ", page, flags=re.DOTALL).split())
+    assert header in text
+    assert ("correct" in header) or "0% of them" not in text
+
+
 def test_a_log_without_rewards_is_told_so():
     step = a_step(0)
     found = said(step._replace(rewards=torch.full_like(step.rewards, math.nan)))

@@ -373,11 +373,37 @@ def test_the_scorer_logs_what_it_cannot_read(caplog):
         (lambda: load_encoder(min_pixels=0), "min_pixels: expected at least 1 pixel, got 0"),
         (lambda: load_encoder(min_pixels=9, max_pixels=8), "min_pixels: expected at most max_pixels, 8, got 9"),
         (lambda: load_encoder(max_pixels=8), "expected none with efficientnet-lite0, which takes size"),
+        (lambda: load_encoder(resize_first=8), "resize_first: expected two numbers of pixels, got 8"),
+        (lambda: load_encoder(resize_first=[8]), r"resize_first: expected two numbers of pixels, got \[8\]"),
+        (lambda: load_encoder(resize_first="88"), "resize_first: expected two numbers of pixels, got '88'"),
+        (lambda: load_encoder(resize_first=(None, 8)), r"resize_first\[0\]: expected a number of pixels, got NoneType"),
+        (lambda: load_encoder(resize_first=(0, 8)), r"resize_first\[0\]: expected at least 1 pixel, got 0"),
+        (lambda: load_encoder(resize_first=(9, 8)), "resize_first: expected the smaller number first"),
     ],
 )
 def test_bad_arguments_are_refused_by_name(act, message):
     with pytest.raises((TypeError, ValueError), match=message):
         act()
+
+
+@pytest.mark.parametrize(
+    ("size", "seen"),
+    [
+        ((96, 64), (96, 64)),
+        ((200, 100), (141, 70)),
+        ((40, 30), (73, 54)),
+        ((100, 100), (100, 100)),
+        ((64, 64), (64, 64)),
+    ],
+)
+def test_images_are_brought_between_two_numbers_of_pixels_first(entropy, size, seen):
+    image = crop(0, size)
+    limited = load_encoder(resize_first=(64 * 64, 100 * 100), **SMALL)
+    (value,), _ = score([image], limited)
+    assert value == pytest.approx(entropy(image.resize(seen)), abs=1e-6)
+    (plain,), _ = score([image], load_encoder(**SMALL))
+    assert (value == pytest.approx(plain, abs=1e-6)) == (size == seen)
+    assert limited.name != load_encoder(**SMALL).name
 
 
 # --- the command ------------------------------------------------------------------------------------
@@ -611,7 +637,7 @@ def test_a_cache_of_ones_own_serves_other_data_sets_and_other_encoders_do_not_us
         (
             lambda p: (p / "in.jsonl").write_bytes(b'{"image": "x"}\n{"image": "\xff"}'),
             ["in.jsonl", "o.jsonl"],
-            "in.jsonl, line 2: expected UTF-8, got",
+            "in.jsonl, line 2: expected a JSON object, got",
         ),
         (
             lambda p: (p / "in.jsonl").write_text('{"image": "x", "extra_info": "a"}'),

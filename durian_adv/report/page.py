@@ -29,7 +29,7 @@ def write(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(share=_share, short=_short, number=_number)
+    environment.filters.update(share=_share, short=_short, number=_number, reward=_reward)
     found = verdict.verdict(summary)
     page = environment.get_template("page.html.jinja").render(
         buckets=sum(map(summary.has, SCORES)),
@@ -83,6 +83,10 @@ def _share(value: float) -> str:
 
 def _number(value: float) -> str:
     return f"{value:,.0f}"
+
+
+def _reward(value: float) -> str:
+    return f"{value:g}"
 
 
 def _short(name: object) -> str:

@@ -94,7 +94,7 @@ def verdict(summary: Summary) -> Verdict:
             findings.append(_size(summary, score))
             if len(summary.buckets(score)) > 1:
                 findings.append(_chance(summary, score))
-            if not _one_sided(summary):
+            if summary.parted:
                 findings.append(_difficulty(summary, score))
     return Verdict(headline, because, findings)
 
@@ -115,13 +115,8 @@ def _against_batch_std(grpo: float, batch: float) -> Finding:
     )
 
 
-def _one_sided(summary: Summary) -> bool:
-    """Whether all rollouts are correct, or none is: nothing can then be said by correctness."""
-    return not summary.smallest <= summary.success_threshold < summary.largest
-
-
 def _extremes(summary: Summary) -> list[Finding]:
-    if _one_sided(summary):
+    if not summary.parted:
         none = summary.largest <= summary.success_threshold
         edge = f"The {'largest' if none else 'smallest'} is {summary.largest if none else summary.smallest:g}"
         return [
