@@ -10,7 +10,10 @@ import torch
 from einops import rearrange
 from PIL.Image import Image
 from torch import Tensor
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageTextToText
+from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText
+
+# transformers 5.10 gives it from the top to those alone who have torchvision
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.utils import logging
 
 from durian_adv import eigen_entropy
