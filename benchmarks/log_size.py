@@ -3,7 +3,7 @@
 Logs of random rollouts, 512 prompts x 8 a step, are written as parquet and as JSON lines into a temporary folder. Each
 command reads each of them in a process of its own, whose time and largest resident memory the kernel tells. The
 baseline is the same command on a hundredth of the log: what a ratio of memory has over 1 is what grows. Writes
-``results/commands/log_size.csv`` and prints a Markdown table. Takes 2 GB of disk and, by default, some half an hour.
+``results/commands/``, a file a command, and prints a Markdown table. Takes 2 GB of disk and, by default, half an hour.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ from benchmarks.records import Measurement
 
 PROMPTS, ROLLOUTS = 512, 8  # a step
 FEWER = 100  # times, in the baseline
-FORMS = (".parquet", ".jsonl")
-RECORD = records.RESULTS / "commands" / "log_size.csv"
+FORMS = (".jsonl", ".parquet")
+COMMANDS = ("report", "metrics", "curate")
+FOLDER = records.RESULTS / "commands"
 
 
 class Cost(NamedTuple):
@@ -100,27 +101,23 @@ def cost(words: Sequence[str]) -> Cost:
     return Cost(time.perf_counter() - start, used.ru_maxrss * 1024)  # kibibytes on Linux
 
 
-def measure(rollouts: int, watch: records.Watch) -> list[Measurement]:
-    """Run every command on a log and on a hundredth of it, in both forms."""
-    found: dict[tuple[str, str, int], Cost] = {}
+def measure(name: str, rollouts: int, watch: records.Watch) -> list[Measurement]:
+    """Run a command on a log and on a hundredth of it, in both forms."""
+    found: list[Measurement] = []
     sizes = (max(1, rollouts // FEWER), rollouts)
-    with tempfile.TemporaryDirectory(prefix="durian-adv-") as folder, tqdm(total=2 * len(FORMS) * 3) as bar:
+    with tempfile.TemporaryDirectory(prefix="durian-adv-") as folder, tqdm(total=len(FORMS) * len(sizes)) as bar:
         for form in FORMS:
+            log, costs = Path(folder) / f"log{form}", []
             for size in sizes:
-                log = Path(folder) / f"log{form}"
-                bar.set_description(f"writing {size:,} rollouts, {form[1:]}")
+                bar.set_description(f"{name}: writing {size:,} rollouts, {form[1:]}")
                 write_log(log, size)
-                for name, words in commands(log, Path(folder) / f"{size}{form[1:]}").items():
-                    bar.set_description(f"durian-adv {name}, {size:,} rollouts, {form[1:]}")
-                    with watch:
-                        found[name, form, size] = cost(words)
-                    bar.update()
+                bar.set_description(f"durian-adv {name}, {size:,} rollouts, {form[1:]}")
+                with watch:
+                    costs.append(cost(commands(log, Path(folder) / f"{size}{form[1:]}")[name]))
+                found += _rows(f"durian-adv {name}, {form[1:]}", size, costs[-1], sizes[0], costs[0])
                 log.unlink()
-    return [
-        measurement
-        for (name, form, size), taken in found.items()
-        for measurement in _rows(f"durian-adv {name}, {form[1:]}", size, taken, sizes[0], found[name, form, sizes[0]])
-    ]
+                bar.update()
+    return found
 
 
 def _rows(case: str, size: int, taken: Cost, fewer: int, base: Cost) -> Iterator[Measurement]:
@@ -151,12 +148,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, write the record, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rollouts", type=int, default=10_000_000)
-    parser.add_argument("--record", type=Path, default=RECORD)
+    parser.add_argument("--commands", nargs="+", choices=COMMANDS, default=COMMANDS)
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="of the records, one a command")
     options = parser.parse_args(arguments)
-    watch = records.Watch()
-    measurements = measure(options.rollouts, watch)
-    records.write(options.record, measurements, records.origin(("pyarrow",), watch.others))
-    print(table(measurements))
+    for name in options.commands:
+        watch = records.Watch()
+        measurements = measure(name, options.rollouts, watch)
+        records.write(options.folder / f"{name}.csv", measurements, records.origin(("pyarrow",), watch.others))
+        print(table(measurements), flush=True)
 
 
 if __name__ == "__main__":

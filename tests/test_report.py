@@ -442,7 +442,7 @@ def test_a_threshold_that_parts_no_rewards_is_said_and_nothing_by_correctness(sc
         (lambda r: 0.2 + 0.3 * (r > 0.5), "rewards from 0.2 to 0.5, none above 0.5, so right and wrong are not told"),
         (lambda r: 1.0 + (r > 0.5), "rewards from 1 to 2, all above 0.5, so right and wrong are not told apart"),
         (lambda r: torch.full_like(r, math.nan), "no rewards"),
-        (lambda r: torch.where(r > 0.5, math.inf, r), "rewards from 0.1 to 0.1, none above 0.5"),
+        (lambda r: torch.where(r > 0.5, math.inf, r), "every reward is 0.1"),
     ],
 )
 def test_the_head_of_the_page_says_what_the_rewards_are(tmp_path, capsys, scale, header):
@@ -451,6 +451,40 @@ def test_the_head_of_the_page_says_what_the_rewards_are(tmp_path, capsys, scale,
     text = " ".join(re.sub(r"<style.*?</style>|<[^>]*>", " ", page, flags=re.DOTALL).split())
     share = f"{(step.rewards > 0.5).double().mean():.0%}"
     assert header.replace("SHARE", share) in text
+
+
+def test_what_goes_by_correctness_is_left_out_where_it_is_not_known(tmp_path, capsys):
+    step = a_step(0)
+    _, page, _ = report(tmp_path, capsys, [step])
+    assert {path.name for path in (tmp_path / "out").glob("*.png")} == PNGS
+    for words in (
+        "one rollout correct",
+        "<th>correct</th>",
+        "<th>extreme</th>",
+        "share of all wrong",
+        "and extreme ones",
+    ):
+        assert words in page
+    _, page, _ = report(tmp_path, capsys, [step._replace(rewards=step.rewards + 1)])
+    assert {path.name for path in (tmp_path / "out").glob("*.png")} == {"buckets.png", "changes.png"}
+    for words in (
+        "one rollout correct",
+        "<th>correct</th>",
+        "<th>extreme</th>",
+        "share of all wrong",
+        "and extreme ones",
+    ):
+        assert words not in page
+    assert "cannot be told without knowing which rollouts are" in page
+    assert "cannot be said without knowing which rollouts are correct" in page
+
+
+def test_the_page_counts_the_prompts_without_signal(tmp_path, capsys):
+    step = a_step(0)
+    outcomes = reference.outcomes(step.rewards.numpy(), prompt_index=step.prompt_index.numpy())
+    lost = sum(kind == "none" for *_, kind in outcomes)
+    _, page, _ = report(tmp_path, capsys, [step])
+    assert f"here those of {lost} of 30 prompts" in " ".join(page.split())
 
 
 def test_a_log_without_rewards_is_told_so():
