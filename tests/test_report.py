@@ -6,6 +6,8 @@ import json
 import math
 import re
 import sys
+import tracemalloc
+import weakref
 
 import hypothesis.strategies as st
 import numpy as np
@@ -14,7 +16,7 @@ import reference
 import torch
 from hypothesis import given, settings
 
-from durian_adv import baselines, durian_components
+from durian_adv import baselines, durian_components, rollout_log
 from durian_adv.cli import main
 from durian_adv.report import figures, verdict
 from durian_adv.report.summary import METHODS, TENTHS, Summary
@@ -379,7 +381,7 @@ def test_a_log_without_steps_is_cut_and_keys_are_named(tmp_path, capsys):
     (tmp_path / "log.jsonl").write_text(text)
     arguments = ["report", str(tmp_path / "log.jsonl"), "--out", str(tmp_path), "--key", "prompt=uid"]
     assert main([*arguments, "--batch-prompts", "10"]) == 0
-    assert "in\n  3 steps, 10\n  prompts a step" in (tmp_path / "report.html").read_text()
+    assert "in 3 steps, 10 prompts a step" in " ".join((tmp_path / "report.html").read_text().split())
     assert main([*arguments, "--key", "reward"]) == 2
     assert "--key: expected NAME=KEY, got 'reward'" in capsys.readouterr().err
 
@@ -389,6 +391,34 @@ def test_several_logs_are_one(tmp_path, capsys):
         (tmp_path / f"{k}.jsonl").write_text("".join(lines([a_step(k, k)])))
     assert main(["report", *(str(tmp_path / f"{k}.jsonl") for k in range(2)), "--out", str(tmp_path)]) == 0
     assert "0.jsonl and 1 more: 480 rollouts of 60 prompts" in " ".join((tmp_path / "report.html").read_text().split())
+
+
+def test_a_long_log_is_not_held_in_memory(tmp_path, monkeypatch):
+    """Rollouts go as their step has been counted; what grows with the log is a row of numbers a step."""
+    monkeypatch.setattr(rollout_log, "_A_STEP", 64)
+    monkeypatch.setattr(rollout_log, "_IN_ALL", 256)
+    monkeypatch.setattr("durian_adv.report.figures.draw", lambda summary, folder: {})
+    monkeypatch.setattr("durian_adv.report.page.write", lambda *_, **__: "")
+    held, most, add = [], [], Summary.add
+
+    def watched(summary, step):
+        held.append(weakref.ref(step.rewards))
+        add(summary, step)
+        most.append(sum(reference() is not None for reference in held))
+
+    monkeypatch.setattr(Summary, "add", watched)
+    peaks = []
+    for steps in (4, 40):
+        log = tmp_path / "log.jsonl"
+        log.write_text("".join(lines(a_step(k, k, prompts=40) for k in range(steps))))
+        arguments = ["report", str(log), "--out", str(tmp_path / "out")]
+        tracemalloc.start()
+        assert main(arguments) == 0
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert len(most) == 44
+    assert max(most) <= 2
+    assert peaks[1] - peaks[0] < 36 * 8_000  # bytes; each step has 320 rollouts of 32 bytes, in Python many more
 
 
 @pytest.mark.parametrize(
@@ -477,6 +507,17 @@ def test_what_goes_by_correctness_is_left_out_where_it_is_not_known(tmp_path, ca
         assert words not in page
     assert "cannot be told without knowing which rollouts are" in page
     assert "cannot be said without knowing which rollouts are correct" in page
+
+
+def test_one_prompt_has_nothing_to_be_compared_with(tmp_path, capsys):
+    steps = [a_step(k, k, prompts=1, width=5) for k in range(3)]
+    _, page, _ = report(tmp_path, capsys, steps)
+    assert {path.name for path in (tmp_path / "out").glob("*.png")} == {"extremes.png"}
+    assert "15 rollouts of 3 prompts in 3 steps, 1 prompt a step" in " ".join(page.split())
+    assert "1 bucket of confidence: 1 prompt in it, far too few" in page
+    assert "(<code>--num-confidence-buckets</code>, <code>--entropy-quantiles</code>)" in page
+    _, page, _ = report(tmp_path, capsys, [steps[0]._replace(name=None)])
+    assert "5 rollouts of 1 prompt;" in " ".join(page.split())
 
 
 def test_the_page_counts_the_prompts_without_signal(tmp_path, capsys):

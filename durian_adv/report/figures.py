@@ -78,7 +78,8 @@ class Picture(NamedTuple):
 
 def draw(summary: Summary, folder: Path) -> dict[str, Picture]:
     """Write a PNG for each figure that has something to show into ``folder``; return the figures by name."""
-    signal, scores = summary.compared > 0, any(map(summary.has, SCORES))
+    several = max(summary.columns["prompts"]) > 1  # to be compared with one another
+    signal, scores = several and summary.compared > 0, several and any(map(summary.has, SCORES))
     drawn: dict[str, tuple[Callable[[Figure, Summary], str], tuple[float, float], bool]] = {
         "pull": (_pull, (9.2, 4.2), signal and summary.parted),
         "extremes": (_extremes, (9.2, 3.6), summary.parted),

@@ -171,7 +171,7 @@ def _size(summary: Summary, score: str) -> Finding:
     if usual < FEW:
         return Finding(
             "careful",
-            f"{named}: {usual:.1f} prompts in each, far too few",
+            f"{named}: {usual:.3g} prompt{'s' * (usual != 1)} in {'each' if len(buckets) > 1 else 'it'}, far too few",
             "The std they share is that of a single prompt, so Durian is GRPO again, or noisier. Take more prompts a "
             "step, fewer buckets, or a window of recent prompts (durian_adv.window).",
         )
