@@ -91,11 +91,13 @@ def cost(words: Sequence[str]) -> Cost:
     """Run ``durian-adv`` in a process of its own."""
     code = "import sys; from durian_adv.cli import main; sys.exit(main(sys.argv[1:]))"
     start = time.perf_counter()
-    process = subprocess.Popen([sys.executable, "-c", code, *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    assert process.stderr is not None
-    told = process.stderr.read().decode()
-    _, status, used = os.wait4(process.pid, 0)  # which tells this process apart from others that were run before
-    process.returncode = os.waitstatus_to_exitcode(status)
+    with subprocess.Popen(
+        [sys.executable, "-c", code, *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stderr is not None
+        told = process.stderr.read().decode()
+        _, status, used = os.wait4(process.pid, 0)  # of this process alone, which getrusage does not tell
+        process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise RuntimeError(f"durian-adv {words[0]}: expected exit status 0, got {process.returncode}: {told}")
     return Cost(time.perf_counter() - start, used.ru_maxrss * 1024)  # kibibytes on Linux

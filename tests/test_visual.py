@@ -193,6 +193,9 @@ def test_16_bits_are_scaled_to_8(held):
         deep.format = "PNG"
     seen = content(encoded(deep) if held == "PNG" else deep).open()
     assert np.array_equal(np.asarray(seen), np.asarray(grey.convert("RGB")))
+    between = np.array([[128, 129, 385, 386, 65406, 65535]], dtype=np.uint16)
+    seen = np.asarray(content(Image.fromarray(between)).open())[..., 0]
+    assert np.array_equal(seen, np.round(between / 257))
     with pytest.raises(ValueError, match="expected 8 or 16 bits a channel, got mode F"):
         content(grey.convert("F"))
 
@@ -233,6 +236,10 @@ BROKEN = {
     "half an image": (encoded(crop(0, (128, 128)))[:4000], "OSError"),
     "address": ("https://example.com/x.png", "expected an image that is here"),
     "data URL of text": ("data:text/plain,hello", "expected a data URL in base64"),
+    "data URL with a typo": (
+        f"data:image/png;base64,!{base64.b64encode(encoded(crop(0))).decode()}",
+        "Only base64 data is allowed",
+    ),
     "floats": (np.zeros((4, 4, 3)), "expected pixels of dtype uint8, got float64"),
     "number": (3, "TypeError: expected an image, got int"),
     "None in a list": ([None], "TypeError: expected an image, got NoneType"),
