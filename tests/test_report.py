@@ -512,12 +512,22 @@ def test_what_goes_by_correctness_is_left_out_where_it_is_not_known(tmp_path, ca
 def test_one_prompt_has_nothing_to_be_compared_with(tmp_path, capsys):
     steps = [a_step(k, k, prompts=1, width=5) for k in range(3)]
     _, page, _ = report(tmp_path, capsys, steps)
-    assert {path.name for path in (tmp_path / "out").glob("*.png")} == {"extremes.png"}
+    assert not list((tmp_path / "out").glob("*.png"))
+    assert "without knowing which" not in page
     assert "15 rollouts of 3 prompts in 3 steps, 1 prompt a step" in " ".join(page.split())
     assert "1 bucket of confidence: 1 prompt in it, far too few" in page
     assert "(<code>--num-confidence-buckets</code>, <code>--entropy-quantiles</code>)" in page
     _, page, _ = report(tmp_path, capsys, [steps[0]._replace(name=None)])
     assert "5 rollouts of 1 prompt;" in " ".join(page.split())
+
+
+def test_durian_without_scores_is_drawn_as_grpo(tmp_path, capsys):
+    _, page, _ = report(tmp_path, capsys, [a_step(0, entropy=False, confidence=False)])
+    assert {path.name for path in (tmp_path / "out").glob("*.png")} == {"pull.png", "extremes.png"}
+    assert "GRPO (and Durian, without scores)</text>" in page
+    _, page, _ = report(tmp_path, capsys, [a_step(0)])
+    assert "without scores" not in page
+    assert ">Durian</text>" in page
 
 
 def test_the_page_counts_the_prompts_without_signal(tmp_path, capsys):

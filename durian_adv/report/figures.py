@@ -82,7 +82,7 @@ def draw(summary: Summary, folder: Path) -> dict[str, Picture]:
     signal, scores = several and summary.compared > 0, several and any(map(summary.has, SCORES))
     drawn: dict[str, tuple[Callable[[Figure, Summary], str], tuple[float, float], bool]] = {
         "pull": (_pull, (9.2, 4.2), signal and summary.parted),
-        "extremes": (_extremes, (9.2, 3.6), summary.parted),
+        "extremes": (_extremes, (9.2, 3.6), several and summary.parted),
         "difficulty": (_difficulty, (9.2, 3.6), scores and summary.parted),
         "buckets": (_buckets, (9.2, 4.0), scores and signal),
         "changes": (_changes, (9.2, 3.6), scores and signal),
@@ -123,6 +123,7 @@ def _pull(figure: Figure, summary: Summary) -> str:
         place = float(correct) if alike else round(10 * correct / rollouts) / 10
         places[place] = [a + b for a, b in zip(places.get(place, [0.0] * len(sums)), sums, strict=True)]
     at = sorted(places)
+    scores = any(map(summary.has, SCORES))
     panels = figure.subplots(1, 2)
     for axes, first, title in zip(
         panels,
@@ -131,6 +132,9 @@ def _pull(figure: Figure, summary: Summary) -> str:
         strict=True,
     ):
         for method, (label, colour, marker, line) in STYLES.items():
+            if method == "Durian" and not scores:
+                continue  # it would cover GRPO's line
+            label += " (and Durian, without scores)" * (method == "GRPO" and not scores)
             row = first + METHODS.index(method)
             values = [places[x][row] / places[x][0] for x in at]
             axes.plot(at, values, color=colour, marker=marker, linestyle=line, label=label, linewidth=2)

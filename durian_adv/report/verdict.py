@@ -124,8 +124,8 @@ def _extremes(summary: Summary) -> list[Finding]:
                 "careful",
                 f"{'No' if none else 'Every'} reward exceeds {summary.success_threshold:g}: set --success-threshold",
                 f"{edge}, so {'no' if none else 'every'} rollout counts as correct. Until the threshold lies between "
-                "right and wrong, nothing below that speaks of correct rollouts, extreme prompts or difficulty means "
-                "anything. Angles, buckets and stds do not depend on it.",
+                "right and wrong, this page leaves out what goes by correct rollouts: extreme prompts, and whether a "
+                "score tells hard prompts from easy ones. Angles, buckets and stds do not depend on it.",
             )
         ]
     ratio = summary.mean("extreme_ratio")
