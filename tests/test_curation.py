@@ -104,6 +104,21 @@ def test_both_edges_of_the_band_are_kept_and_the_cut_belongs_to_stage_1():
     assert fates == ["too_hard", "stage_2", "stage_2", "stage_1", "stage_1", "too_easy"]
 
 
+def test_an_interval_that_touches_the_band_may_lie_in_it_and_one_that_fills_it_does():
+    low, high = (getattr(curate([[0, 0, 1, 1, 1]]), edge)[0] for edge in ("low", "high"))
+    for band, keep, kept in (
+        ((high, 1.0), "possible", True),
+        ((math.nextafter(high, 1), 1.0), "possible", False),
+        ((0.0, low), "possible", True),
+        ((0.0, math.nextafter(low, 0)), "possible", False),
+        ((low, high), "certain", True),
+        ((math.nextafter(low, 1), high), "certain", False),
+        ((low, math.nextafter(high, 0)), "certain", False),
+    ):
+        (fate,) = curate([[0, 0, 1, 1, 1]], band=band, cut=band[0], keep=keep).fate
+        assert fate.startswith("stage") == kept, (band, keep)
+
+
 def test_the_default_band_is_that_of_the_reviews_and_the_cut_a_third():
     found = curate([[0, 1]])
     assert found.band == (0.084, 0.87)
@@ -281,6 +296,14 @@ def test_the_prompt_of_a_rollout_log_is_its_step_and_its_number(tmp_path, capsys
     assert main(["curate", str(log), *out, *options]) == 0
     assert "2 prompts: 1 stage 2, 1 stage 1" in capsys.readouterr().err
     assert [(r["step"], r["prompt"], r["accuracy"]) for r in lines(tmp_path / "2.jsonl")] == [(1, 0, 0.375)]
+
+
+def test_a_sampling_is_correct_above_the_number_given_and_not_at_it(tmp_path, capsys):
+    log = samplings(tmp_path / "log.jsonl", [("a", 0.5), ("a", 0.75), ("a", 1), ("a", 0)])
+    out = [str(tmp_path / "1.jsonl"), str(tmp_path / "2.jsonl")]
+    assert main(["curate", log, *out, "--above", "0.5"]) == 0
+    (row,) = lines(tmp_path / "1.jsonl")
+    assert (row["samplings"], row["correct"]) == (4, 2)
 
 
 def test_an_empty_table_and_a_missing_correctness_are_no_accident(tmp_path, capsys):
