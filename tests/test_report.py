@@ -395,8 +395,7 @@ def test_several_logs_are_one(tmp_path, capsys):
 
 def test_a_long_log_is_not_held_in_memory(tmp_path, monkeypatch):
     """Rollouts go as their step has been counted; what grows with the log is a row of numbers a step."""
-    monkeypatch.setattr(rollout_log, "_A_STEP", 64)
-    monkeypatch.setattr(rollout_log, "_IN_ALL", 256)
+    monkeypatch.setattr(rollout_log, "_HELD", 256)
     monkeypatch.setattr("durian_adv.report.figures.draw", lambda summary, folder: {})
     monkeypatch.setattr("durian_adv.report.page.write", lambda *_, **__: "")
     held, most, add = [], [], Summary.add

@@ -636,6 +636,11 @@ def test_a_cache_of_ones_own_serves_other_data_sets_and_other_encoders_do_not_us
             "line 1: expected a JSON object, got '{'",
         ),
         (lambda p: (p / "in.jsonl").write_text("[]"), ["in.jsonl", "o.jsonl"], "line 1: expected a JSON object"),
+        (
+            lambda p: (p / "in.jsonl").write_bytes('{"image": "x"}'.encode("utf-16-le")),
+            ["in.jsonl", "o.jsonl"],
+            "line 1: expected a JSON object",
+        ),
         (lambda p: (p / "in.jsonl").write_text("{}"), ["in.jsonl", "o.jsonl"], "images: expected a column"),
         (
             lambda p: (p / "in.jsonl").write_text('{"visual_entropy": 1, "image": "x"}'),
