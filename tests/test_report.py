@@ -2,6 +2,7 @@
 
 import csv
 import html.parser
+import itertools
 import json
 import math
 import re
@@ -308,18 +309,38 @@ def test_the_table_beside_the_page_has_every_step(tmp_path, capsys):
     assert float(rows[7]["largest, GRPO"]) == largest
     assert float(rows[7]["reward_mean"]) == pytest.approx(step.rewards.mean().item())
     assert "30 of 40 steps; all" in page
+    shown = [int(name) for name in re.findall(r"<tr><td>(\d+)</td><td>4</td>", page)]
+    assert len(shown) == 30
+    assert (shown[0], shown[-1], max(b - a for a, b in itertools.pairwise(shown))) == (0, 39, 2)
+
+
+def test_what_a_step_does_not_have_is_an_empty_cell(tmp_path, capsys):
+    report(tmp_path, capsys, [a_step(0, 0), a_step(1, 1, entropy=False)])
+    with (tmp_path / "out/steps.csv").open() as file:
+        first, second = csv.DictReader(file)
+    assert float(first["scored, visual_entropy"]) == 30
+    assert second["scored, visual_entropy"] == ""
+
+
+def test_steps_are_drawn_by_their_numbers_and_names_in_the_order_of_the_log():
+    assert figures._steps(summed(a_step(0, 5), a_step(1, 1))) == ([1, 0], [1.0, 5.0], "step")
+    assert figures._steps(summed(a_step(0, "b"), a_step(1, "a"))) == (
+        [0, 1],
+        [1.0, 2.0],
+        "steps, in the order of the log",
+    )
 
 
 def test_the_options_reach_the_method(tmp_path, capsys):
     steps = [a_step(0)]
     options = ("--weights", "1", "0", "0", "--num-confidence-buckets", "2", "--eps", "0.5", "--success-threshold", "2")
-    _, page, _ = report(tmp_path, capsys, steps, *options)
+    _, page, _ = report(tmp_path, capsys, steps, *options, "--correction", "0")
     assert "0° apart (cosine 1.000" in page
     assert "weights=[1.0, 0.0, 0.0]" in page
     assert "none above 2, so right and wrong are not told apart" in page.replace("\n  ", " ")
     with (tmp_path / "out/steps.csv").open() as file:
         (row,) = csv.DictReader(file)
-    largest = baselines.batch_std_advantage(steps[0].rewards.view(30, 8), eps=0.5).abs().max().item()
+    largest = baselines.batch_std_advantage(steps[0].rewards.view(30, 8), eps=0.5, correction=0).abs().max().item()
     assert float(row["largest, batch std"]) == pytest.approx(largest)
 
 
@@ -459,7 +480,7 @@ def test_a_threshold_that_parts_no_rewards_is_said_and_nothing_by_correctness(sc
     step = a_step(0)
     found = said(step._replace(rewards=scale(step.rewards).double()))
     assert [finding for finding in found.findings if finding.title == title and edge in finding.text]
-    assert not [said for said in titles(found) if "Extreme" in said or "tell" in said or "points" in said]
+    assert not [words for words in ("Extreme", "tell", "points") if words in titles(found)]
     assert title not in titles(said(step))
 
 
