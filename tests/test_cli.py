@@ -91,6 +91,23 @@ def test_a_null_reward_is_an_invalid_rollout_and_a_null_score_an_unknown_one(tmp
     assert found["durian/visual_entropy_mean"] == 2
 
 
+def test_the_threshold_and_the_reduction_reach_the_numbers(tmp_path, capsys):
+    rewards = {1: (3, 2, 2), 2: (3, 3, 2)}
+    rollouts = [
+        {"prompt": prompt, "reward": reward, "logprobs": [-1.0 * prompt] * (k + 1)}
+        for prompt, row in rewards.items()
+        for k, reward in enumerate(row)
+    ]
+    log = write(tmp_path / "log", rollouts)
+    found = json.loads(run(capsys, "metrics", log)[1])
+    assert found["durian/confidence_mean"] == -3  # of -1, -2, -3 and twice that
+    assert found["durian/extreme_failure"] == found["durian/extreme_success"] == 0  # all are above 0.5
+    options = ("--confidence-reduction", "mean", "--success-threshold", "2.5")
+    found = json.loads(run(capsys, "metrics", log, *options)[1])
+    assert found["durian/confidence_mean"] == -1.5
+    assert found["durian/extreme_failure"] == found["durian/extreme_success"] == 1
+
+
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [

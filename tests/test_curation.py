@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+import tracemalloc
 
 import numpy as np
 import pyarrow as pa
@@ -67,6 +68,23 @@ def test_a_table_of_prompt_and_correct_in_any_order_gives_what_the_array_gives(r
         np.testing.assert_array_equal(getattr(found, field)[order], getattr(array, field))
 
 
+@given(outcomes, st.sampled_from(("estimate", "possible", "certain")))
+def test_numbers_of_correct_samplings_give_what_the_samplings_give(rows, keep):
+    array = np.array(rows, dtype=float).reshape(-1, 6)
+    known = (~np.isnan(array)).sum(1)
+    expected = curate(array, keep=keep, prompts=[i // 2 for i in range(len(rows))])
+    found = curate(np.nansum(array, 1), samplings=known, keep=keep, prompts=[i // 2 for i in range(len(rows))])
+    for field in Curation._fields[:7]:
+        np.testing.assert_array_equal(getattr(found, field), getattr(expected, field))
+
+
+def test_one_number_of_samplings_is_that_of_all_prompts():
+    found = curate([0, 3, 24], samplings=24)
+    assert found.samplings.tolist() == [24, 24, 24]
+    assert found.correct.tolist() == [0, 3, 24]
+    assert curate(np.zeros((3, 0))).samplings.tolist() == [0, 0, 0]
+
+
 def test_prompt_ids_may_be_anything_hashable_and_keep_their_type():
     found = curate([1, 0, 1, 0], prompts=[("a", 1), 7, "x", ("a", 1)])
     assert found.prompt.tolist() == [("a", 1), 7, "x"]
@@ -84,6 +102,21 @@ def test_both_edges_of_the_band_are_kept_and_the_cut_belongs_to_stage_1():
         cut=0.25,
     ).fate.tolist()
     assert fates == ["too_hard", "stage_2", "stage_2", "stage_1", "stage_1", "too_easy"]
+
+
+def test_an_interval_that_touches_the_band_may_lie_in_it_and_one_that_fills_it_does():
+    low, high = (getattr(curate([[0, 0, 1, 1, 1]]), edge)[0] for edge in ("low", "high"))
+    for band, keep, kept in (
+        ((high, 1.0), "possible", True),
+        ((math.nextafter(high, 1), 1.0), "possible", False),
+        ((0.0, low), "possible", True),
+        ((0.0, math.nextafter(low, 0)), "possible", False),
+        ((low, high), "certain", True),
+        ((math.nextafter(low, 1), high), "certain", False),
+        ((low, math.nextafter(high, 0)), "certain", False),
+    ):
+        (fate,) = curate([[0, 0, 1, 1, 1]], band=band, cut=band[0], keep=keep).fate
+        assert fate.startswith("stage") == kept, (band, keep)
 
 
 def test_the_default_band_is_that_of_the_reviews_and_the_cut_a_third():
@@ -181,6 +214,14 @@ def test_the_picture_counts_every_sampled_prompt_once(tmp_path):
         ([[1, 0]], {}, "prompts: expected the prompt of each sampling"),
         ([np.zeros((1, 1, 1))], {}, r"correct: expected shape \(B, k\)"),
         ([[1, 0]], {"prompts": [1]}, "prompts: expected 2 ids"),
+        ([[1, 5]], {"samplings": 4}, "correct: expected integers from 0 up, no more than samplings, got 5"),
+        ([[1, math.nan]], {"samplings": 4}, "correct: expected integers from 0 up, no more than samplings, got nan"),
+        ([[0.5]], {"samplings": 4}, "correct: expected integers from 0 up, no more than samplings, got 0.5"),
+        ([[1]], {"samplings": [-4]}, "samplings: expected integers from 0 up, got -4"),
+        ([[1]], {"samplings": math.inf}, "samplings: expected integers from 0 up, got inf"),
+        ([[1]], {"samplings": [4, 4]}, r"samplings: expected one integer, or as many as correct, \(1,\), got \(2,\)"),
+        ([[1]], {"samplings": "x"}, "samplings: expected an array of integers, got 'x'"),
+        ([[[1]]], {"samplings": 4}, r"correct: expected shape \(B,\) with samplings, got \(1, 1\)"),
         ([[[1]]], {"band": (0.9, 0.1)}, "band: expected 0 <= low < high <= 1"),
         ([[[1]]], {"band": 0.5}, "band: expected two numbers"),
         ([[[1]]], {"band": "ab"}, "band: expected two numbers"),
@@ -257,6 +298,14 @@ def test_the_prompt_of_a_rollout_log_is_its_step_and_its_number(tmp_path, capsys
     assert [(r["step"], r["prompt"], r["accuracy"]) for r in lines(tmp_path / "2.jsonl")] == [(1, 0, 0.375)]
 
 
+def test_a_sampling_is_correct_above_the_number_given_and_not_at_it(tmp_path, capsys):
+    log = samplings(tmp_path / "log.jsonl", [("a", 0.5), ("a", 0.75), ("a", 1), ("a", 0)])
+    out = [str(tmp_path / "1.jsonl"), str(tmp_path / "2.jsonl")]
+    assert main(["curate", log, *out, "--above", "0.5"]) == 0
+    (row,) = lines(tmp_path / "1.jsonl")
+    assert (row["samplings"], row["correct"]) == (4, 2)
+
+
 def test_an_empty_table_and_a_missing_correctness_are_no_accident(tmp_path, capsys):
     out = [str(tmp_path / "1.parquet"), str(tmp_path / "2.parquet")]
     log = samplings(tmp_path / "log.parquet", [("a", None), ("a", 1.0), ("a", math.nan)])
@@ -320,6 +369,24 @@ def test_json_lines_are_written_as_they_were_read(tmp_path, capsys):
     assert main(["curate", log, *out]) == 0
     assert pyarrow.parquet.read_table(out[0]).column("prompt").to_pylist() == [row["id"] for row in rows]
     assert pyarrow.parquet.read_table(out[1]).schema == pyarrow.parquet.read_table(out[0]).schema
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_of_samplings_counts_are_kept_and_not_rows(tmp_path, suffix):
+    peaks = []
+    for rows in (1_000, 20_000):
+        log = tmp_path / f"{rows}{suffix}"
+        samplings(log, [(f"p{i % 50}", i % 3 == 0) for i in range(rows)])
+        out = [str(tmp_path / f"{rows}-{stage}.jsonl") for stage in (1, 2)]
+        main(["curate", str(log), *out])  # what is loaded but once
+        for path in out:
+            (tmp_path / path).unlink()
+        tracemalloc.start()
+        assert main(["curate", str(log), *out]) == 0
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    batch = 0 if suffix == ".jsonl" else 8_192 * 150  # bytes: two columns of a part of the file, as Python's own values
+    assert peaks[1] < 1.5 * peaks[0] + batch
 
 
 @pytest.mark.parametrize("value", [b"bytes", math.inf])
