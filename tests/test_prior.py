@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from functools import partial
 
 import numpy as np
 import pytest
 import reference
 import strategies as own
 import torch
-from helpers import assert_matches, assert_same_bits, result_dtype
+from helpers import WEIGHTINGS, assert_matches, assert_same_bits, result_dtype
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,19 +17,6 @@ from durian_adv import durian_advantage, weightings
 from durian_adv.baselines import dr_grpo_advantage
 from durian_adv.prior import accuracy_weights, reweighted_advantage
 
-# name -> (ours, the formula in plain Python)
-WEIGHTINGS = {
-    "linear": (weightings.linear, lambda p: 1 + (1 - p)),
-    "linear, slope 3": (partial(weightings.linear, slope=3.0), lambda p: 1 + 3 * (1 - p)),
-    "exponential": (weightings.exponential, lambda p: math.exp(1 - p)),
-    "exponential, rate 4": (partial(weightings.exponential, rate=4.0), lambda p: math.exp(4 * (1 - p))),
-    "power": (weightings.power, lambda p: 1.05 - p),
-    "power, exponent 2.5": (partial(weightings.power, exponent=2.5), lambda p: (1.05 - p) ** 2.5),
-    "focal": (weightings.focal, lambda p: (1 - p) ** 2),
-    "focal, gamma 0.5": (partial(weightings.focal, gamma=0.5), lambda p: (1 - p) ** 0.5),
-    "logarithmic": (weightings.logarithmic, lambda p: max(0.0, -math.log(p + 0.02))),
-    "logistic": (weightings.logistic, lambda p: 0.4 + 1.1 / (1 + math.exp(10 * (p - 0.75)))),
-}
 moderate = {"scales": (1.0, 1e-3, 1e3)}
 names, switches = st.sampled_from(sorted(WEIGHTINGS)), st.booleans()
 
