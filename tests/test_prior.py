@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 
 import numpy as np
@@ -82,6 +83,11 @@ def test_the_control_is_uniform_and_repeats_with_its_generator():
     assert 1 <= draws[0].min() < 1.01
     assert 2.99 < draws[0].max() < 3
     assert abs(np.corrcoef(draws[0].numpy(), accuracy.numpy())[0, 1]) < 0.05
+    with torch.device("meta"):  # a default device of the caller has no say
+        plain = weightings.uniform(accuracy, generator=torch.Generator("cpu").manual_seed(0))
+    assert (plain.device.type, plain.dtype) == ("cpu", torch.float64)
+    assert plain.min() < 0.01
+    assert 1.99 < plain.max() < 2
 
 
 # --- the accuracy -----------------------------------------------------------------------------------
@@ -102,6 +108,29 @@ def test_accuracy_comes_from_correctness_and_not_from_the_rewards_that_format_is
     # without it: what exceeds the threshold is correct
     assert_same_bits(accuracy_weights(rewards, weight=f), weights)
     assert_same_bits(accuracy_weights(rewards, weight=f, success_threshold=0.95)[1], torch.tensor(1.75).double())
+    assert accuracy_weights(rewards, weight=f, success_threshold=0.9).tolist() == [1.75, 1.75]  # 0.9 is not above it
+    advantages = reweighted_advantage(rewards, weight=f)
+    assert_same_bits(advantages, reweighted_advantage(rewards, weight=f, correctness=correct))
+
+
+def test_a_weighting_is_asked_for_numbers_from_0_to_1_only():
+    seen = []
+    accuracy_weights(
+        torch.tensor([[1.0, 0.0], [math.nan, math.inf], [1.0, 1.0]]), weight=lambda p: seen.append(p) or p.clone()
+    )
+    assert ((seen[0] >= 0) & (seen[0] <= 1)).all()
+
+
+def test_weights_of_another_dtype_are_those_numbers():
+    rewards = torch.rand(5, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for dtype in (torch.float32, torch.bfloat16, torch.int64):
+
+        def f(p, dtype=dtype):
+            return (300.0 / (1.1 + p)).to(dtype)
+
+        for normalize in (False, True):
+            narrow = accuracy_weights(rewards, weight=f, normalize=normalize)
+            assert_same_bits(narrow, accuracy_weights(rewards, weight=lambda p: f(p).double(), normalize=normalize))
 
 
 def test_rollouts_whose_correctness_is_not_known_do_not_count_and_a_prompt_without_any_has_weight_one():
@@ -210,8 +239,8 @@ REWARDS = torch.tensor([[1.0, 0.0], [0.0, 0.0]])
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"weight": None}, "weight: expected a function"),
-        ({"weight": 2.0}, "weight: expected a function"),
+        ({"weight": None}, r"weight: expected a function from accuracies \(B,\) to weights, got NoneType"),
+        ({"weight": 2.0}, r"weight: expected a function from accuracies \(B,\) to weights, got float"),
         ({"weight": lambda p: 1.0}, "weight: expected a function that returns a torch.Tensor, got float"),
         ({"weight": lambda p: p[:1]}, r"weight: expected shape \(B,\) = \(2,\), got \(1,\)"),
         ({"weight": lambda p: p.sum()}, r"weight: expected shape \(B,\) = \(2,\), got \(\)"),
@@ -222,6 +251,7 @@ REWARDS = torch.tensor([[1.0, 0.0], [0.0, 0.0]])
         ({"success_threshold": "0.5"}, "success_threshold: expected a number"),
         ({"success_threshold": math.nan}, "success_threshold: expected a finite number"),
         ({"normalize": 1}, "normalize: expected a bool, got int"),
+        ({"valid": torch.ones(2, 2)}, "valid: expected dtype torch.bool, got torch.float32"),
     ],
 )
 def test_bad_arguments_are_refused_by_name(options, message):
@@ -230,17 +260,18 @@ def test_bad_arguments_are_refused_by_name(options, message):
             function(REWARDS, **{"weight": weightings.linear, **options})
 
 
-@pytest.mark.parametrize(
-    ("function", "options", "message"),
-    [
-        (weightings.linear, {"slope": "1"}, "slope: expected a number"),
-        (weightings.exponential, {"rate": math.inf}, "rate: expected a finite number"),
-        (weightings.power, {"exponent": None}, "exponent: expected a number"),
-        (weightings.focal, {"gamma": 0.0}, "gamma: expected a number > 0"),
-        (weightings.logistic, {"middle": math.nan}, "middle: expected a finite number"),
-        (weightings.uniform, {"generator": None, "low": "0"}, "low: expected a number"),
-    ],
-)
-def test_bad_constants_are_refused_by_name(function, options, message):
-    with pytest.raises((TypeError, ValueError), match=message):
-        function(torch.tensor([0.5]), **options)
+@pytest.mark.parametrize("value", ["1", None, math.inf, math.nan])
+@pytest.mark.parametrize("name", weightings.__all__)
+def test_bad_constants_are_refused_by_name(name, value):
+    function = getattr(weightings, name)
+    given = {"generator": torch.Generator()} if name == "uniform" else {}
+    for constant in inspect.signature(function).parameters:
+        if constant not in ("accuracy", "generator"):
+            with pytest.raises((TypeError, ValueError), match=f"^{constant}: expected a (finite )?number, got"):
+                function(torch.tensor([0.5]), **given, **{constant: value})
+
+
+def test_focal_weights_need_a_positive_exponent():
+    for gamma in (0.0, -1.0):
+        with pytest.raises(ValueError, match=f"^gamma: expected a number > 0, got {gamma}$"):
+            weightings.focal(torch.tensor([0.5]), gamma=gamma)
