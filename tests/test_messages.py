@@ -20,7 +20,7 @@ from durian_adv import (
     sequence_confidence,
     shared_std_advantage,
 )
-from durian_adv.diagnostics import durian_metrics
+from durian_adv.diagnostics import cosine, durian_metrics, few_prompts_warning, prompt_outcomes, update_by_prompt
 from durian_adv.window import Window, windowed_components
 
 R, F4 = torch.zeros(3, 4), torch.zeros(4)
@@ -533,6 +533,63 @@ MESSAGES = [
         lambda: durian_metrics(PARTS, F4),
         ValueError,
         "rewards: expected shape (B, G), or (N,) with prompt_index, got (4,)",
+    ),
+    (lambda: prompt_outcomes(F4), ValueError, "rewards: expected shape (B, G), or (N,) with prompt_index, got (4,)"),
+    (
+        lambda: prompt_outcomes(R, success_threshold=math.inf),
+        ValueError,
+        "success_threshold: expected a finite number, got inf",
+    ),
+    (lambda: prompt_outcomes(R, valid=R), TypeError, "valid: expected dtype torch.bool, got torch.float32"),
+    (lambda: update_by_prompt([1.0]), TypeError, "advantages: expected a torch.Tensor, got list"),
+    (
+        lambda: update_by_prompt(F4),
+        ValueError,
+        "advantages: expected shape (B, G), or (N,) with prompt_index, got (4,)",
+    ),
+    (
+        lambda: update_by_prompt(R, prompt_index=I3),
+        ValueError,
+        "advantages: expected shape (N,) with prompt_index, got (3, 4)",
+    ),
+    (
+        lambda: update_by_prompt(F4, prompt_index=F4),
+        TypeError,
+        "prompt_index: expected an integer dtype, got torch.float32",
+    ),
+    (lambda: update_by_prompt(F4, prompt_index=I3), ValueError, "prompt_index: expected shape (N,) = (4,), got (3,)"),
+    (
+        lambda: update_by_prompt(F4, prompt_index=I4.to("meta")),
+        ValueError,
+        "prompt_index: expected device cpu, as advantages, got meta",
+    ),
+    (lambda: cosine(1.0, R), TypeError, "first: expected a torch.Tensor, got float"),
+    (lambda: cosine(R, 1.0), TypeError, "second: expected a torch.Tensor, got float"),
+    (lambda: cosine(R, F4), ValueError, "second: expected shape first.shape = (3, 4), got (4,)"),
+    (lambda: cosine(R[:, 0], META), ValueError, "second: expected device cpu, as first, got meta"),
+    (lambda: few_prompts_warning(R), TypeError, "components: expected DurianComponents, got Tensor"),
+    (lambda: few_prompts_warning(PARTS, window=-1), ValueError, "window: expected an integer >= 0, got -1"),
+    (lambda: few_prompts_warning(PARTS, window=0.5), TypeError, "window: expected an integer >= 0, got float"),
+    (lambda: few_prompts_warning(PARTS, fewest="2"), TypeError, "fewest: expected a number, got str"),
+    (
+        lambda: few_prompts_warning(PARTS, prompt_index=R[:, 0]),
+        TypeError,
+        "prompt_index: expected an integer dtype, got torch.float32",
+    ),
+    (
+        lambda: few_prompts_warning(PARTS, prompt_index=I4),
+        ValueError,
+        "prompt_index: expected shape (N,) = (3,), got (4,)",
+    ),
+    (
+        lambda: few_prompts_warning(PARTS, entropy_quantiles=(2.0,)),
+        ValueError,
+        "entropy_quantiles: expected levels in (0, 1), got (2.0,)",
+    ),
+    (
+        lambda: few_prompts_warning(PARTS, num_confidence_buckets=0),
+        ValueError,
+        "num_confidence_buckets: expected at least 1 bucket, got 0",
     ),
 ]
 
