@@ -35,7 +35,7 @@ TESTS = {
     "buckets": "buckets messages regressions",
     "confidence": "confidence messages regressions",
     "diagnostics": "diagnostics messages",
-    "ragged": "durian window regressions",
+    "ragged": "advantages durian window regressions",
     "statistics": "durian extremes baselines",
     "advantages": "advantages messages regressions",
     "baselines": "baselines messages",
