@@ -18,8 +18,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 # what the tests from the sdist need beside the package itself: numpy, hypothesis, pytest
-TESTS = ("test_advantages", "test_baselines", "test_buckets", "test_cli", "test_confidence", "test_diagnostics", "test_durian",
-         "test_entropy", "test_extremes", "test_messages", "test_prior", "test_regressions", "test_window")  # fmt: skip
+TESTS = ("test_advantages", "test_baselines", "test_buckets", "test_cli", "test_confidence", "test_diagnostics",
+         "test_durian", "test_entropy", "test_extremes", "test_messages", "test_prior", "test_regressions",
+         "test_window")  # fmt: skip
 
 # what the package has beside its sources: a file of another kind is a mistake until it is named here
 DATA = ("adapters/easyr1_paper.yaml", "py.typed", "report/page.html.jinja")

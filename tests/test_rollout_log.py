@@ -218,3 +218,48 @@ def test_memory_does_not_grow_with_the_log(tmp_path, monkeypatch):
         tracemalloc.stop()
         assert rollouts == 500 * steps
     assert peaks[1] < 1.5 * peaks[0]
+
+
+def test_batches_keep_the_order_of_the_log_and_every_score(tmp_path):
+    order = (0, 2, 1, 0, 3, 1, 2, 3)
+    rows = [{"prompt": f"p{i}", "reward": n, "visual_entropy": n / 2, "confidence": -n} for n, i in enumerate(order)]
+    first, second = read_steps([write(tmp_path / "log", rows)], batch_prompts=2)
+    # prompts by their first rollout: p0 and p2, then p1 and p3
+    for step, wanted in ((first, [0, 1, 3, 6]), (second, [2, 4, 5, 7])):
+        assert step.rewards.tolist() == wanted
+        assert step.visual_entropy.tolist() == [n / 2 for n in wanted]
+        assert step.confidence.tolist() == [-n for n in wanted]
+        assert [step.prompts[i] for i in step.prompt_index.tolist()] == [f"p{order[n]}" for n in wanted]
+
+
+def test_what_waits_in_memory_is_counted(tmp_path, monkeypatch):
+    monkeypatch.setattr(rollout_log, "_A_STEP", 3)
+    monkeypatch.setattr(rollout_log, "_IN_ALL", 5)
+    rng = np.random.default_rng(0)
+    with (tmp_path / "spool").open("w+b") as file:
+        spool = rollout_log._Spool(file)
+        for step in rng.integers(0, 4, 200).tolist():
+            spool.add(step, "p", 0.0, 0.0, 0.0)
+            assert spool.waiting == sum(len(chunk.prompts) for chunk in spool.open.values()) < 5
+
+
+def test_of_a_parquet_file_the_row_is_named_and_its_bytes_are_counted(tmp_path):
+    file = tmp_path / "log"
+    for rewards in ([1.0], [1.0, 2.0, None]):
+        pyarrow.parquet.write_table(pyarrow.table({"prompt": ["a"] * len(rewards), "reward": rewards}), file)
+        read = []
+        list(read_steps([file], progress=read.append))
+        assert sum(read) == file.stat().st_size
+    pyarrow.parquet.write_table(pyarrow.table({"prompt": ["a", "b", None], "reward": [1.0] * 3}), file)
+    with pytest.raises(ValueError, match=r"log, row 3: prompt: expected an integer or a string, got None$"):
+        list(read_steps([file]))
+
+
+@pytest.mark.parametrize("size", [57, 58, 59, 70])
+def test_a_value_in_an_error_is_cut_after_60_characters(tmp_path, size):
+    file = write(tmp_path / "log", [{"prompt": ["x" * size], "reward": 1}])
+    shown = f"['{'x' * size}']"
+    shown = shown if len(shown) <= 60 else f"{shown[:60]}..."
+    with pytest.raises(ValueError, match="expected an integer or a string, got ") as raised:
+        list(read_steps([file]))
+    assert str(raised.value).endswith(f"got {shown}")
