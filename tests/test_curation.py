@@ -174,26 +174,37 @@ def test_the_picture_counts_every_sampled_prompt_once(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "options", "message"),
     [
-        ([[[0.5, 1]]], {}, "correct: expected 0, 1 or NaN, got 0.5"),
-        ([[[2, 1]]], {}, "correct: expected 0, 1 or NaN, got 2"),
-        ([["a"]], {}, "correct: expected an array of bool"),
-        ([[10**400]], {}, "correct: expected an array of bool"),
-        ([[1, 0]], {}, "prompts: expected the prompt of each sampling"),
-        ([np.zeros((1, 1, 1))], {}, r"correct: expected shape \(B, k\)"),
-        ([[1, 0]], {"prompts": [1]}, "prompts: expected 2 ids"),
-        ([[[1]]], {"band": (0.9, 0.1)}, "band: expected 0 <= low < high <= 1"),
-        ([[[1]]], {"band": 0.5}, "band: expected two numbers"),
-        ([[[1]]], {"band": "ab"}, "band: expected two numbers"),
-        ([[[1]]], {"band": (0.1, "b")}, r"band\[1\]: expected a number"),
-        ([[[1]]], {"cut": 0.9}, "cut: expected a number in the band"),
-        ([[[1]]], {"keep": "all"}, "keep: expected one of"),
-        ([[[1]]], {"method": "wald"}, "method: expected one of"),
-        ([[[1]]], {"confidence_level": 1}, r"confidence_level: expected a number in \(0, 1\)"),
+        ([[[0.5, 1]]], {}, r"correct: expected 0, 1 or NaN, got 0\.5"),
+        ([[[2, 1]]], {}, r"correct: expected 0, 1 or NaN, got 2\.0"),
+        ([["a"]], {}, r"correct: expected an array of bool, 0, 1 or NaN, got \['a'\] \(could not convert .*\)"),
+        ([["a" * 90]], {}, r"correct: expected an array of bool, 0, 1 or NaN, got \['a{58} \(could not convert .*\)"),
+        ([[10**400]], {}, r"correct: expected an array of bool, 0, 1 or NaN, got \[10{58} \(.* too large .*\)"),
+        ([[1, 0]], {}, r"prompts: expected the prompt of each sampling with correct of shape \(2,\)"),
+        ([np.zeros((1, 1, 1))], {}, r"correct: expected shape \(B, k\), or \(N,\) with prompts, got \(1, 1, 1\)"),
+        ([1], {}, r"correct: expected shape \(B, k\), or \(N,\) with prompts, got \(\)"),
+        ([[1, 0]], {"prompts": [1]}, "prompts: expected 2 ids, one a row of correct, got 1"),
+        ([[[1]]], {"band": (0.9, 0.1)}, r"band: expected 0 <= low < high <= 1, got \(0\.9, 0\.1\)"),
+        ([[[1]]], {"band": (0.5, 0.5)}, r"band: expected 0 <= low < high <= 1, got \(0\.5, 0\.5\)"),
+        ([[[1]]], {"band": (0.5, 1.5)}, r"band: expected 0 <= low < high <= 1, got \(0\.5, 1\.5\)"),
+        ([[[1]]], {"band": 0.5}, r"band: expected two numbers, the lowest and the highest accuracy, got 0\.5"),
+        ([[[1]]], {"band": "ab"}, "band: expected two numbers, the lowest and the highest accuracy, got 'ab'"),
+        ([[[1]]], {"band": (0.1,)}, r"band: expected two numbers, the lowest and the highest accuracy, got \(0\.1,\)"),
+        ([[[1]]], {"band": (0.1, "b")}, r"band\[1\]: expected a number, got str"),
+        ([[[1]]], {"cut": "a"}, "cut: expected a number, got str"),
+        ([[[1]]], {"cut": 0.9}, r"cut: expected a number in the band \[0\.084, 0\.87\], got 0\.9"),
+        ([[[1]]], {"cut": 0.05}, r"cut: expected a number in the band \[0\.084, 0\.87\], got 0\.05"),
+        ([[[1]]], {"keep": "all"}, "keep: expected one of 'estimate', 'possible', 'certain', got 'all'"),
+        ([[[1]]], {"method": "wald"}, "method: expected one of 'wilson', 'wilsoncc', 'exact', got 'wald'"),
+        ([[[1]]], {"confidence_level": "a"}, "confidence_level: expected a number, got str"),
+        ([[[1]]], {"confidence_level": 1}, r"confidence_level: expected a number in \(0, 1\), got 1\.0"),
+        ([[[1]]], {"confidence_level": 0}, r"confidence_level: expected a number in \(0, 1\), got 0\.0"),
     ],
 )
 def test_bad_arguments_are_refused_by_name(arguments, options, message):
-    with pytest.raises((TypeError, ValueError), match=message):
+    with pytest.raises((TypeError, ValueError), match=f"^{message}$"):
         curate(*arguments, **options)
+    with pytest.raises(TypeError, match=r"^band"):
+        curate([[1]], band=b"ab")
     with pytest.raises(ValueError, match="fate: expected one of"):
         curate([[1]]).of("stage_3")
 
