@@ -275,7 +275,7 @@ def check_outcomes(x, result):
 
 
 def check_update(x, result):
-    expected = reference.update_of_prompts(numpy(x.advantages[x.correction]), numpy(x.prompt_index))
+    expected = reference.update_of_prompts(numpy(x.advantages[x.correction]), x.prompt_index)
     np.testing.assert_allclose(numpy(result), expected, rtol=1e-12)
 
 
@@ -478,7 +478,7 @@ def spoil(rng, fault, arguments):
         return chosen[0], arguments | {chosen[0]: arguments[chosen[0]].to(wrong[chosen[0]])}
     if fault == "none" and name in ("visual_entropy", "confidence", "mask", "valid", "prompt_index", "correctness"):
         return None  # allowed, or another form
-    if fault in ("shape", "device") and name in ("scores", "rewards", "logprobs", "features"):
+    if fault in ("shape", "device") and name in ("scores", "rewards", "logprobs", "features", "advantages"):
         return None  # the first argument has no other to agree with
     if fault == "rank" and name in ("logprobs", "features"):
         return None  # of any number of dimensions
