@@ -207,6 +207,16 @@ def test_the_largest_weights_and_rewards_give_no_infinity_and_keep_zeros(sign, d
     assert (advantages[0, 0] * sign) > 0
 
 
+@pytest.mark.parametrize("weight", [2.7, -2.7, 0.3, 1e-300])
+@pytest.mark.parametrize("size", [1.7976931348623157e308, 1.0, 5e-324])
+def test_a_weight_and_the_size_of_the_rewards_leave_the_range_together_only(size, weight):
+    # found by fuzzing: unit * weight was beyond the range of float64 where the advantage is within
+    rewards = torch.tensor([[size, -size, 0.0, -size / 2, size]], dtype=torch.float64)
+    found = reweighted_advantage(rewards, weight=lambda p: torch.full_like(p, weight))
+    formula = {"f": lambda p: weight, "correct": (rewards > 0.5).numpy()}
+    np.testing.assert_allclose(found, reference.reweighted(rewards.numpy(), **formula), rtol=1e-14, atol=1e-323)
+
+
 def test_a_negative_weight_turns_an_advantage_around_also_when_normalized():
     rewards = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
     sign = torch.tensor([2.0, -6.0], dtype=torch.float64)
