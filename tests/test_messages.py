@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+import sys
 
+import numpy as np
 import pytest
 import torch
 
 from durian_adv import (
+    _checks,
     baselines,
     certified_entropy_buckets,
     certified_entropy_intervals,
@@ -600,3 +603,23 @@ def test_a_message_names_the_argument_and_tells_what_was_expected_and_what_came(
         call()
     assert raised.type is error
     assert str(raised.value) == message
+
+
+def test_arguments_at_the_ends_of_what_is_allowed_are_taken_as_they_are():
+    largest = sys.float_info.max
+    assert [_checks.number("x", value) for value in (largest, -largest, 3)] == [largest, -largest, 3.0]
+    assert [_checks.epsilon(value) for value in (0, 2.5)] == [0.0, 2.5]
+    assert math.copysign(1, _checks.epsilon(-0.0)) == 1
+    assert [_checks.correction(value) for value in (0, 1)] == [0, 1]
+    assert _checks.levels("quantiles", ()) == 1
+    assert _checks.bucket_count("buckets", 2**24) == 2**24
+    assert _checks.integer("x", np.int64(3), "an integer") == 3
+
+
+def test_tensors_of_other_layouts_are_called_by_their_kind():
+    nested = torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)])
+    quantized = torch.quantize_per_tensor(torch.zeros(2, 3), 0.1, 0, torch.qint8)
+    for value, kind in ((nested, "a nested one"), (quantized, "a quantized one, torch.qint8")):
+        with pytest.raises(TypeError) as raised:
+            grpo_advantage(value)
+        assert str(raised.value) == f"rewards: expected an ordinary dense tensor, got {kind}"
