@@ -188,6 +188,8 @@ def main():
     for module in () if chosen.count else chosen.module or TESTS:
         copy(module)
         again = survivors(module) if chosen.survivors else []
+        if again:  # an old test may reach more than it did
+            (COPIES / module / "mutants/mutmut-stats.json").unlink(missing_ok=True)
         if again or not chosen.survivors:
             print(f"--- {module}", flush=True)
             mutmut(module, "run", "--max-children", "1", *again)
