@@ -358,3 +358,13 @@ def test_a_prompt_s_score_is_the_mean_of_its_valid_ones(seed, width, scale, infi
     np.testing.assert_allclose(found, expected, rtol=1e-13, atol=4e-16 * scale)
     if valid[0].any():
         assert found[0] == expected[0] or math.isnan(expected[0])
+
+
+@pytest.mark.parametrize("dtype", own.FLOATS)
+def test_scores_are_reported_in_the_dtype_of_the_result_and_compared_in_their_own(dtype):
+    rewards = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, 0.0]], dtype=dtype)
+    scores = torch.tensor([2**30, 2**30 + 1, 2**30 + 2, 2**30 + 3])  # float32 has one number for the four
+    parts = durian_components(rewards, visual_entropy=scores, confidence=scores.double(), num_confidence_buckets=4)
+    assert parts.visual_entropy.dtype == parts.confidence.dtype == dtype
+    assert parts.entropy_bucket.tolist() == [0, 1, 1, 2]
+    assert parts.confidence_bucket.tolist() == [0, 1, 2, 3]
