@@ -280,6 +280,27 @@ def test_a_component_that_is_left_out_hides_no_other():
     )
 
 
+def test_what_is_not_valid_and_what_has_no_score_is_counted_nowhere():
+    nan = math.nan
+    rewards = torch.tensor([[1.0, 0.0, 0.0, 0.0], [1.0, 0.0, 1.0, 1.0], [1.0, 0.0, 0.0, 1.0]])
+    valid = torch.tensor([[True, True, True, False], [True, True, False, False], [False] * 4])
+    found = of(rewards, valid=valid, confidence=torch.tensor([1.0, nan, 2.0]), num_confidence_buckets=2)
+    assert (found["durian/prompts"], found["durian/rollouts"]) == (2, 5)
+    assert found["durian/no_signal_share"] == 0
+    assert found["durian/reward_mean"] == pytest.approx(2 / 5)
+    assert found["durian/confidence_missing_share"] == 1 / 2
+    assert found["durian/confidence_bucket_1_error_share"] == 1  # the error of the prompt without a score is none
+    unknown = of(rewards, valid=valid, confidence=torch.full((3,), nan))
+    assert "durian/confidence_bucket_0_prompts" not in unknown
+    assert unknown["durian/confidence_bucket_prompts_min"] == 0
+    assert (unknown["durian/confidence_mean"], unknown["durian/confidence_std"]) == (0, 0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.bfloat16, torch.uint16, torch.bool])
+def test_rewards_of_every_dtype_are_compared_with_the_threshold(dtype):
+    assert prompt_outcomes(torch.tensor([[1.0, 0.0, 1.0]]).to(dtype)).correct.tolist() == [2]
+
+
 # --- sums -------------------------------------------------------------------------------------------
 
 
