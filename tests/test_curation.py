@@ -144,6 +144,31 @@ def test_fates_follow_from_accuracy_and_interval(rows, keep):
     )
 
 
+def test_edges_belong_to_the_band_whatever_is_kept():
+    hard, easy = curate([repeated(0, 8)]).high[0], curate([repeated(8, 8)]).low[0]
+    assert curate([repeated(0, 8)], keep="possible", band=(hard, 0.9), cut=0.5).fate.tolist() == ["stage_2"]
+    assert curate([repeated(8, 8)], keep="possible", band=(0.01, easy), cut=0.1).fate.tolist() == ["stage_1"]
+    for method in ("wilson", "exact"):
+        lowest = curate([repeated(0, 200)], keep="certain", band=(0.0, 0.5), cut=0.2, method=method)
+        assert lowest.fate.tolist() == ["stage_2"]
+        highest = curate([repeated(200, 200)], keep="certain", band=(0.5, 1.0), cut=0.6, method=method)
+        assert highest.fate.tolist() == ["stage_1"]
+    certain = curate([repeated(1, 10), repeated(9, 10)], keep="certain", band=(0.1, 0.9))
+    assert certain.fate.tolist() == ["uncertain", "uncertain"]
+    assert curate([[1]], keep="possible", band=(0.1, 0.9)).fate.tolist() == ["stage_1"]
+
+
+def test_the_cut_may_lie_on_an_edge_of_the_band():
+    for cut, fate in ((0.25, "stage_1"), (0.75, "stage_2")):
+        assert curate([[0, 1]], band=(0.25, 0.75), cut=cut).fate.tolist() == [fate]
+
+
+def test_prompts_without_any_sampling_are_counted():
+    found = curate(np.zeros((2, 0)))
+    assert found.samplings.tolist() == found.correct.tolist() == [0, 0]
+    assert found.fate.tolist() == ["uncertain"] * 2
+
+
 # --- intervals --------------------------------------------------------------------------------------
 
 
@@ -201,40 +226,91 @@ def test_the_picture_counts_every_sampled_prompt_once(tmp_path):
     assert "1 to 2 samplings" in ragged.axes[0].get_xlabel()
 
 
+def test_the_picture_has_a_stacked_bar_for_each_accuracy_there_can_be():
+    found = curate([repeated(k, 4) for k in (0, 1, 1, 2, 2, 2, 3, 4)])
+    (axes,) = accuracy_figure(found).axes
+    *bars, band = axes.patches
+    heights = {}
+    for bar in bars:
+        assert bar.get_width() == pytest.approx(0.25)
+        heights.setdefault(round(bar.get_x() + 0.125, 6), []).append(bar)
+    assert {x: sum(bar.get_height() for bar in of) for x, of in heights.items()} == {
+        0: 1,
+        0.25: 2,
+        0.5: 3,
+        0.75: 1,
+        1: 1,
+    }
+    for of in heights.values():  # one on the other
+        assert max(bar.get_y() + bar.get_height() for bar in of) == sum(bar.get_height() for bar in of)
+    assert {len({bar.get_facecolor() for bar in bars}), len(axes.containers)} == {4}
+    assert (band.get_x(), band.get_x() + band.get_width()) == pytest.approx((0.084, 0.87))
+    assert band.get_zorder() < bars[0].get_zorder()
+    assert [line.get_xdata() for line in axes.lines] == [[1 / 3, 1 / 3]]
+    assert [text.get_text() for text in axes.texts] == ["cut 0.33"]
+    assert axes.get_xlim() == (-0.125, 1.125)
+    assert axes.get_title() == "8 prompts by accuracy"
+    assert axes.get_ylabel() == "prompts"
+    assert axes.get_xlabel() == "accuracy over 4 samplings (grey: the band 0.084 to 0.87)"
+
+
+def test_many_or_mixed_samplings_have_ten_bars_and_prompts_without_one_none():
+    many = accuracy_figure(curate([repeated(k, 1000) for k in (0, 500, 1000)]))
+    mixed = accuracy_figure(curate([1, 0, 1, 1, 0, 1, math.nan], prompts=[1, 1, 1, 2, 2, 3, 4]))
+    for figure, xlabel in ((many, "1000 samplings"), (mixed, "1 to 3 samplings")):
+        (axes,) = figure.axes
+        assert axes.patches[0].get_width() == pytest.approx(0.1)
+        assert axes.get_xlim() == pytest.approx((-0.05, 1.05))
+        assert axes.get_title() == "3 prompts by accuracy"
+        assert xlabel in axes.get_xlabel()
+    assert "over 0 samplings" in accuracy_figure(curate([[math.nan]])).axes[0].get_xlabel()
+
+
 # --- errors -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("arguments", "options", "message"),
     [
-        ([[[0.5, 1]]], {}, "correct: expected 0, 1 or NaN, got 0.5"),
-        ([[[2, 1]]], {}, "correct: expected 0, 1 or NaN, got 2"),
-        ([["a"]], {}, "correct: expected an array of bool"),
-        ([[10**400]], {}, "correct: expected an array of bool"),
-        ([[1, 0]], {}, "prompts: expected the prompt of each sampling"),
-        ([np.zeros((1, 1, 1))], {}, r"correct: expected shape \(B, k\)"),
-        ([[1, 0]], {"prompts": [1]}, "prompts: expected 2 ids"),
-        ([[1, 5]], {"samplings": 4}, "correct: expected integers from 0 up, no more than samplings, got 5"),
-        ([[1, math.nan]], {"samplings": 4}, "correct: expected integers from 0 up, no more than samplings, got nan"),
-        ([[0.5]], {"samplings": 4}, "correct: expected integers from 0 up, no more than samplings, got 0.5"),
-        ([[1]], {"samplings": [-4]}, "samplings: expected integers from 0 up, got -4"),
+        ([[[0.5, 1]]], {}, r"correct: expected 0, 1 or NaN, got 0\.5"),
+        ([[[2, 1]]], {}, r"correct: expected 0, 1 or NaN, got 2\.0"),
+        ([["a"]], {}, r"correct: expected an array of bool, 0, 1 or NaN, got \['a'\] \(could not convert .*\)"),
+        ([["a" * 90]], {}, r"correct: expected an array of bool, 0, 1 or NaN, got \['a{58} \(could not convert .*\)"),
+        ([[10**400]], {}, r"correct: expected an array of bool, 0, 1 or NaN, got \[10{58} \(.* too large .*\)"),
+        ([[1, 0]], {}, r"prompts: expected the prompt of each sampling with correct of shape \(2,\)"),
+        ([np.zeros((1, 1, 1))], {}, r"correct: expected shape \(B, k\), or \(N,\) with prompts, got \(1, 1, 1\)"),
+        ([1], {}, r"correct: expected shape \(B, k\), or \(N,\) with prompts, got \(\)"),
+        ([[1, 0]], {"prompts": [1]}, "prompts: expected 2 ids, one a row of correct, got 1"),
+        ([[[1]]], {"band": (0.9, 0.1)}, r"band: expected 0 <= low < high <= 1, got \(0\.9, 0\.1\)"),
+        ([[[1]]], {"band": (0.5, 0.5)}, r"band: expected 0 <= low < high <= 1, got \(0\.5, 0\.5\)"),
+        ([[[1]]], {"band": (0.5, 1.5)}, r"band: expected 0 <= low < high <= 1, got \(0\.5, 1\.5\)"),
+        ([[[1]]], {"band": 0.5}, r"band: expected two numbers, the lowest and the highest accuracy, got 0\.5"),
+        ([[[1]]], {"band": "ab"}, "band: expected two numbers, the lowest and the highest accuracy, got 'ab'"),
+        ([[[1]]], {"band": (0.1,)}, r"band: expected two numbers, the lowest and the highest accuracy, got \(0\.1,\)"),
+        ([[[1]]], {"band": (0.1, "b")}, r"band\[1\]: expected a number, got str"),
+        ([[[1]]], {"cut": "a"}, "cut: expected a number, got str"),
+        ([[[1]]], {"cut": 0.9}, r"cut: expected a number in the band \[0\.084, 0\.87\], got 0\.9"),
+        ([[[1]]], {"cut": 0.05}, r"cut: expected a number in the band \[0\.084, 0\.87\], got 0\.05"),
+        ([[[1]]], {"keep": "all"}, "keep: expected one of 'estimate', 'possible', 'certain', got 'all'"),
+        ([[[1]]], {"method": "wald"}, "method: expected one of 'wilson', 'wilsoncc', 'exact', got 'wald'"),
+        ([[[1]]], {"confidence_level": "a"}, "confidence_level: expected a number, got str"),
+        ([[[1]]], {"confidence_level": 1}, r"confidence_level: expected a number in \(0, 1\), got 1\.0"),
+        ([[[1]]], {"confidence_level": 0}, r"confidence_level: expected a number in \(0, 1\), got 0\.0"),
+        ([[1, 5]], {"samplings": 4}, r"correct: expected integers from 0 up, no more than samplings, got 5\.0"),
+        ([[1, math.nan]], {"samplings": 4}, r"correct: expected integers from 0 up, no more than samplings, got nan"),
+        ([[0.5]], {"samplings": 4}, r"correct: expected integers from 0 up, no more than samplings, got 0.5"),
+        ([[1]], {"samplings": [-4]}, r"samplings: expected integers from 0 up, got -4\.0"),
         ([[1]], {"samplings": math.inf}, "samplings: expected integers from 0 up, got inf"),
         ([[1]], {"samplings": [4, 4]}, r"samplings: expected one integer, or as many as correct, \(1,\), got \(2,\)"),
-        ([[1]], {"samplings": "x"}, "samplings: expected an array of integers, got 'x'"),
+        ([[1]], {"samplings": "x"}, r"samplings: expected an array of integers, got 'x' \(could not convert .*\)"),
         ([[[1]]], {"samplings": 4}, r"correct: expected shape \(B,\) with samplings, got \(1, 1\)"),
-        ([[[1]]], {"band": (0.9, 0.1)}, "band: expected 0 <= low < high <= 1"),
-        ([[[1]]], {"band": 0.5}, "band: expected two numbers"),
-        ([[[1]]], {"band": "ab"}, "band: expected two numbers"),
-        ([[[1]]], {"band": (0.1, "b")}, r"band\[1\]: expected a number"),
-        ([[[1]]], {"cut": 0.9}, "cut: expected a number in the band"),
-        ([[[1]]], {"keep": "all"}, "keep: expected one of"),
-        ([[[1]]], {"method": "wald"}, "method: expected one of"),
-        ([[[1]]], {"confidence_level": 1}, r"confidence_level: expected a number in \(0, 1\)"),
     ],
 )
 def test_bad_arguments_are_refused_by_name(arguments, options, message):
-    with pytest.raises((TypeError, ValueError), match=message):
+    with pytest.raises((TypeError, ValueError), match=f"^{message}$"):
         curate(*arguments, **options)
+    with pytest.raises(TypeError, match=r"^band"):
+        curate([[1]], band=b"ab")
     with pytest.raises(ValueError, match="fate: expected one of"):
         curate([[1]]).of("stage_3")
 

@@ -235,6 +235,13 @@ def test_a_world_of_one_takes_the_flat_form_and_raises_its_errors(alone):
         durian_advantage(torch.rand(2, 2), valid=torch.ones(2, dtype=torch.bool), process_group=alone)
 
 
+def test_what_is_beyond_the_range_of_float32_is_its_largest_number_with_a_group_too(alone):
+    largest = torch.finfo(torch.float32).max
+    rewards = torch.tensor([[largest, -largest]])
+    std = durian_components(rewards, process_group=alone).prompt_std
+    assert std.tolist() == durian_components(rewards).prompt_std.tolist() == [largest]
+
+
 def test_what_headers_tell():
     header = distributed._Header(0, 0, 1, 1, 5, 8, 2)
     distributed._compare([header, header], 0)
