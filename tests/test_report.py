@@ -176,6 +176,18 @@ def test_buckets_are_measured_by_the_std_of_all_rewards():
     assert (bucket.prompts, bucket.fewest) == (30, 30)
 
 
+def test_steps_without_signal_have_no_part_in_means_and_angles():
+    alone = summed(a_step(0))
+    nothing = a_step(1, 1, prompts=10)._replace(rewards=torch.ones(80, dtype=torch.float64))
+    both = summed(a_step(0), nothing, nothing)
+    for column in (*(f"other, {method}" for method in METHODS), "extreme_ratio", "spread, confidence"):
+        assert both.mean(column) == alone.mean(column) > 0
+    for method in METHODS[1:]:
+        assert both.angle("GRPO", method) == alone.angle("GRPO", method) > 0
+    assert both.mean("prompts", of_effective=False) == pytest.approx((30 + 10 + 10) / 3)
+    assert summed(nothing).mean("extreme_ratio") == summed(nothing).angle("GRPO", "Durian") == 0
+
+
 # --- what they say ----------------------------------------------------------------------------------
 
 
