@@ -176,6 +176,16 @@ def test_buckets_are_measured_by_the_std_of_all_rewards():
     assert (bucket.prompts, bucket.fewest) == (30, 30)
 
 
+def test_prompts_that_a_method_pulls_at_nothing_are_not_compared():
+    step = a_step(0)
+    far = torch.where(step.prompt_index < 10, 1e-300, 1e300) * (step.rewards > 0.5)
+    effective = [len(set(row)) > 1 for row in far.view(30, 8).tolist()]
+    assert 0 < sum(effective[:10]) < 10
+    summary = summed(step._replace(rewards=far))
+    assert summary.compared == sum(effective[10:])
+    assert min(change.ratio for change in summary.lowered) > 0
+
+
 def test_steps_without_signal_have_no_part_in_means_and_angles():
     alone = summed(a_step(0))
     nothing = a_step(1, 1, prompts=10)._replace(rewards=torch.ones(80, dtype=torch.float64))
