@@ -178,9 +178,10 @@ def test_buckets_are_measured_by_the_std_of_all_rewards():
 
 def test_prompts_that_a_method_pulls_at_nothing_are_not_compared():
     step = a_step(0)
-    far = torch.where(step.prompt_index < 10, 1e-300, 1e300) * (step.rewards > 0.5)
+    size = torch.tensor([1e-300] * 80 + [1e300] * 160, dtype=torch.float64)
+    far = torch.where(step.rewards > 0.5, size, 0.0)
     effective = [len(set(row)) > 1 for row in far.view(30, 8).tolist()]
-    assert 0 < sum(effective[:10]) < 10
+    assert any(effective[:10])
     summary = summed(step._replace(rewards=far))
     assert summary.compared == sum(effective[10:])
     assert min(change.ratio for change in summary.lowered) > 0
@@ -235,6 +236,9 @@ def test_what_is_missing_is_said():
 
 def test_too_few_and_few_and_enough_prompts():
     assert "Too few prompts a step to tell: 3 on average" in said(a_step(3, prompts=3), buckets=12).headline
+    one_score = said(a_step(0, prompts=30), buckets=20)  # enough prompts for the buckets of the other
+    assert "Too few" not in one_score.headline
+    assert "far too few" in titles(one_score)
     assert "plain: Durian is 7° from batch std, and 7° from GRPO" in titles(said(a_step(0, prompts=60)))
     assert "12 buckets of confidence: about 5 prompts in each, few" in titles(said(a_step(0, prompts=60), buckets=12))
     assert "good: 3 buckets of confidence: about 20 prompts in each" in titles(said(a_step(0, prompts=60)))
