@@ -204,6 +204,14 @@ def test_what_a_command_takes_is_measured_against_a_hundredth_of_the_log(monkeyp
     assert log_size.table(found).count("durian-adv metrics, jsonl") == 2
 
 
+def test_the_report_page_quotes_the_record_of_large_logs():
+    found = [records.read(log_size.FOLDER / f"{name}.csv")[0] for name in ("report",)]
+    text = (records.ROOT / "docs/report.md").read_text(encoding="utf-8")
+    for measurements in found:
+        assert log_size.table(measurements) in text
+        assert max(m.size for m in measurements) >= 10_000_000
+
+
 def test_a_command_that_fails_is_not_measured(tmp_path):
     with pytest.raises(RuntimeError, match=r"durian-adv metrics: expected exit status 0, got 2: .*No such file"):
         log_size.cost(["metrics", str(tmp_path / "none")])

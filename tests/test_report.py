@@ -176,6 +176,29 @@ def test_buckets_are_measured_by_the_std_of_all_rewards():
     assert (bucket.prompts, bucket.fewest) == (30, 30)
 
 
+def test_prompts_that_a_method_pulls_at_nothing_are_not_compared():
+    step = a_step(0)
+    size = torch.tensor([1e-300] * 80 + [1e300] * 160, dtype=torch.float64)
+    far = torch.where(step.rewards > 0.5, size, 0.0)
+    effective = [len(set(row)) > 1 for row in far.view(30, 8).tolist()]
+    assert any(effective[:10])
+    summary = summed(step._replace(rewards=far))
+    assert summary.compared == sum(effective[10:])
+    assert min(change.ratio for change in summary.lowered) > 0
+
+
+def test_steps_without_signal_have_no_part_in_means_and_angles():
+    alone = summed(a_step(0))
+    nothing = a_step(1, 1, prompts=10)._replace(rewards=torch.ones(80, dtype=torch.float64))
+    both = summed(a_step(0), nothing, nothing)
+    for column in (*(f"other, {method}" for method in METHODS), "extreme_ratio", "spread, confidence"):
+        assert both.mean(column) == alone.mean(column) > 0
+    for method in METHODS[1:]:
+        assert both.angle("GRPO", method) == alone.angle("GRPO", method) > 0
+    assert both.mean("prompts", of_effective=False) == pytest.approx((30 + 10 + 10) / 3)
+    assert summed(nothing).mean("extreme_ratio") == summed(nothing).angle("GRPO", "Durian") == 0
+
+
 # --- what they say ----------------------------------------------------------------------------------
 
 
@@ -213,6 +236,9 @@ def test_what_is_missing_is_said():
 
 def test_too_few_and_few_and_enough_prompts():
     assert "Too few prompts a step to tell: 3 on average" in said(a_step(3, prompts=3), buckets=12).headline
+    one_score = said(a_step(0, prompts=30), buckets=20)  # enough prompts for the buckets of the other
+    assert "Too few" not in one_score.headline
+    assert "far too few" in titles(one_score)
     assert "plain: Durian is 7° from batch std, and 7° from GRPO" in titles(said(a_step(0, prompts=60)))
     assert "12 buckets of confidence: about 5 prompts in each, few" in titles(said(a_step(0, prompts=60), buckets=12))
     assert "good: 3 buckets of confidence: about 20 prompts in each" in titles(said(a_step(0, prompts=60)))

@@ -617,6 +617,7 @@ def test_a_cache_of_ones_own_serves_other_data_sets_and_other_encoders_do_not_us
         ("a", FLAGS, 4, 0),
         ("b", FLAGS, 0, 4),
         ("c", [*FLAGS[:3], "96"], 4, 0),
+        ("d", [*FLAGS, "--resize-first", "8000", "9000"], 4, 0),
     ):
         assert main(["entropy", str(folder), str(tmp_path / f"{name}.jsonl"), "--cache", str(cache), *flags]) == 0
         assert f"{computed} images computed" in (err := capsys.readouterr().err)

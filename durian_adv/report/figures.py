@@ -200,7 +200,7 @@ def _difficulty(figure: Figure, summary: Summary) -> str:
 def _buckets(figure: Figure, summary: Summary) -> str:
     sizes = [max(3, min(DRAWN_BUCKETS, len(summary.buckets(score)))) for score in SCORES]
     panels = figure.subplots(1, 2, sharey=True, width_ratios=sizes)
-    top = 0.0
+    top = 1.0
     for axes, score in zip(panels, SCORES, strict=True):
         if not _titled(axes, score, f"by {CALLED[score]}", summary):
             continue
@@ -218,8 +218,7 @@ def _buckets(figure: Figure, summary: Summary) -> str:
                 axes.vlines(names, *zip(*spread, strict=True), color=INK, linewidth=1.2)
             axes.set_xticks(names, [f"{n}\n{b.prompts:.0f}" for n, b in zip(names, buckets.values(), strict=True)])
     figure.supxlabel("bucket, from low to high; below it, prompts a step", fontsize=10)
-    if top:
-        panels[0].set_ylim(0, 1.1 * top)
+    panels[0].set_ylim(0, 1.1 * top)
     line = "\n(line: 10 to 90% of the steps)" * (len(summary.names) > 1)
     panels[0].set_ylabel(f"std of the bucket\n1 = std of all rewards{line}")
     return "The std that each bucket of visual entropy and of confidence shares, and how many prompts are in it"

@@ -89,8 +89,8 @@ def load_encoder(
         encoder: Encoder = EfficientNetEncoder(layer, size, place)
     else:
         adapter = "durian_adv.adapters.transformers_encoder"  # imports transformers, which EfficientNet does without
-        made = importlib.import_module(adapter).TransformersEncoder
-        encoder = made(name, features, place, getattr(torch, dtype), min_pixels, max_pixels)
+        arguments = name, features, place, getattr(torch, dtype), min_pixels, max_pixels
+        encoder = importlib.import_module(adapter).TransformersEncoder(*arguments)
     return encoder if resize_first is None else _ResizedFirst(encoder, *resize_first)
 
 
