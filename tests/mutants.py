@@ -54,19 +54,8 @@ TESTS = {
     "cli": "cli",
     "commands.curate": "curation",
     "commands.metrics": "cli",
-    "commands.rollouts": "cli report",
+    "commands.rollouts": "cli",
     "adapters.batch": "adapters_batch",
-    "report.summary": "report",
-    "report.verdict": "report",
-    "report.page": "report",
-    "visual.cache": "visual",
-    "visual.images": "visual",
-    "visual.scorer": "visual",
-    "visual.scoring": "visual",
-    "visual.encoders": "visual",
-    "visual.data": "visual",
-    "commands.entropy": "visual",
-    "commands.report": "report",
 }
 # slow, or about the modules as they stand in the tree
 LEFT_OUT = (
