@@ -52,9 +52,6 @@ TESTS = {
     "certified": "certified messages",
     "distributed": "distributed",
     "cli": "cli",
-    "commands.curate": "curation",
-    "commands.metrics": "cli",
-    "commands.rollouts": "cli",
     "adapters.batch": "adapters_batch",
 }
 # slow, or about the modules as they stand in the tree
@@ -85,7 +82,7 @@ LEFT_OUT = (
 
 
 def source(module):
-    """The file of a module: durian_adv/commands/curate.py for commands.curate."""
+    """The file of a module: durian_adv/adapters/batch.py for adapters.batch."""
     return f"durian_adv/{module.replace('.', '/')}.py"
 
 

@@ -411,6 +411,24 @@ def test_each_image_of_a_batch_goes_its_own_way(shape):
         torch.testing.assert_close(gram[where], product / product.trace(), rtol=1e-14, atol=1e-15)
 
 
+def test_an_image_is_finite_or_not_by_itself_and_small_ones_are_measured_in_double():
+    images = torch.zeros(4, 3, 5)
+    images[1, 2, 4], images[2, 0, 0], images[3, 1, 1] = torch.nan, torch.inf, -torch.inf
+    with torch.device("meta"):  # a default device of the caller has no say
+        for shape in ((4, 0, 5), (4, 3, 0)):
+            nothing = entropy.all_finite(torch.zeros(shape, device="cpu"))
+            assert (nothing.tolist(), nothing.dtype, nothing.device.type) == ([True] * 4, torch.bool, "cpu")
+    assert entropy.all_finite(images).tolist() == [True, False, False, False]
+    side = entropy._SMALL_SIDE + 1
+    for shape, dtype in (
+        ((4, side, 5), torch.float64),
+        ((4, 5, side), torch.float64),
+        ((2, side, side), torch.float32),
+    ):
+        prepared = entropy.prepared(torch.zeros(shape).mT)
+        assert (prepared.dtype, prepared.is_contiguous()) == (dtype, True)
+
+
 def test_features_at_the_ends_of_the_range_have_the_entropy_of_any_others():
     generator = torch.Generator().manual_seed(0)
     image = torch.rand(6, 5, generator=generator, dtype=torch.float64) * 2 - 1
