@@ -128,5 +128,7 @@ def test_arguments_are_checked_and_eps_is_small(estimator):
     rewards = torch.tensor([[1.0, 0.0, 0.5], [0.25, 0.0, 0.0]], dtype=torch.float64)
     with pytest.raises(TypeError, match=r"^valid: expected dtype torch\.bool, got torch\.float64$"):
         estimator(rewards, valid=rewards)
+    with pytest.raises(ValueError, match=r"^valid: expected shape rewards\.shape = \(2, 3\), got \(3,\)$"):
+        estimator(rewards, valid=torch.ones(3, dtype=torch.bool))
     if "eps" in inspect.signature(estimator).parameters:
         assert_same_bits(estimator(rewards), estimator(rewards, eps=1e-6))

@@ -139,3 +139,18 @@ def test_a_missing_file_and_a_bad_option_are_errors_without_a_traceback(tmp_path
     status, _, err = run(capsys, "metrics", log, "--weights", "0", "0", "0")
     assert status == 2
     assert "weights: expected a positive sum" in err
+
+
+def test_the_parser_says_its_name_its_version_and_what_it_is_for(capsys):
+    for arguments, status in ((["--version"], 0), (["--help"], 0), ([], 2)):
+        with pytest.raises(SystemExit) as left:
+            main(arguments)
+        assert left.value.code == status
+        out, err = capsys.readouterr()
+        if arguments == ["--version"]:
+            assert out == f"durian-adv {durian_adv.__version__}\n"
+        elif arguments:
+            assert out.startswith("usage: durian-adv ")
+            assert durian_adv.__doc__ in " ".join(out.split())
+        else:
+            assert "durian-adv: error: the following arguments are required: command" in err
