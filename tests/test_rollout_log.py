@@ -258,8 +258,7 @@ def test_batches_keep_the_order_of_the_log_and_every_score(tmp_path):
 
 
 def test_what_waits_in_memory_is_counted(tmp_path, monkeypatch):
-    monkeypatch.setattr(rollout_log, "_A_STEP", 3)
-    monkeypatch.setattr(rollout_log, "_IN_ALL", 5)
+    monkeypatch.setattr(rollout_log, "_HELD", 5)
     rng = np.random.default_rng(0)
     with (tmp_path / "spool").open("w+b") as file:
         spool = rollout_log._Spool(file)
