@@ -261,10 +261,12 @@ def test_what_waits_in_memory_is_counted(tmp_path, monkeypatch):
     monkeypatch.setattr(rollout_log, "_HELD", 5)
     rng = np.random.default_rng(0)
     with (tmp_path / "spool").open("w+b") as file:
-        spool = rollout_log._Spool(file)
+        spool, seen = rollout_log._Spool(file), []
         for step in rng.integers(0, 4, 200).tolist():
             spool.add(step, "p", 0.0, 0.0, 0.0)
-            assert spool.waiting == sum(len(chunk.prompts) for chunk in spool.open.values()) < 5
+            assert spool.waiting == sum(len(chunk.prompts) for chunk in spool.open.values())
+            seen.append(spool.waiting)
+        assert seen == [1, 2, 3, 4, 0] * 40
 
 
 def test_of_a_parquet_file_the_row_is_named_and_its_bytes_are_counted(tmp_path):

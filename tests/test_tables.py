@@ -40,6 +40,25 @@ def test_a_table_knows_its_file_its_columns_and_what_to_call_a_row(table, tmp_pa
         table.column("y")
 
 
+def test_columns_come_with_the_numbers_of_their_rows(table, monkeypatch):
+    monkeypatch.setattr(tables, "_ROWS", 2)  # of three rows
+    first = 2 if table.path.suffix == ".jsonl" else 1
+    assert [(number, values[0]) for number, values in tables.read_columns(table.path, ["id", "x", "id"])] == [
+        (first, "é"), (first + 1, "b"), (first + 2, "c"),
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match=r"given\.(jsonl|parquet): expected a column 'y', got id, x$"):
+        list(tables.read_columns(table.path, ["id", "y"]))
+
+
+def test_a_line_comes_as_it_was_written(tmp_path):
+    file = tmp_path / "lines"
+    file.write_bytes(b' {"b": 1.50,  "a": 1}\t\r\n\n{"a":"\xc3\xa9"}')
+    assert [tuple(line) for line in json_lines.objects(file)] == [
+        (1, b'{"b": 1.50,  "a": 1}', {"b": 1.5, "a": 1}),
+        (3, b'{"a":"\xc3\xa9"}', {"a": "é"}),
+    ]
+
+
 @pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
 def test_chosen_rows_are_written_in_any_form_and_read_again(table, suffix, tmp_path):
     path = tmp_path / f"out.{suffix}"
