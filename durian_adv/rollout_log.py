@@ -21,6 +21,7 @@ Name = str | int
 COLUMNS = ("prompt", "reward", "step", "visual_entropy", "confidence", "logprobs")
 _TOLD = {int: "an integer", str: "a string", type(None): "none"}
 _HELD = 1 << 20  # rollouts in memory before they go to the disk
+_LARGEST = 1 << 22  # rollouts of a step, whose statistics take some 0.7 kB each
 
 
 class Step(NamedTuple):
@@ -64,7 +65,7 @@ def read_steps(
         progress: called with how many bytes have been read, time and again.
 
     Raises:
-        ValueError: what cannot be used, with its file and line (or row).
+        ValueError: what cannot be used, with its file and line (or row); a step of more than 4,194,304 rollouts.
         OSError: a file that cannot be read.
         ModuleNotFoundError: a parquet file, and pyarrow is not installed.
 
@@ -112,6 +113,12 @@ def _steps(
         for name in spool.places:
             step = _step(name, spool.chunks(name))
             if batch_prompts is None:
+                if len(step.rewards) > _LARGEST:
+                    one = "a log without steps, which is one step" if name is None else f"step {_short(name)}"
+                    raise ValueError(
+                        f"{', '.join(map(str, files))}: expected at most {_LARGEST:,} rollouts a step, got "
+                        f"{len(step.rewards):,} in {one}; --batch-prompts makes steps of a log without"
+                    )
                 yield step
             else:
                 yield from _batches(step, batch_prompts)

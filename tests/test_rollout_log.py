@@ -269,6 +269,20 @@ def test_what_waits_in_memory_is_counted(tmp_path, monkeypatch):
         assert seen == [1, 2, 3, 4, 0] * 40
 
 
+def test_a_step_that_memory_may_not_hold_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(rollout_log, "_LARGEST", 3)
+    rows = [{"prompt": i // 2, "reward": i % 2} for i in range(4)]
+    file = write(tmp_path / "log", rows)
+    told = "log: expected at most 3 rollouts a step, got 4 in a log without steps, which is one step; --batch-prompts"
+    with pytest.raises(ValueError, match=f"{told} makes steps of a log without$"):
+        list(read_steps([file]))
+    assert len(list(read_steps([file], batch_prompts=1))) == 2
+    assert len(list(read_steps([write(tmp_path / "log", rows[:3])]))) == 1
+    assert len(list(read_steps([write(tmp_path / "log", [{**row, "step": row["prompt"]} for row in rows])]))) == 2
+    with pytest.raises(ValueError, match="expected at most 3 rollouts a step, got 4 in step 'a'; --batch-prompts"):
+        list(read_steps([write(tmp_path / "log", [{**row, "step": "a"} for row in rows])]))
+
+
 def test_of_a_parquet_file_the_row_is_named_and_its_bytes_are_counted(tmp_path):
     file = tmp_path / "log"
     for rewards in ([1.0], [1.0, 2.0, None]):
