@@ -276,6 +276,9 @@ def test_a_step_that_memory_may_not_hold_is_refused(tmp_path, monkeypatch):
     told = "log: expected at most 3 rollouts a step, got 4 in a log without steps, which is one step; --batch-prompts"
     with pytest.raises(ValueError, match=f"{told} makes steps of a log without$"):
         list(read_steps([file]))
+    two = [write(tmp_path / "one", rows[:2]), write(tmp_path / "two", rows[2:])]
+    with pytest.raises(ValueError, match=r"one, [^,]*two: expected at most 3 rollouts a step, got 4"):
+        list(read_steps(two))
     assert len(list(read_steps([file], batch_prompts=1))) == 2
     assert len(list(read_steps([write(tmp_path / "log", rows[:3])]))) == 1
     assert len(list(read_steps([write(tmp_path / "log", [{**row, "step": row["prompt"]} for row in rows])]))) == 2
