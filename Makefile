@@ -48,8 +48,7 @@ fuzz: $(VENV)/.installed-dev  ## 100,000 calls with anything, checked against th
 endurance: $(VENV)/.installed-dev  ## 10,000 calls: memory and compilations; writes tests/records/endurance.csv
 	$(BIN)/python tests/endurance.py
 
-mutants: $(VENV)-mutants/.installed  ## mutation testing, hours; stop and resume at will; writes tests/records/mutants.csv
-	HYPOTHESIS_PROFILE=mutants $(VENV)-mutants/bin/mutmut run --max-children 1
+mutants: $(VENV)-mutants/.installed  ## mutation testing; stop and resume at will; writes tests/records/mutants.csv
 	$(VENV)-mutants/bin/python tests/mutants.py
 
 # --- trainers and data tools, each in an environment of its own ---

@@ -56,7 +56,7 @@ def restore(value: Tensor, batch: Batch) -> Tensor:
 
 
 def scaled(batch: Batch, factor: Tensor) -> Tensor:
-    """Return ``centred * factor (B,)`` in the caller's form: every estimator ends here."""
+    """Return ``centred * factor (B,)`` in the caller's form: estimators of one factor end here."""
     factor = factor.clamp(max=torch.finfo(factor.dtype).max)  # as 0 * inf is not a number
     return restore(exact.to_result(batch.prompts.centred * factor, batch.dtype), batch)
 

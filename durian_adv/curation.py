@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 KEEP = ("estimate", "possible", "certain")
 METHODS = ("wilson", "wilsoncc", "exact")
 _MOST_BARS = 64
+_MOST_SAMPLINGS = 2**53  # float64 counts as far
 FATES = ("too_hard", "stage_2", "stage_1", "too_easy", "uncertain")
 
 
@@ -47,6 +48,7 @@ class Curation(NamedTuple):
 def curate(
     correct: ArrayLike,
     *,
+    samplings: ArrayLike | None = None,
     prompts: Sequence[Any] | NDArray[Any] | None = None,
     band: tuple[float, float] = (0.084, 0.87),
     cut: float = 1 / 3,
@@ -66,7 +68,9 @@ def curate(
     * ``"certain"``: keep a prompt only if its whole interval lies in the band.
 
     Args:
-        correct: ``(B, k)``, a prompt a row; or ``(N,)`` with ``prompts``: bool, 0 or 1; NaN or None: not known.
+        correct: ``(B, k)``, a prompt a row; or ``(N,)`` with ``prompts``: bool, 0 or 1; NaN or None: not known. With
+            ``samplings``, ``(B,)``: how many of them are correct.
+        samplings: how many there are, one number for all prompts or ``(B,)``.
         prompts: each row's prompt, ``(B,)``; or each sampling's prompt, ``(N,)``, any hashable ids in any order.
         band: the lowest and the highest accuracy that are kept.
         cut: accuracies below are of stage 2; lies in the band.
@@ -89,6 +93,8 @@ def curate(
     ([0.0, 0.25, 0.5, 1.0], ['too_hard', 'stage_2', 'stage_1', 'too_easy'])
     >>> curate([[0, 0, 0, 0]], keep="possible").fate.tolist()  # 4 samplings exclude little
     ['stage_2']
+    >>> curate([0, 3, 12], samplings=24).fate.tolist()
+    ['too_hard', 'stage_2', 'stage_1']
     """
     _checks.choice("keep", keep, KEEP)
     _checks.choice("method", method, METHODS)
@@ -100,15 +106,18 @@ def curate(
     if not 0 < confidence_level < 1:
         raise ValueError(f"confidence_level: expected a number in (0, 1), got {confidence_level}")
 
-    ids, samplings, right = _counts(correct, prompts)
+    outcomes = _array("correct", correct, "bool, 0, 1 or NaN")
+    known, right = _outcomes(outcomes, prompts) if samplings is None else _numbers(outcomes, samplings)
+    ids, row = _rows(len(outcomes), prompts)
+    known, right = (np.bincount(row, counts, len(ids)).astype(np.int64) for counts in (known, right))
     with np.errstate(invalid="ignore"):
-        accuracy = right / samplings
-    pairs = zip(right.tolist(), samplings.tolist(), strict=True)
+        accuracy = right / known
+    pairs = zip(right.tolist(), known.tolist(), strict=True)
     interval = functools.cache(functools.partial(_interval, level=confidence_level, method=method))
     low, high = np.array([interval(k, n) for k, n in pairs], dtype=np.float64).reshape(-1, 2).T
     kept = {
         "estimate": (lowest <= accuracy) & (accuracy <= highest),
-        "possible": (high >= lowest) & (low <= highest) & (samplings > 0),
+        "possible": (high >= lowest) & (low <= highest) & (known > 0),
         "certain": (low >= lowest) & (high <= highest),
     }[keep]
     fate = np.select(
@@ -116,7 +125,7 @@ def curate(
         ["stage_2", "stage_1", "too_hard", "too_easy"],
         "uncertain",
     )
-    return Curation(ids, samplings, right, accuracy, low, high, fate, (lowest, highest), cut)
+    return Curation(ids, known, right, accuracy, low, high, fate, (lowest, highest), cut)
 
 
 def accuracy_figure(curation: Curation) -> Figure:
@@ -199,12 +208,15 @@ def _interval(right: int, samplings: int, level: float, method: str) -> tuple[fl
     return float(found.low), float(found.high)
 
 
-def _counts(correct: ArrayLike, prompts: Any) -> tuple[NDArray[Any], NDArray[np.int64], NDArray[np.int64]]:
-    """Return each prompt's id, known samplings and correct ones."""
+def _array(name: str, values: ArrayLike, expected: str) -> NDArray[np.float64]:
     try:
-        outcomes = np.asarray(correct, dtype=np.float64)  # None becomes NaN
+        return np.asarray(values, dtype=np.float64)  # None becomes NaN
     except (TypeError, ValueError, OverflowError) as error:
-        raise TypeError(f"correct: expected an array of bool, 0, 1 or NaN, got {correct!r:.60} ({error})") from None
+        raise TypeError(f"{name}: expected an array of {expected}, got {values!r:.60} ({error})") from None
+
+
+def _outcomes(outcomes: NDArray[np.float64], prompts: Any) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return each row's number of known samplings and of correct ones."""
     if outcomes.ndim not in (1, 2):
         raise ValueError(f"correct: expected shape (B, k), or (N,) with prompts, got {outcomes.shape}")
     if outcomes.ndim == 1 and prompts is None:
@@ -213,16 +225,33 @@ def _counts(correct: ArrayLike, prompts: Any) -> tuple[NDArray[Any], NDArray[np.
     wrong = known & (outcomes != 0) & (outcomes != 1)
     if wrong.any():
         raise ValueError(f"correct: expected 0, 1 or NaN, got {outcomes[wrong][0]}")
-    ids = list(range(len(outcomes)) if prompts is None else prompts)
-    if len(ids) != len(outcomes):
-        raise ValueError(f"prompts: expected {len(outcomes)} ids, one a row of correct, got {len(ids)}")
+    right = np.where(known, outcomes, 0.0)
+    return (known.sum(1), right.sum(1)) if outcomes.ndim == 2 else (known, right)
+
+
+def _numbers(right: NDArray[np.float64], samplings: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return the numbers given, after a check."""
+    given = _array("samplings", samplings, "integers")
+    if right.ndim != 1:
+        raise ValueError(f"correct: expected shape (B,) with samplings, got {right.shape}")
+    if given.shape not in ((), right.shape):
+        raise ValueError(f"samplings: expected one integer, or as many as correct, {right.shape}, got {given.shape}")
+    known = np.broadcast_to(given, right.shape)
+    for name, numbers, most in (("samplings", known, _MOST_SAMPLINGS), ("correct", right, known)):
+        bad = ~((numbers >= 0) & (numbers <= most) & (numbers == np.floor(numbers)))
+        if bad.any():
+            bound = "" if name == "samplings" else ", no more than samplings"
+            raise ValueError(f"{name}: expected integers from 0 up{bound}, got {numbers[bad][0]}")
+    return known, right
+
+
+def _rows(count: int, prompts: Any) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Return the distinct ids, and which of them each row has."""
+    ids = list(range(count) if prompts is None else prompts)
+    if len(ids) != count:
+        raise ValueError(f"prompts: expected {count} ids, one a row of correct, got {len(ids)}")
     number: dict[Any, int] = {}
     row = np.array([number.setdefault(i, len(number)) for i in ids], dtype=np.int64)
-    if outcomes.ndim == 2:
-        row = np.repeat(row, outcomes.shape[1])
-    flat, there = np.where(known, outcomes, 0.0).ravel(), known.ravel()
-    samplings = np.bincount(row, weights=there, minlength=len(number)).astype(np.int64)
-    right = np.bincount(row, weights=flat, minlength=len(number)).astype(np.int64)
     unique = np.empty(len(number), dtype=object)  # ids may be tuples, which NumPy would take apart
     unique[:] = list(number)
-    return unique, samplings, right
+    return unique, row

@@ -5,13 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 
-def objects(
-    path: Path, progress: Callable[[int], object] = lambda read: None
-) -> Iterator[tuple[int, str, dict[str, Any]]]:
-    r"""Give each object with its line's number and what to call it in an error; blank lines are skipped.
+class Line(NamedTuple):
+    """An object with the line that it stands on."""
+
+    number: int  # from 1
+    text: bytes  # as it was written, without spaces around it
+    row: dict[str, Any]
+
+
+def objects(path: Path, progress: Callable[[int], object] = lambda read: None) -> Iterator[Line]:
+    r"""Give each object with its line; blank lines are skipped.
 
     Args:
         path: the file.
@@ -22,24 +28,29 @@ def objects(
 
     >>> file = getfixture("tmp_path") / "lines"
     >>> _ = file.write_text('{"id": "2024-01-01"}\n\n{"id": 7}\n')
-    >>> [(number, row) for number, _, row in objects(file)]
+    >>> [(line.number, line.row) for line in objects(file)]
     [(1, {'id': '2024-01-01'}), (3, {'id': 7})]
     """
     with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             progress(len(line))
-            if line.strip():
-                where = f"{path}, line {number}"
-                yield number, where, _object(line, where)
+            if text := line.strip():
+                yield Line(number, text, _object(text, path, number))
 
 
-def _object(line: bytes, where: str) -> dict[str, Any]:
+def where(path: Path, number: int) -> str:
+    """Return what to call a line in an error."""
+    return f"{path}, line {number}"
+
+
+def _object(text: bytes, path: Path, number: int) -> dict[str, Any]:
     try:
-        row = json.loads(line)
+        row = json.loads(text.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:  # also not UTF-8, a number of thousands of digits, or nested deeply
-        text = line.strip()[:60].decode(errors="replace")
-        raise ValueError(f"{where}: expected a JSON object, got {text!r} ({error})") from None
+        begins = text[:60].decode(errors="replace")
+        raise ValueError(f"{where(path, number)}: expected a JSON object, got {begins!r} ({error})") from None
     if not isinstance(row, dict):
-        text = repr(row)
-        raise ValueError(f"{where}: expected a JSON object, got {text[:60]}{'...' * (len(text) > 60)}")
+        begins = repr(row)
+        more = "..." * (len(begins) > 60)
+        raise ValueError(f"{where(path, number)}: expected a JSON object, got {begins[:60]}{more}")
     return row

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from durian_adv import _checks, exact, ragged, statistics
-from durian_adv.advantages import Batch, check_rewards, measure, restore, scaled
+from durian_adv.advantages import Batch, check_rewards, measure, restore
 
 __all__ = ["accuracy_weights", "reweighted_advantage"]
 
@@ -64,8 +64,11 @@ def reweighted_advantage(
     _check(rewards, weight, correctness, success_threshold, normalize, prompt_index, valid)
     batch = measure(rewards, prompt_index, valid)
     weights = _weights(batch, rewards, weight, correctness, success_threshold, normalize)
-    factor = batch.prompts.unit * weights
-    return scaled(batch, factor.clamp(min=-torch.finfo(factor.dtype).max))  # a weight may be negative
+    # The unit in two steps, as weight * unit may leave the range where the advantage does not.
+    advantages = (
+        batch.prompts.centred * (weights * batch.prompts.unit.clamp(max=1.0)) * batch.prompts.unit.clamp(min=1.0)
+    )
+    return restore(exact.to_result(advantages, batch.dtype), batch)
 
 
 def accuracy_weights(

@@ -20,7 +20,8 @@ Name = str | int
 
 COLUMNS = ("prompt", "reward", "step", "visual_entropy", "confidence", "logprobs")
 _TOLD = {int: "an integer", str: "a string", type(None): "none"}
-_A_STEP, _IN_ALL = 1 << 16, 1 << 20  # rollouts held in memory before they go to the disk
+_HELD = 1 << 20  # rollouts in memory before they go to the disk
+_LARGEST = 1 << 22  # rollouts of a step, whose statistics take some 0.7 kB each
 
 
 class Step(NamedTuple):
@@ -64,7 +65,7 @@ def read_steps(
         progress: called with how many bytes have been read, time and again.
 
     Raises:
-        ValueError: what cannot be used, with its file and line (or row).
+        ValueError: what cannot be used, with its file and line (or row); a step of more than 4,194,304 rollouts.
         OSError: a file that cannot be read.
         ModuleNotFoundError: a parquet file, and pyarrow is not installed.
 
@@ -112,6 +113,12 @@ def _steps(
         for name in spool.places:
             step = _step(name, spool.chunks(name))
             if batch_prompts is None:
+                if len(step.rewards) > _LARGEST:
+                    one = "a log without steps, which is one step" if name is None else f"step {_short(name)}"
+                    raise ValueError(
+                        f"{', '.join(map(str, files))}: expected at most {_LARGEST:,} rollouts a step, got "
+                        f"{len(step.rewards):,} in {one}; --batch-prompts makes steps of a log without"
+                    )
                 yield step
             else:
                 yield from _batches(step, batch_prompts)
@@ -195,15 +202,12 @@ class _Spool:
         chunk.visual_entropy.append(entropy)
         chunk.confidence.append(confidence)
         self.waiting += 1
-        if len(chunk.prompts) == _A_STEP:
-            self._write(step)
-        elif self.waiting == _IN_ALL:
-            for waiting in list(self.open):
-                self._write(waiting)
+        if self.waiting == _HELD:
+            for waiting, its_chunk in self.open.items():
+                self._write(waiting, its_chunk)
+            self.open, self.waiting = {}, 0
 
-    def _write(self, step: Name | None) -> None:
-        chunk = self.open.pop(step)
-        self.waiting -= len(chunk.prompts)
+    def _write(self, step: Name | None, chunk: _Chunk) -> None:
         self.places[step].append(self.file.seek(0, 2))
         names = json.dumps(list(chunk.names)).encode()
         array("q", [len(names), len(chunk.prompts)]).tofile(self.file)
@@ -258,8 +262,8 @@ def _rows(file: Path, names: dict[str, str], progress: Callable[[int], object]) 
         if lines.read(4) == b"PAR1":
             yield from _parquet_rows(file, names, progress)
             return
-    for _, where, row in json_lines.objects(file, progress):
-        yield where, row
+    for line in json_lines.objects(file, progress):
+        yield json_lines.where(file, line.number), line.row
 
 
 def _parquet_rows(

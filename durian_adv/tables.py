@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ import pyarrow.parquet
 from durian_adv import json_lines
 
 SUFFIXES = (".parquet", ".jsonl")
+_ROWS = 8192  # of a parquet file at a time
 
 
 class Table(NamedTuple):
@@ -20,7 +22,7 @@ class Table(NamedTuple):
 
     path: Path
     rows: Any  # a table of Arrow from parquet; from JSON lines a list of objects, as Arrow would guess their types
-    places: Sequence[str]  # of each row: "line 3"
+    numbers: Sequence[int]  # of each row in its file
 
     @property
     def names(self) -> list[str]:
@@ -31,16 +33,11 @@ class Table(NamedTuple):
 
     def column(self, name: str) -> list[Any]:
         """Return a column's values, None where an object has none; or say that there is no such column."""
-        if name not in self.names:
-            raise ValueError(f"{self.path}: expected a column {name!r}, got {', '.join(self.names) or 'none'}")
+        _check_names(self.path, [name], self.names)
         if isinstance(self.rows, list):
             return [row.get(name) for row in self.rows]
         values: list[Any] = self.rows.column(name).to_pylist()
         return values
-
-    def where(self, row: int) -> str:
-        """Return what to call a row in an error."""
-        return f"{self.path}, {self.places[row]}"
 
     def with_column(self, name: str, values: Sequence[float | None]) -> Table:
         """Return the table with a column of numbers more."""
@@ -66,16 +63,38 @@ def suffix(path: Path) -> str:
     return path.suffix
 
 
+def where(path: Path, number: int) -> str:
+    """Return what to call a row, numbered from 1, in an error."""
+    return json_lines.where(path, number) if suffix(path) == ".jsonl" else f"{path}, row {number}"
+
+
 def read_table(path: Path) -> Table:
     """Read a whole table."""
     if suffix(path) == ".jsonl":
-        lines = list(json_lines.objects(path))
-        return Table(path, [row for *_, row in lines], [f"line {number}" for number, *_ in lines])
-    try:
+        lines = [(line.number, line.row) for line in json_lines.objects(path)]
+        return Table(path, [row for _, row in lines], [number for number, _ in lines])
+    with _arrow_errors(path):
         rows = pyarrow.parquet.read_table(path)
-    except pa.ArrowException as error:
-        raise ValueError(f"{path}: expected a table, got {error}") from None
-    return Table(path, rows, [f"row {number + 1}" for number in range(len(rows))])
+    return Table(path, rows, range(1, len(rows) + 1))
+
+
+def read_columns(path: Path, names: Sequence[str]) -> Iterator[tuple[int, list[Any]]]:
+    """Give each row's number and its values of some columns, None where an object has none, a few rows at a time."""
+    if suffix(path) == ".jsonl":
+        there: dict[str, None] = {}
+        for line in json_lines.objects(path):
+            there.update(dict.fromkeys(line.row))
+            yield line.number, [line.row.get(name) for name in names]
+        _check_names(path, names, there)
+        return
+    with _arrow_errors(path):
+        file = pyarrow.parquet.ParquetFile(path)
+        _check_names(path, names, file.schema_arrow.names)
+        number = 0
+        for rows in file.iter_batches(_ROWS, columns=list(dict.fromkeys(names))):
+            for values in zip(*(rows.column(name).to_pylist() for name in names), strict=True):
+                number += 1
+                yield number, list(values)
 
 
 def write_table(table: Any, path: Path) -> None:
@@ -89,6 +108,20 @@ def write_table(table: Any, path: Path) -> None:
 def json_line(row: dict[str, Any]) -> str:
     """Return a row as a line of JSON, with null for NaN."""
     return json.dumps(_without_nan(row), ensure_ascii=False, allow_nan=False) + "\n"
+
+
+@contextmanager
+def _arrow_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except pa.ArrowException as error:
+        raise ValueError(f"{path}: expected a table, got {error}") from None
+
+
+def _check_names(path: Path, names: Sequence[str], there: Collection[str]) -> None:
+    for name in names:
+        if name not in there:
+            raise ValueError(f"{path}: expected a column {name!r}, got {', '.join(there) or 'none'}")
 
 
 def _write_lines(rows: Iterable[dict[str, Any]], path: Path) -> None:

@@ -18,8 +18,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 # what the tests from the sdist need beside the package itself: numpy, hypothesis, pytest
-TESTS = ("test_advantages", "test_buckets", "test_cli", "test_confidence", "test_diagnostics", "test_durian",
-         "test_entropy", "test_extremes", "test_regressions", "test_window")  # fmt: skip
+TESTS = ("test_advantages", "test_baselines", "test_buckets", "test_cli", "test_confidence", "test_diagnostics",
+         "test_durian", "test_entropy", "test_extremes", "test_messages", "test_prior", "test_regressions",
+         "test_window")  # fmt: skip
+
+# what the package has beside its sources: a file of another kind is a mistake until it is named here
+DATA = ("adapters/easyr1_paper.yaml", "py.typed", "report/page.html.jinja")
 
 
 def package_version():
@@ -44,9 +48,10 @@ def check_wheel(wheel, version):
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
         metadata = email.message_from_bytes(archive.read(f"durian_adv-{version}.dist-info/METADATA"))
-    sources = {str(p.relative_to(ROOT)) for p in ROOT.glob("durian_adv/**/*.py")} | {"durian_adv/py.typed"}
+    sources = {str(p.relative_to(ROOT)) for p in ROOT.glob("durian_adv/**/*.py")}
+    expected = sources | {f"durian_adv/{name}" for name in DATA}
     shipped = {name for name in names if not name.startswith(f"durian_adv-{version}.dist-info/")}
-    assert shipped == sources, shipped ^ sources
+    assert shipped == expected, f"in the wheel or in the tree alone: {sorted(shipped ^ expected)}"
     assert f"durian_adv-{version}.dist-info/licenses/LICENSE" in names
     assert metadata["Version"] == version
     needed = [r for r in metadata.get_all("Requires-Dist") if "extra ==" not in r]

@@ -6,6 +6,8 @@ import tempfile
 import venv
 from pathlib import Path
 
+from check_dist import check_sdist, check_wheel, package_version
+
 ROOT = Path(__file__).resolve().parent.parent
 USE = """
 import pathlib, torch, durian_adv
@@ -20,6 +22,8 @@ def main() -> None:
         subprocess.run([sys.executable, "-m", "build", "--outdir", folder, str(ROOT)], check=True, capture_output=True)
         packages = sorted(Path(folder).glob("durian_adv-*"))
         assert [p.suffix for p in packages] == [".whl", ".gz"], packages
+        check_wheel(packages[0], package_version())
+        check_sdist(packages[1], package_version(), Path(folder, "sdist"))
         for package in packages:
             home = Path(folder, "env" + package.suffix)
             # torch and einops are those of this environment, ours comes from the package alone
@@ -42,7 +46,6 @@ def main() -> None:
                 text=True,
             )
             assert "metrics" in help_.stdout
-            assert list(home.rglob("report/page.html.jinja"))
             print(f"{package.name}: builds, installs, imports")
 
 

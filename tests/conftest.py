@@ -18,8 +18,8 @@ settings.register_profile("nightly", max_examples=5000, **_COMMON)
 settings.register_profile(  # a first look: few examples, and failures are shown as found
     "quick", max_examples=30, derandomize=True, phases=[Phase.explicit, Phase.generate], **_COMMON
 )
-settings.register_profile(  # many runs of the whole suite: see docs/mutants.md
-    "mutants", max_examples=12, derandomize=True, database=None, phases=[Phase.explicit, Phase.generate], **_COMMON
+settings.register_profile(  # many runs of the whole suite: see docs/trust.md
+    "mutants", max_examples=6, derandomize=True, database=None, phases=[Phase.explicit, Phase.generate], **_COMMON
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 

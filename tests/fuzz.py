@@ -23,11 +23,12 @@ import pytest
 import reference
 import strategies as own
 import torch
+from helpers import WEIGHTINGS
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 import durian_adv
-from durian_adv import baselines, diagnostics, window
+from durian_adv import baselines, diagnostics, prior, window
 
 RECORD = Path(__file__).parent / "records" / "fuzz.csv"
 EIGHT_BITS = (torch.float8_e4m3fn, torch.float8_e5m2)
@@ -135,6 +136,13 @@ class Example:
         self.patches = torch.tensor(rng.random((b, g)) < 0.8) if draw(st.booleans()) else None
         self.logprobs = make(self.kind, (b, g), self.dtype)
         self.tokens = torch.tensor(rng.integers(0, 2, (b, g))) if draw(st.booleans()) else None
+        right = torch.tensor(rng.choice((0.0, 1.0, 0.25, np.nan), shape))
+        right_dtype = draw(st.sampled_from((torch.float32, torch.float64, torch.bfloat16, torch.bool, torch.int64)))
+        self.correctness = laid_out(right.nan_to_num(0).to(right_dtype), self.memory) if draw(st.booleans()) else None
+        if self.correctness is not None and right_dtype.is_floating_point:
+            self.correctness = laid_out(right.to(right_dtype), self.memory)
+        self.weighting = draw(st.sampled_from(sorted(WEIGHTINGS)))
+        self.threshold = draw(st.sampled_from((0.5, 0.0, -1e30, 1e300)))
         self.eps = draw(st.sampled_from((1e-6, 0.0, 1e-300, 1e300)))
         self.correction = draw(st.sampled_from((0, 1)))
         self.weights = draw(st.sampled_from(((0.1, 0.2, 0.7), (1, 0, 1), (0.3, 2, 0), (1e-300, 1, 1))))
@@ -256,6 +264,70 @@ def check_metrics(x, result):
     assert result["durian/rollouts"] == sum(usable)
 
 
+def check_outcomes(x, result):
+    outcomes, kinds = result
+    expected = reference.outcomes(**for_oracle(x), threshold=x.threshold)
+    assert outcomes.rollouts.tolist() == [n for n, _, _ in expected]
+    assert outcomes.correct.tolist() == [hits for _, hits, _ in expected]
+    assert outcomes.effective.tolist() == [kind != "none" for _, _, kind in expected]
+    for name, members in kinds.items():
+        assert members.tolist() == [kind == name for _, _, kind in expected], name
+
+
+def check_update(x, result):
+    expected = reference.update_of_prompts(numpy(x.advantages[x.correction]), x.prompt_index)
+    np.testing.assert_allclose(numpy(result), expected, rtol=1e-12)
+
+
+def check_cosine(x, result):
+    _, expected = reference.moved(*(numpy(x.advantages[i]) for i in (x.correction, 1)))
+    assert abs(result - expected) <= 1e-12, (result, expected)
+
+
+def check_warning(x, result):
+    batch = reference.Batch(**for_oracle(x))
+    few = False
+    for scores, count in ((x.entropy, reference_buckets(x.quantiles)), (x.confidence, 3)):
+        if scores is not None:
+            known = sum(not math.isnan(score) for score in reference.prompt_scores(batch, numpy(scores)))
+            few |= 0 < known < 2 * count
+    assert (result is not None) == few, result
+
+
+def reference_buckets(levels):
+    return levels if isinstance(levels, int) else len(levels) + 1
+
+
+def outcomes(rewards, prompt_index, valid, success_threshold):
+    options = {"prompt_index": prompt_index, "valid": valid, "success_threshold": success_threshold}
+    found = diagnostics.prompt_outcomes(rewards, **options)
+    return found, diagnostics.group_kinds(found)
+
+
+def warning(rewards, prompt_index, **chosen):
+    parts = durian_adv.durian_components(rewards, prompt_index=prompt_index, **chosen)
+    counts = {name: chosen[name] for name in ("entropy_quantiles", "num_confidence_buckets")}
+    return diagnostics.few_prompts_warning(parts, prompt_index=prompt_index, **counts)
+
+
+def weighted(x):
+    chosen = {"weight": WEIGHTINGS[x.weighting][0], "normalize": bool(x.correction)}
+    return chosen | {"correctness": x.correctness, "success_threshold": x.threshold} | of_rewards(x)
+
+
+def weighted_oracle(function, x):
+    correct = x.correctness
+    correct = numpy(x.rewards) > x.threshold if correct is None else numpy(correct)
+    formula = WEIGHTINGS[x.weighting][1]
+    return function(f=formula, correct=correct, normalize=bool(x.correction), **for_oracle(x))
+
+
+def check_weighted(x, result):
+    weights = weighted_oracle(reference.accuracy_weights, x)
+    expected = weighted_oracle(reference.reweighted, x)
+    close(result, expected, x.dtype, lost_digits(x) * np.abs(weights).max(initial=0.0))
+
+
 def metrics(rewards, prompt_index, valid):
     parts = durian_adv.durian_components(rewards, prompt_index=prompt_index, valid=valid)
     return diagnostics.durian_metrics(parts, rewards, prompt_index=prompt_index, valid=valid)
@@ -280,6 +352,32 @@ FUNCTIONS = {
         check_windowed,
     ),
     "durian_metrics": (metrics, lambda x: {"rewards": x.rewards} | of_rewards(x), check_metrics),
+    "prompt_outcomes": (
+        outcomes,
+        lambda x: {"rewards": x.rewards, "success_threshold": x.threshold} | of_rewards(x),
+        check_outcomes,
+    ),
+    "update_by_prompt": (
+        diagnostics.update_by_prompt,
+        lambda x: {"advantages": x.advantages[x.correction], "prompt_index": x.prompt_index},
+        check_update,
+    ),
+    "cosine": (
+        diagnostics.cosine,
+        lambda x: {"first": x.advantages[x.correction], "second": x.advantages[1]},
+        check_cosine,
+    ),
+    "few_prompts_warning": (warning, lambda x: {"rewards": x.rewards} | options(x), check_warning),
+    "reweighted_advantage": (
+        prior.reweighted_advantage,
+        lambda x: {"rewards": x.rewards} | weighted(x),
+        check_weighted,
+    ),
+    "accuracy_weights": (
+        prior.accuracy_weights,
+        lambda x: {"rewards": x.rewards} | weighted(x),
+        lambda x, r: close(r, weighted_oracle(reference.accuracy_weights, x), x.dtype),
+    ),
     "grpo_advantage": (
         durian_adv.grpo_advantage,
         lambda x: {"rewards": x.rewards} | of_rewards(x) | std(x),
@@ -352,8 +450,11 @@ BAD_OPTIONS = {
     "reduction": ("median", None),
     "normalize": (1, None, "yes"),
     "size": (-1, 2.5, None),
+    "success_threshold": (math.nan, "0.5", True, None),
+    "weight": (None, 2.0, "linear", lambda p: 1.0, lambda p: p[None], lambda p: p * 1j),
 }
-TENSORS = ("rewards", "buckets", "scores", "logprobs", "features", "visual_entropy", "confidence", "mask")
+TENSORS = ("rewards", "buckets", "scores", "logprobs", "features", "visual_entropy", "confidence", "mask",
+           "correctness", "advantages", "first", "second")  # fmt: skip
 
 
 def spoil(rng, fault, arguments):
@@ -375,9 +476,9 @@ def spoil(rng, fault, arguments):
         if not chosen:
             return None
         return chosen[0], arguments | {chosen[0]: arguments[chosen[0]].to(wrong[chosen[0]])}
-    if fault == "none" and name in ("visual_entropy", "confidence", "mask", "valid", "prompt_index"):
+    if fault == "none" and name in ("visual_entropy", "confidence", "mask", "valid", "prompt_index", "correctness"):
         return None  # allowed, or another form
-    if fault in ("shape", "device") and name in ("scores", "rewards", "logprobs", "features"):
+    if fault in ("shape", "device") and name in ("scores", "rewards", "logprobs", "features", "advantages"):
         return None  # the first argument has no other to agree with
     if fault == "rank" and name in ("logprobs", "features"):
         return None  # of any number of dimensions

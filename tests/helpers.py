@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -17,6 +19,19 @@ from durian_adv import baselines, prior, weightings
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-6}
 COMPONENTS = ("advantages", "grpo", "perceptual", "reasoning")
 
+# weightings by accuracy: name -> (ours, the formula in plain Python)
+WEIGHTINGS = {
+    "linear": (weightings.linear, lambda p: 1 + (1 - p)),
+    "linear, slope 3": (partial(weightings.linear, slope=3.0), lambda p: 1 + 3 * (1 - p)),
+    "exponential": (weightings.exponential, lambda p: math.exp(1 - p)),
+    "exponential, rate 4": (partial(weightings.exponential, rate=4.0), lambda p: math.exp(4 * (1 - p))),
+    "power": (weightings.power, lambda p: 1.05 - p),
+    "power, exponent 2.5": (partial(weightings.power, exponent=2.5), lambda p: (1.05 - p) ** 2.5),
+    "focal": (weightings.focal, lambda p: (1 - p) ** 2),
+    "focal, gamma 0.5": (partial(weightings.focal, gamma=0.5), lambda p: (1 - p) ** 0.5),
+    "logarithmic": (weightings.logarithmic, lambda p: max(0.0, -math.log(p + 0.02))),
+    "logistic": (weightings.logistic, lambda p: 0.4 + 1.1 / (1 + math.exp(10 * (p - 0.75)))),
+}
 
 # the one thing a machine may lack: everything else works without
 needs_compiler = pytest.mark.skipif(

@@ -1,74 +1,203 @@
-"""Count what ``mutmut`` found, and hold every survivor against ``tests/records/survivors.csv``, which explains it.
+"""Mutation testing, module by module; every survivor needs a reason in ``tests/records/survivors.csv``.
 
-Run by ``make mutants`` after mutmut, or by itself at any time: what was not run yet is counted as that.
+``python tests/mutants.py`` runs all that has not been run; ``--survivors`` runs those again that lived, after a test
+was written; ``--count`` runs nothing. Named modules are run alone. Each module has a working copy in ``out/mutants``.
 """
 
 from __future__ import annotations
 
+import argparse
+import ast
 import collections
 import csv
 import datetime
+import difflib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+COPIES = ROOT / "out/mutants"
 PAGE = ROOT / "docs/trust.md"
 RECORD = ROOT / "tests/records/mutants.csv"
 SURVIVORS = ROOT / "tests/records/survivors.csv"
-DEAD = ("killed", "timeout", "segfault", "caught by type check")
 GOAL = 0.9
 START, END = "<!-- mutants: written by make mutants -->", "<!-- end of mutants -->"
+STATUS = {"killed": "killed", "segfault": "killed", "timeout": "timed out"}
+
+# module -> the test files that are about it, a few seconds together; mutmut runs those of their tests that reach a
+# function, the fastest first. Not what compiles: a graph cannot hold the switch between mutants.
+TESTS = {
+    "weightings": "prior",
+    "prior": "prior messages",
+    "hints": "hints",
+    "exact": "exact advantages extremes regressions",
+    "buckets": "buckets messages regressions",
+    "confidence": "confidence messages regressions",
+    "diagnostics": "diagnostics messages",
+    "ragged": "advantages durian window regressions",
+    "statistics": "durian extremes baselines",
+    "advantages": "advantages messages regressions",
+    "baselines": "baselines messages",
+    "json_lines": "tables rollout_log",
+    "tables": "tables curation",
+    "rollout_log": "rollout_log",
+    "curation": "curation",
+    "_checks": "messages buckets confidence distributed",
+    "durian": "durian messages distributed",
+    "window": "window messages",
+    "entropy": "entropy messages",
+    "certified": "certified messages",
+    "distributed": "distributed",
+    "cli": "cli",
+    "adapters.batch": "adapters_batch",
+}
+# slow, or about the modules as they stand in the tree
+LEFT_OUT = (
+    "tests/test_certified.py::test_a_natural_spectrum_needs_eigenvalues_of_a_few_images_only",
+    "tests/test_certified.py::test_buckets_of_large_images_are_the_exact_ones",
+    "tests/test_certified.py::test_buckets_of_real_encoder_features_are_the_exact_ones",
+    "tests/test_certified.py::test_intervals_of_large_images_contain_the_exact_entropy",
+    "tests/test_certified.py::test_the_rounding_of_rows_of_like_numbers_moves_no_interval",
+    "tests/test_entropy.py::test_memory_beyond_the_input_does_not_grow_with_the_number_of_images",
+    "tests/test_rollout_log.py::test_memory_does_not_grow_with_the_log",
+    # of several processes, in which mutmut sees no call: see docs/trust.md
+    *(
+        f"tests/test_distributed.py::test_{name}"
+        for name in (
+            "ranks_together_give_the_bits_of_one_process",
+            "durian_advantage_takes_a_group_too",
+            "each_rank_keeps_its_own_dtype",
+            "ranks_that_differ_raise_on_every_rank",
+            "an_argument_that_is_at_fault_on_one_rank_raises_on_every_rank",
+            "a_tensor_that_cannot_be_read_on_one_rank_raises_on_every_rank",
+            "options_that_mean_the_same_are_the_same",
+            "a_group_without_this_rank_is_refused",
+            "a_rank_that_dies_in_a_call_leaves_no_result_anywhere",
+        )
+    ),
+)
 
 
-def change(mutant):
-    """What a mutant changes: the lines before and after."""
-    shown = subprocess.run(
-        [Path(sys.executable).parent / "mutmut", "show", mutant], capture_output=True, text=True, check=True
-    ).stdout.splitlines()
-    body = [line for line in shown if not line.startswith(("---", "+++", "#", "@@"))]
-    return tuple(" ".join(line[1:].strip() for line in body if line.startswith(sign)) for sign in "-+")
+def source(module):
+    """The file of a module: durian_adv/adapters/batch.py for adapters.batch."""
+    return f"durian_adv/{module.replace('.', '/')}.py"
 
 
-def main():
+def copy(module):
+    """The working copy of a module: links to the tree, and a configuration with this module and its tests alone."""
+    folder = COPIES / module
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("durian_adv", "tests", "benchmarks", "README.md"):
+        if not (folder / name).is_symlink():
+            (folder / name).symlink_to(ROOT / name)
+    tests = [f"tests/test_{name}.py" for name in TESTS[module].split()]
+    tests += [f"--deselect={name}" for name in LEFT_OUT if name.partition("::")[0] in tests]
+    mine = {"only_mutate": [source(module)], "pytest_add_cli_args_test_selection": tests}
+    lines = "".join(f"{key} = {json.dumps(value)}\n" for key, value in mine.items())
+    written = (ROOT / "pyproject.toml").read_text().replace("source_paths = ", f"{lines}source_paths = ")
+    (folder / "pyproject.toml").write_text(written)
+    return folder
+
+
+def mutmut(module, *arguments, **options):
+    """Run mutmut in a module's working copy."""
+    command = [Path(sys.executable).parent / "mutmut", *arguments]
+    environment = os.environ | {"HYPOTHESIS_PROFILE": "mutants"}
+    return subprocess.run(command, cwd=COPIES / module, env=environment, check=True, text=True, **options)
+
+
+def results(module):
+    """Mutant -> what became of it, None where it was not run."""
     from mutmut.stats import status_by_exit_code  # in the environment of make mutants alone
 
+    meta = COPIES / module / f"mutants/{source(module)}.meta"
+    if not meta.exists():
+        return {}
+    codes = json.loads(meta.read_text())["exit_code_by_key"]
+    return {mutant: None if code is None else status_by_exit_code[code] for mutant, code in codes.items()}
+
+
+def survivors(module):
+    return [mutant for mutant, status in results(module).items() if status is not None and status not in STATUS]
+
+
+def changes(module):
+    """Mutant -> its function, the lines before and after; of the survivors of a module."""
+    lived, path = survivors(module), COPIES / module / "mutants" / source(module)
+    if not lived:
+        return {}
+    text, found = path.read_text(), {}
+    lines = text.splitlines()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef) and "__mutmut_" in node.name:
+            plain = node.name.partition("__mutmut_")[0]
+            found[node.name] = [line.replace(node.name, plain) for line in lines[node.lineno - 1 : node.end_lineno]]
+    out = {}
+    for mutant in lived:
+        name = mutant.rpartition(".")[2]
+        plain = name.partition("__mutmut_")[0]
+        both = difflib.unified_diff(found[f"{plain}__mutmut_orig"], found[name], n=0, lineterm="")
+        body = [line for line in both if not line.startswith(("---", "+++", "@@"))]
+        before, after = (" ".join(line[1:].strip() for line in body if line.startswith(sign)) for sign in "-+")
+        out[mutant] = (f"{module}.{plain.removeprefix('x_')}", before, after)
+    return out
+
+
+def count():
+    """Write the record, the list of survivors and the page; return the share killed, and survivors without a reason."""
     with SURVIVORS.open(newline="") as file:
         explained = {(row["function"], row["before"], row["after"]): row["why"] for row in csv.DictReader(file)}
-    rows, open_survivors, survivors = [], [], []
-    for path in sorted((ROOT / "mutants/durian_adv").glob("*.meta")):
-        module = path.name.removesuffix(".py.meta")
-        counts = collections.Counter()
-        for mutant, code in json.loads(path.read_text())["exit_code_by_key"].items():
-            status = "not run" if code is None else status_by_exit_code[code]
-            counts["killed" if status in DEAD else status] += 1
-            if status in ("survived", "no tests", "suspicious"):
-                function = mutant.split("__mutmut_")[0].removeprefix("durian_adv.").replace(".x_", ".")
-                key = (function, *change(mutant))
-                survivors.append((*key, explained.get(key, "")))
-                if not explained.get(key):
-                    open_survivors.append(mutant)
-        run = sum(counts.values()) - counts["not run"]
-        rows.append((module, sum(counts.values()), run, counts["killed"], run - counts["killed"]))
+    rows, lived, unexplained = [], [], []
+    for module in TESTS:
+        found = results(module)
+        by = collections.Counter(STATUS.get(status, "survived") for status in found.values() if status is not None)
+        rows.append((module, len(found), by.total(), by["killed"], by["timed out"], by["survived"]))
+        for mutant, key in changes(module).items():
+            lived.append((*key, explained.get(key, "")))
+            if not explained.get(key):
+                unexplained.append(mutant)
     with RECORD.open("w", newline="") as file:
         out = csv.writer(file, lineterminator="\n")
-        out.writerow(("date", "module", "mutants", "run", "killed", "survived"))
+        out.writerow(("date", "module", "mutants", "run", "killed", "timed out", "survived"))
         out.writerows((datetime.datetime.now(datetime.UTC).date(), *row) for row in rows)
     with SURVIVORS.open("w", newline="") as file:
         out = csv.writer(file, lineterminator="\n")
         out.writerow(("function", "before", "after", "why"))
-        out.writerows(sorted(survivors))
-    sums = ("all", *(sum(row[i] for row in rows) for i in range(1, 5)))
-    table = ["| module | mutants | run | killed | survived | killed of run |", "|---|---|---|---|---|---|"]
-    for row in (*rows, sums):
-        table.append(f"| {' | '.join(map(str, row))} | {f'{row[3] / row[2]:.1%}' if row[2] else ''} |")
+        out.writerows(sorted(set(lived)))
+    rows.append(("all", *(sum(row[i] for row in rows) for i in range(1, 6))))
+    table = [
+        "| module | mutants | run | killed | timed out | survived | killed of run |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        table.append(f"| {' | '.join(map(str, row))} | {f'{1 - row[5] / row[2]:.1%}' if row[2] else ''} |")
     before, _, rest = PAGE.read_text().partition(START)
     PAGE.write_text("\n".join([before + START, "", *table, "", END]) + rest.partition(END)[2])
-    share = sums[3] / max(1, sums[2])
-    print(*table, f"{len(open_survivors)} survivors without an explanation", sep="\n")
-    if share < GOAL or open_survivors:
-        sys.exit("\n".join([f"the goal is {GOAL:.0%}, and no survivor unexplained", *open_survivors]))
+    print(*table, sep="\n")
+    return 1 - rows[-1][5] / max(1, rows[-1][2]), unexplained
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("module", nargs="*", metavar="module", help=" ".join(TESTS))
+    parser.add_argument("--survivors", action="store_true", help="run those again that lived")
+    parser.add_argument("--count", action="store_true", help="run nothing")
+    chosen = parser.parse_args()
+    for module in () if chosen.count else chosen.module or TESTS:
+        copy(module)
+        again = survivors(module) if chosen.survivors else []
+        if again:  # an old test may reach more than it did
+            (COPIES / module / "mutants/mutmut-stats.json").unlink(missing_ok=True)
+        if again or not chosen.survivors:
+            print(f"--- {module}", flush=True)
+            mutmut(module, "run", "--max-children", "1", *again)
+    share, unexplained = count()
+    print(f"{share:.1%} of those run are killed; {len(unexplained)} survivors without an explanation")
+    if share < GOAL or unexplained:
+        sys.exit("\n".join([f"the goal is {GOAL:.0%}, and no survivor unexplained", *unexplained]))
 
 
 if __name__ == "__main__":

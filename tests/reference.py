@@ -466,5 +466,12 @@ def accuracy_weights(rewards, f, correct, valid=None, prompt_index=None, normali
 def reweighted(rewards, f, correct, valid=None, prompt_index=None, normalize=False):
     """A = f(p) (r - mean_i r) of arXiv 2505.13261."""
     weights = accuracy_weights(rewards, f, correct, valid, prompt_index, normalize)
-    by_rollout = weights if prompt_index is not None else weights[:, None]
-    return dr_grpo(rewards, valid, prompt_index) * by_rollout
+    batch = Batch(rewards, valid, prompt_index)
+    out = np.zeros(len(batch.rewards))
+    for s, (members, signal) in enumerate(zip(batch.live, batch.signal(), strict=True)):
+        if signal:
+            mean = exact_mean(batch.values(members))
+            for i in members:
+                weight = Fraction(float(weights[i if batch.flat else s]))
+                out[i] = rounded(weight * (Fraction(batch.rewards[i]) - mean))
+    return out.reshape(batch.shape)

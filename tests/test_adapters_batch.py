@@ -110,3 +110,37 @@ def test_how_many_prompts_share_a_std(prompts, images, text, enough):
     assert is_enough == enough == ("With fewer than 2" not in said)
     only_grpo = DurianOptions(weights=(1, 0, 0))
     assert prompts_a_bucket(prompts, only_grpo, images) == (f"{prompts} prompts a batch", True)
+
+
+def test_one_component_may_have_all_the_weight():
+    for weights in ((0, 1, 0), (0, 0, 1), (1, 0, 0)):
+        assert DurianOptions(weights=weights).weights == weights
+
+
+def test_padding_counts_nowhere():
+    valid = torch.tensor([True] * 6 + [False])
+    components, metrics = advantages(valid=valid)
+    confidence = sequence_confidence(LOGPROBS, MASK, reduction=DurianOptions().confidence_reduction)
+    scores = {"visual_entropy": ENTROPY, "confidence": confidence, "prompt_index": prompt_numbers(IDS)}
+    expected = durian_components(REWARDS, valid=valid, **scores, **DurianOptions().of_components())
+    assert torch.equal(components.advantages, expected.advantages)
+    assert components.advantages[6] == 0
+    assert metrics["durian/rollouts"] == 6
+
+
+def test_images_without_an_entropy_are_told_what_to_do():
+    with pytest.raises(ValueError, match=r"^visual_entropy: ") as raised:
+        advantages(visual_entropy=None, images=True)
+    assert str(raised.value) == (
+        "visual_entropy: expected a number for prompts with images, for weights[1] > 0, got none. Compute it "
+        "beforehand (durian-adv entropy), or set weights[1] to 0"
+    )
+
+
+def test_prompts_a_bucket_of_one_bucket_and_of_a_number_of_buckets():
+    text, enough = prompts_a_bucket(8, DurianOptions(entropy_quantiles=4, num_confidence_buckets=1), True)
+    assert (
+        text
+        == "8 prompts a batch, 2.0 a bucket in 4 buckets of visual entropy, 8.0 a bucket in 1 buckets of confidence"
+    )
+    assert enough

@@ -13,7 +13,7 @@ from helpers import assert_matches, assert_same_bits, result_dtype
 from hypothesis import given
 from hypothesis import strategies as st
 
-from durian_adv import combine_advantages, grpo_advantage, shared_std_advantage
+from durian_adv import advantages, combine_advantages, grpo_advantage, shared_std_advantage
 
 epsilons = st.sampled_from((1e-6, 0.0, 1e-9, 1e-4, 1.0))
 corrections = st.sampled_from((0, 1))
@@ -216,3 +216,16 @@ def test_an_empty_ragged_batch_gives_an_empty_result():
     nothing = torch.zeros(0, dtype=torch.int64)
     assert grpo_advantage(torch.zeros(0), prompt_index=nothing).shape == (0,)
     assert shared_std_advantage(torch.zeros(0), nothing, prompt_index=nothing).shape == (0,)
+
+
+def test_a_weighted_sum_is_rounded_once():
+    one, little = torch.tensor([1.0]), torch.tensor([3 * 2.0**-26])  # two of which are more than half a last place
+    assert combine_advantages((one, little, little), (1, 1, 1)).item() == 1 + 2.0**-23
+
+
+def test_weights_are_taken_as_they_are_where_nothing_is_left_out():
+    weights = (0.3, 0.2, 0.7)
+    assert tuple(w / sum(weights) * sum(weights) for w in weights) != weights
+    assert tuple(advantages.left_weights(weights, [True] * 3)) == weights
+    left = advantages.left_weights(weights, [True, False, True])
+    assert left == pytest.approx([w * sum(weights) / (weights[0] + weights[2]) for w in weights[::2]])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import numpy as np
 import pytest
 import reference
@@ -109,3 +111,24 @@ def test_empty_batches_give_empty_results(shape):
     for ours, _ in WITHOUT_STD + WITH_STD:
         assert ours(torch.zeros(shape)).shape == shape
         assert ours(torch.zeros(0), prompt_index=nothing).shape == (0,)
+
+
+@pytest.mark.parametrize("value", [5e-324, -5e-324, 1.5e-323, 1.7976931348623157e308])
+def test_equal_rewards_are_no_signal_at_the_ends_of_the_range(value):
+    # halves of subnormal numbers are rounded: the middle of two equal ones is neither without care
+    rewards = torch.full((2, 3), value, dtype=torch.float64)
+    for estimator, _ in (*WITHOUT_STD, *WITH_STD[:1]):
+        assert not estimator(rewards).any()
+    buckets = torch.zeros(2, dtype=torch.int64)
+    assert not shared_std_advantage(rewards, buckets, eps=0.0).any()
+
+
+@pytest.mark.parametrize("estimator", [ours for ours, _ in (*WITHOUT_STD, *WITH_STD)])
+def test_arguments_are_checked_and_eps_is_small(estimator):
+    rewards = torch.tensor([[1.0, 0.0, 0.5], [0.25, 0.0, 0.0]], dtype=torch.float64)
+    with pytest.raises(TypeError, match=r"^valid: expected dtype torch\.bool, got torch\.float64$"):
+        estimator(rewards, valid=rewards)
+    with pytest.raises(ValueError, match=r"^valid: expected shape rewards\.shape = \(2, 3\), got \(3,\)$"):
+        estimator(rewards, valid=torch.ones(3, dtype=torch.bool))
+    if "eps" in inspect.signature(estimator).parameters:
+        assert_same_bits(estimator(rewards), estimator(rewards, eps=1e-6))

@@ -11,9 +11,10 @@ import torch
 from PIL import Image
 
 import durian_adv
-from benchmarks import figures, gpu, page, records, timing
+from benchmarks import figures, gpu, log_size, page, records, timing
 from benchmarks.confidence import peak_memory
 from benchmarks.records import Measurement
+from durian_adv.rollout_log import read_steps
 
 TOPICS = records.topics()
 PICTURES = sorted(page.PICTURES.glob("*.png"))
@@ -65,7 +66,7 @@ def test_every_timed_baseline_has_a_row_of_its_own(topic):
 def test_make_bench_measures_the_topics_there_are_records_of():
     makefile = (records.ROOT / "Makefile").read_text()
     measured = re.search(r"^TOPICS := (.*)$", makefile, re.MULTILINE).group(1).split()
-    assert sorted(measured) == [topic for topic in TOPICS if topic != "gpu"]
+    assert sorted(measured) == [topic for topic in TOPICS if topic not in ("gpu", "entropy_of_512_images")]
 
 
 def test_the_page_is_the_one_the_records_make():
@@ -175,6 +176,45 @@ def test_what_others_used_is_known_once_something_was_watched():
         with watch:
             sum(range(1000))
     assert watch.others >= 0 or not Path("/proc/stat").exists()
+
+
+def test_both_forms_of_a_long_log_hold_the_same_rollouts(tmp_path):
+    logs = []
+    for form in log_size.FORMS:
+        log_size.write_log(tmp_path / f"log{form}", 5_000)
+        logs.append(list(read_steps([tmp_path / f"log{form}"])))
+    for first, second in zip(*logs, strict=True):
+        assert first.name == second.name
+        assert all(torch.equal(a, b) for a, b in zip(first[2:], second[2:], strict=True))
+    assert [len(step.rewards) for step in logs[0]] == [4096, 904]
+    assert all(0.2 < step.rewards.mean() < 0.8 for step in logs[0])
+
+
+def test_what_a_command_takes_is_measured_against_a_hundredth_of_the_log(monkeypatch):
+    monkeypatch.setattr(log_size, "FORMS", (".jsonl",))
+    found = log_size.measure("metrics", 3_000, records.Watch())
+    assert [(m.unit, m.size, m.candidate, m.baseline) for m in found] == [
+        ("us", 30, "30 rollouts", "30 rollouts"),
+        ("bytes", 30, "30 rollouts", "30 rollouts"),
+        ("us", 3_000, "3,000 rollouts", "30 rollouts"),
+        ("bytes", 3_000, "3,000 rollouts", "30 rollouts"),
+    ]
+    assert found[3].ratio == found[3].p50 / found[1].p50
+    assert 50e6 < found[1].p50 < 5e9  # a process that imports torch
+    assert log_size.table(found).count("durian-adv metrics, jsonl") == 2
+
+
+def test_the_report_page_quotes_the_record_of_large_logs():
+    found = [records.read(log_size.FOLDER / f"{name}.csv")[0] for name in ("report",)]
+    text = (records.ROOT / "docs/report.md").read_text(encoding="utf-8")
+    for measurements in found:
+        assert log_size.table(measurements) in text
+        assert max(m.size for m in measurements) >= 10_000_000
+
+
+def test_a_command_that_fails_is_not_measured(tmp_path):
+    with pytest.raises(RuntimeError, match=r"durian-adv metrics: expected exit status 0, got 2: .*No such file"):
+        log_size.cost(["metrics", str(tmp_path / "none")])
 
 
 def test_the_gpu_script_runs_dry_and_records_what_it_would_measure(monkeypatch, tmp_path):

@@ -180,3 +180,33 @@ def test_more_buckets_than_anyone_can_mean_are_refused_by_name(count):
         quantile_buckets(torch.zeros(3), count)
     with pytest.raises(ValueError, match="num_confidence_buckets: expected at most"):
         durian_advantage(torch.zeros(3, 2), num_confidence_buckets=count)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint64])
+def test_neighbours_among_large_integers_are_told_apart(dtype):
+    scores = torch.tensor([2**53 + 1, 2**53, 2**53 + 2, 2**53 + 3], dtype=torch.int64).to(dtype)
+    if dtype == torch.uint64:  # compared in float64: the order is right, neighbours may be one
+        scores = torch.tensor([2**63 + 2**12, 5, 2**63, 7], dtype=dtype)
+        assert quantile_buckets(scores, 4).tolist() == [3, 0, 2, 1]
+    else:
+        assert quantile_buckets(scores, 4).tolist() == [1, 0, 2, 3]
+
+
+def test_outer_thresholds_of_a_number_of_buckets():
+    scores = torch.arange(1.0, 8.0)  # thresholds of three buckets: 3 and 5
+    assert quantile_buckets(scores, 3, boundary="outer").tolist() == [0, 0, 0, 1, 2, 2, 2]
+    scores = torch.arange(1.0, 6.0)  # of four: 2, 3, 4; the first is left to the right, the others to the left
+    assert quantile_buckets(scores, 4, boundary="outer").tolist() == [0, 0, 2, 3, 3]
+
+
+def test_neither_the_default_device_nor_the_default_dtype_has_a_say():
+    scores = torch.tensor(np.random.default_rng(0).permutation(3000))
+    for quantiles in (7, (0.1, 0.35, 0.7)):
+        expected = quantile_buckets(scores, quantiles)
+        torch.set_default_dtype(torch.bfloat16)
+        try:
+            with torch.device("meta"):
+                found = quantile_buckets(scores, quantiles)
+        finally:
+            torch.set_default_dtype(torch.float32)
+        assert torch.equal(found, expected)

@@ -463,3 +463,25 @@ def test_buckets_need_one_batch_of_images():
         certified_entropy_buckets(torch.ones(5, 3), lengths=torch.tensor([2, 2]))
     with pytest.raises(ValueError, match="mask: expected shape"):
         certified_entropy_intervals(torch.ones(2, 5, 3), mask=torch.ones(2, 4))
+
+
+# --- dtypes, devices, numbers of buckets --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("side", [6, entropy._SMALL_SIDE + 1])
+def test_float64_images_that_float32_cannot_tell_apart_have_their_buckets(side):
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randn(side, side, generator=generator, dtype=torch.float64)
+    other = torch.randn(side, side, generator=generator, dtype=torch.float64)
+    images = torch.stack([image + step * 1e-9 * other for step in (2, 0, 3, 1)])
+    entropies = eigen_entropy(images)
+    assert len(set(entropies.float().tolist())) < len(set(entropies.tolist())) == 4
+    for quantiles in (2, 3, 4, (0.4,), 1):
+        expected = quantile_buckets(entropies, quantiles, boundary="outer")
+        with torch.device("meta"):  # a default device of the caller has no say
+            found = certified_entropy_buckets(images, quantiles=quantiles)
+            low, high = certified_entropy_intervals(images)
+        assert torch.equal(found, expected)
+        assert ((low <= entropies) & (entropies <= high)).all()
+        assert (high - low).max() < (1e-8 if side == 6 else 0.5)
+    assert (low.dtype, low.device.type) == (torch.float64, "cpu")

@@ -91,6 +91,23 @@ def test_a_null_reward_is_an_invalid_rollout_and_a_null_score_an_unknown_one(tmp
     assert found["durian/visual_entropy_mean"] == 2
 
 
+def test_the_threshold_and_the_reduction_reach_the_numbers(tmp_path, capsys):
+    rewards = {1: (3, 2, 2), 2: (3, 3, 2)}
+    rollouts = [
+        {"prompt": prompt, "reward": reward, "logprobs": [-1.0 * prompt] * (k + 1)}
+        for prompt, row in rewards.items()
+        for k, reward in enumerate(row)
+    ]
+    log = write(tmp_path / "log", rollouts)
+    found = json.loads(run(capsys, "metrics", log)[1])
+    assert found["durian/confidence_mean"] == -3  # of -1, -2, -3 and twice that
+    assert found["durian/extreme_failure"] == found["durian/extreme_success"] == 0  # all are above 0.5
+    options = ("--confidence-reduction", "mean", "--success-threshold", "2.5")
+    found = json.loads(run(capsys, "metrics", log, *options)[1])
+    assert found["durian/confidence_mean"] == -1.5
+    assert found["durian/extreme_failure"] == found["durian/extreme_success"] == 1
+
+
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
@@ -122,3 +139,18 @@ def test_a_missing_file_and_a_bad_option_are_errors_without_a_traceback(tmp_path
     status, _, err = run(capsys, "metrics", log, "--weights", "0", "0", "0")
     assert status == 2
     assert "weights: expected a positive sum" in err
+
+
+def test_the_parser_says_its_name_its_version_and_what_it_is_for(capsys):
+    for arguments, status in ((["--version"], 0), (["--help"], 0), ([], 2)):
+        with pytest.raises(SystemExit) as left:
+            main(arguments)
+        assert left.value.code == status
+        out, err = capsys.readouterr()
+        if arguments == ["--version"]:
+            assert out == f"durian-adv {durian_adv.__version__}\n"
+        elif arguments:
+            assert out.startswith("usage: durian-adv ")
+            assert durian_adv.__doc__ in " ".join(out.split())
+        else:
+            assert "durian-adv: error: the following arguments are required: command" in err

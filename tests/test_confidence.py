@@ -136,11 +136,27 @@ def test_the_last_dimension_is_reduced(leading):
     assert sequence_confidence(logprobs, torch.ones(*leading, 6, dtype=torch.int64)).shape == leading
 
 
+@pytest.mark.parametrize("dtype", own.FLOATS)
+@pytest.mark.parametrize("shape", [(6,), (3, 6), (2, 3, 6), (2, 3, 1, 5), (4, 1), (3, 0)])
+def test_sums_in_one_go_as_in_a_graph_are_those_by_blocks(shape, dtype):
+    logprobs = -torch.rand(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(dtype)
+    for mask in (None, logprobs < -0.5, (logprobs < -0.5).long()):
+        with torch.device("meta"):  # a default device of the caller has no say
+            whole, blocks = confidence._sums(logprobs, mask), confidence._sums_by_blocks(logprobs, mask)
+        for one, other in zip(whole, blocks, strict=True):
+            assert one.device.type == "cpu"
+            assert torch.equal(one, other)
+        assert whole[1].tolist() == (torch.ones_like(logprobs) if mask is None else mask).sum(-1).tolist()
+
+
 @pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int8, torch.int16, torch.int64, torch.bfloat16])
 def test_a_mask_that_compiled_code_loads_fast_says_the_same(dtype):
     mask = torch.tensor([[0, 1, 0, 1], [1, 0, 0, 127]]).to(dtype)
     for layout in (mask, mask.T):
-        assert torch.equal(confidence._loadable(layout) != 0, layout != 0)
+        loaded = confidence._loadable(layout)
+        assert torch.equal(loaded != 0, layout != 0)
+        # what is narrow becomes int32, what inductor loads fast already stays
+        assert loaded.dtype == (dtype if dtype in (torch.int64, torch.bfloat16) else torch.int32)
 
 
 def test_any_number_but_zero_in_a_mask_counts():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+import tracemalloc
 
 import numpy as np
 import pyarrow as pa
@@ -67,6 +68,23 @@ def test_a_table_of_prompt_and_correct_in_any_order_gives_what_the_array_gives(r
         np.testing.assert_array_equal(getattr(found, field)[order], getattr(array, field))
 
 
+@given(outcomes, st.sampled_from(("estimate", "possible", "certain")))
+def test_numbers_of_correct_samplings_give_what_the_samplings_give(rows, keep):
+    array = np.array(rows, dtype=float).reshape(-1, 6)
+    known = (~np.isnan(array)).sum(1)
+    expected = curate(array, keep=keep, prompts=[i // 2 for i in range(len(rows))])
+    found = curate(np.nansum(array, 1), samplings=known, keep=keep, prompts=[i // 2 for i in range(len(rows))])
+    for field in Curation._fields[:7]:
+        np.testing.assert_array_equal(getattr(found, field), getattr(expected, field))
+
+
+def test_one_number_of_samplings_is_that_of_all_prompts():
+    found = curate([0, 3, 24], samplings=24)
+    assert found.samplings.tolist() == [24, 24, 24]
+    assert found.correct.tolist() == [0, 3, 24]
+    assert curate(np.zeros((3, 0))).samplings.tolist() == [0, 0, 0]
+
+
 def test_prompt_ids_may_be_anything_hashable_and_keep_their_type():
     found = curate([1, 0, 1, 0], prompts=[("a", 1), 7, "x", ("a", 1)])
     assert found.prompt.tolist() == [("a", 1), 7, "x"]
@@ -84,6 +102,21 @@ def test_both_edges_of_the_band_are_kept_and_the_cut_belongs_to_stage_1():
         cut=0.25,
     ).fate.tolist()
     assert fates == ["too_hard", "stage_2", "stage_2", "stage_1", "stage_1", "too_easy"]
+
+
+def test_an_interval_that_touches_the_band_may_lie_in_it_and_one_that_fills_it_does():
+    low, high = (getattr(curate([[0, 0, 1, 1, 1]]), edge)[0] for edge in ("low", "high"))
+    for band, keep, kept in (
+        ((high, 1.0), "possible", True),
+        ((math.nextafter(high, 1), 1.0), "possible", False),
+        ((0.0, low), "possible", True),
+        ((0.0, math.nextafter(low, 0)), "possible", False),
+        ((low, high), "certain", True),
+        ((math.nextafter(low, 1), high), "certain", False),
+        ((low, math.nextafter(high, 0)), "certain", False),
+    ):
+        (fate,) = curate([[0, 0, 1, 1, 1]], band=band, cut=band[0], keep=keep).fate
+        assert fate.startswith("stage") == kept, (band, keep)
 
 
 def test_the_default_band_is_that_of_the_reviews_and_the_cut_a_third():
@@ -109,6 +142,31 @@ def test_fates_follow_from_accuracy_and_interval(rows, keep):
     assert set(found.of("stage_1")) | set(found.of("stage_2")) == set(
         found.prompt[np.char.startswith(found.fate, "stage")]
     )
+
+
+def test_edges_belong_to_the_band_whatever_is_kept():
+    hard, easy = curate([repeated(0, 8)]).high[0], curate([repeated(8, 8)]).low[0]
+    assert curate([repeated(0, 8)], keep="possible", band=(hard, 0.9), cut=0.5).fate.tolist() == ["stage_2"]
+    assert curate([repeated(8, 8)], keep="possible", band=(0.01, easy), cut=0.1).fate.tolist() == ["stage_1"]
+    for method in ("wilson", "exact"):
+        lowest = curate([repeated(0, 200)], keep="certain", band=(0.0, 0.5), cut=0.2, method=method)
+        assert lowest.fate.tolist() == ["stage_2"]
+        highest = curate([repeated(200, 200)], keep="certain", band=(0.5, 1.0), cut=0.6, method=method)
+        assert highest.fate.tolist() == ["stage_1"]
+    certain = curate([repeated(1, 10), repeated(9, 10)], keep="certain", band=(0.1, 0.9))
+    assert certain.fate.tolist() == ["uncertain", "uncertain"]
+    assert curate([[1]], keep="possible", band=(0.1, 0.9)).fate.tolist() == ["stage_1"]
+
+
+def test_the_cut_may_lie_on_an_edge_of_the_band():
+    for cut, fate in ((0.25, "stage_1"), (0.75, "stage_2")):
+        assert curate([[0, 1]], band=(0.25, 0.75), cut=cut).fate.tolist() == [fate]
+
+
+def test_prompts_without_any_sampling_are_counted():
+    found = curate(np.zeros((2, 0)))
+    assert found.samplings.tolist() == found.correct.tolist() == [0, 0]
+    assert found.fate.tolist() == ["uncertain"] * 2
 
 
 # --- intervals --------------------------------------------------------------------------------------
@@ -168,32 +226,91 @@ def test_the_picture_counts_every_sampled_prompt_once(tmp_path):
     assert "1 to 2 samplings" in ragged.axes[0].get_xlabel()
 
 
+def test_the_picture_has_a_stacked_bar_for_each_accuracy_there_can_be():
+    found = curate([repeated(k, 4) for k in (0, 1, 1, 2, 2, 2, 3, 4)])
+    (axes,) = accuracy_figure(found).axes
+    *bars, band = axes.patches
+    heights = {}
+    for bar in bars:
+        assert bar.get_width() == pytest.approx(0.25)
+        heights.setdefault(round(bar.get_x() + 0.125, 6), []).append(bar)
+    assert {x: sum(bar.get_height() for bar in of) for x, of in heights.items()} == {
+        0: 1,
+        0.25: 2,
+        0.5: 3,
+        0.75: 1,
+        1: 1,
+    }
+    for of in heights.values():  # one on the other
+        assert max(bar.get_y() + bar.get_height() for bar in of) == sum(bar.get_height() for bar in of)
+    assert {len({bar.get_facecolor() for bar in bars}), len(axes.containers)} == {4}
+    assert (band.get_x(), band.get_x() + band.get_width()) == pytest.approx((0.084, 0.87))
+    assert band.get_zorder() < bars[0].get_zorder()
+    assert [line.get_xdata() for line in axes.lines] == [[1 / 3, 1 / 3]]
+    assert [text.get_text() for text in axes.texts] == ["cut 0.33"]
+    assert axes.get_xlim() == (-0.125, 1.125)
+    assert axes.get_title() == "8 prompts by accuracy"
+    assert axes.get_ylabel() == "prompts"
+    assert axes.get_xlabel() == "accuracy over 4 samplings (grey: the band 0.084 to 0.87)"
+
+
+def test_many_or_mixed_samplings_have_ten_bars_and_prompts_without_one_none():
+    many = accuracy_figure(curate([repeated(k, 1000) for k in (0, 500, 1000)]))
+    mixed = accuracy_figure(curate([1, 0, 1, 1, 0, 1, math.nan], prompts=[1, 1, 1, 2, 2, 3, 4]))
+    for figure, xlabel in ((many, "1000 samplings"), (mixed, "1 to 3 samplings")):
+        (axes,) = figure.axes
+        assert axes.patches[0].get_width() == pytest.approx(0.1)
+        assert axes.get_xlim() == pytest.approx((-0.05, 1.05))
+        assert axes.get_title() == "3 prompts by accuracy"
+        assert xlabel in axes.get_xlabel()
+    assert "over 0 samplings" in accuracy_figure(curate([[math.nan]])).axes[0].get_xlabel()
+
+
 # --- errors -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("arguments", "options", "message"),
     [
-        ([[[0.5, 1]]], {}, "correct: expected 0, 1 or NaN, got 0.5"),
-        ([[[2, 1]]], {}, "correct: expected 0, 1 or NaN, got 2"),
-        ([["a"]], {}, "correct: expected an array of bool"),
-        ([[10**400]], {}, "correct: expected an array of bool"),
-        ([[1, 0]], {}, "prompts: expected the prompt of each sampling"),
-        ([np.zeros((1, 1, 1))], {}, r"correct: expected shape \(B, k\)"),
-        ([[1, 0]], {"prompts": [1]}, "prompts: expected 2 ids"),
-        ([[[1]]], {"band": (0.9, 0.1)}, "band: expected 0 <= low < high <= 1"),
-        ([[[1]]], {"band": 0.5}, "band: expected two numbers"),
-        ([[[1]]], {"band": "ab"}, "band: expected two numbers"),
-        ([[[1]]], {"band": (0.1, "b")}, r"band\[1\]: expected a number"),
-        ([[[1]]], {"cut": 0.9}, "cut: expected a number in the band"),
-        ([[[1]]], {"keep": "all"}, "keep: expected one of"),
-        ([[[1]]], {"method": "wald"}, "method: expected one of"),
-        ([[[1]]], {"confidence_level": 1}, r"confidence_level: expected a number in \(0, 1\)"),
+        ([[[0.5, 1]]], {}, r"correct: expected 0, 1 or NaN, got 0\.5"),
+        ([[[2, 1]]], {}, r"correct: expected 0, 1 or NaN, got 2\.0"),
+        ([["a"]], {}, r"correct: expected an array of bool, 0, 1 or NaN, got \['a'\] \(could not convert .*\)"),
+        ([["a" * 90]], {}, r"correct: expected an array of bool, 0, 1 or NaN, got \['a{58} \(could not convert .*\)"),
+        ([[10**400]], {}, r"correct: expected an array of bool, 0, 1 or NaN, got \[10{58} \(.* too large .*\)"),
+        ([[1, 0]], {}, r"prompts: expected the prompt of each sampling with correct of shape \(2,\)"),
+        ([np.zeros((1, 1, 1))], {}, r"correct: expected shape \(B, k\), or \(N,\) with prompts, got \(1, 1, 1\)"),
+        ([1], {}, r"correct: expected shape \(B, k\), or \(N,\) with prompts, got \(\)"),
+        ([[1, 0]], {"prompts": [1]}, "prompts: expected 2 ids, one a row of correct, got 1"),
+        ([[[1]]], {"band": (0.9, 0.1)}, r"band: expected 0 <= low < high <= 1, got \(0\.9, 0\.1\)"),
+        ([[[1]]], {"band": (0.5, 0.5)}, r"band: expected 0 <= low < high <= 1, got \(0\.5, 0\.5\)"),
+        ([[[1]]], {"band": (0.5, 1.5)}, r"band: expected 0 <= low < high <= 1, got \(0\.5, 1\.5\)"),
+        ([[[1]]], {"band": 0.5}, r"band: expected two numbers, the lowest and the highest accuracy, got 0\.5"),
+        ([[[1]]], {"band": "ab"}, "band: expected two numbers, the lowest and the highest accuracy, got 'ab'"),
+        ([[[1]]], {"band": (0.1,)}, r"band: expected two numbers, the lowest and the highest accuracy, got \(0\.1,\)"),
+        ([[[1]]], {"band": (0.1, "b")}, r"band\[1\]: expected a number, got str"),
+        ([[[1]]], {"cut": "a"}, "cut: expected a number, got str"),
+        ([[[1]]], {"cut": 0.9}, r"cut: expected a number in the band \[0\.084, 0\.87\], got 0\.9"),
+        ([[[1]]], {"cut": 0.05}, r"cut: expected a number in the band \[0\.084, 0\.87\], got 0\.05"),
+        ([[[1]]], {"keep": "all"}, "keep: expected one of 'estimate', 'possible', 'certain', got 'all'"),
+        ([[[1]]], {"method": "wald"}, "method: expected one of 'wilson', 'wilsoncc', 'exact', got 'wald'"),
+        ([[[1]]], {"confidence_level": "a"}, "confidence_level: expected a number, got str"),
+        ([[[1]]], {"confidence_level": 1}, r"confidence_level: expected a number in \(0, 1\), got 1\.0"),
+        ([[[1]]], {"confidence_level": 0}, r"confidence_level: expected a number in \(0, 1\), got 0\.0"),
+        ([[1, 5]], {"samplings": 4}, r"correct: expected integers from 0 up, no more than samplings, got 5\.0"),
+        ([[1, math.nan]], {"samplings": 4}, r"correct: expected integers from 0 up, no more than samplings, got nan"),
+        ([[0.5]], {"samplings": 4}, r"correct: expected integers from 0 up, no more than samplings, got 0.5"),
+        ([[1]], {"samplings": [-4]}, r"samplings: expected integers from 0 up, got -4\.0"),
+        ([[1]], {"samplings": math.inf}, "samplings: expected integers from 0 up, got inf"),
+        ([[1]], {"samplings": [4, 4]}, r"samplings: expected one integer, or as many as correct, \(1,\), got \(2,\)"),
+        ([[1]], {"samplings": "x"}, r"samplings: expected an array of integers, got 'x' \(could not convert .*\)"),
+        ([[[1]]], {"samplings": 4}, r"correct: expected shape \(B,\) with samplings, got \(1, 1\)"),
     ],
 )
 def test_bad_arguments_are_refused_by_name(arguments, options, message):
-    with pytest.raises((TypeError, ValueError), match=message):
+    with pytest.raises((TypeError, ValueError), match=f"^{message}$"):
         curate(*arguments, **options)
+    with pytest.raises(TypeError, match=r"^band"):
+        curate([[1]], band=b"ab")
     with pytest.raises(ValueError, match="fate: expected one of"):
         curate([[1]]).of("stage_3")
 
@@ -255,6 +372,14 @@ def test_the_prompt_of_a_rollout_log_is_its_step_and_its_number(tmp_path, capsys
     assert main(["curate", str(log), *out, *options]) == 0
     assert "2 prompts: 1 stage 2, 1 stage 1" in capsys.readouterr().err
     assert [(r["step"], r["prompt"], r["accuracy"]) for r in lines(tmp_path / "2.jsonl")] == [(1, 0, 0.375)]
+
+
+def test_a_sampling_is_correct_above_the_number_given_and_not_at_it(tmp_path, capsys):
+    log = samplings(tmp_path / "log.jsonl", [("a", 0.5), ("a", 0.75), ("a", 1), ("a", 0)])
+    out = [str(tmp_path / "1.jsonl"), str(tmp_path / "2.jsonl")]
+    assert main(["curate", log, *out, "--above", "0.5"]) == 0
+    (row,) = lines(tmp_path / "1.jsonl")
+    assert (row["samplings"], row["correct"]) == (4, 2)
 
 
 def test_an_empty_table_and_a_missing_correctness_are_no_accident(tmp_path, capsys):
@@ -320,6 +445,24 @@ def test_json_lines_are_written_as_they_were_read(tmp_path, capsys):
     assert main(["curate", log, *out]) == 0
     assert pyarrow.parquet.read_table(out[0]).column("prompt").to_pylist() == [row["id"] for row in rows]
     assert pyarrow.parquet.read_table(out[1]).schema == pyarrow.parquet.read_table(out[0]).schema
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_of_samplings_counts_are_kept_and_not_rows(tmp_path, suffix):
+    peaks = []
+    for rows in (1_000, 20_000):
+        log = tmp_path / f"{rows}{suffix}"
+        samplings(log, [(f"p{i % 50}", i % 3 == 0) for i in range(rows)])
+        out = [str(tmp_path / f"{rows}-{stage}.jsonl") for stage in (1, 2)]
+        main(["curate", str(log), *out])  # what is loaded but once
+        for path in out:
+            (tmp_path / path).unlink()
+        tracemalloc.start()
+        assert main(["curate", str(log), *out]) == 0
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    batch = 0 if suffix == ".jsonl" else 8_192 * 150  # bytes: two columns of a part of the file, as Python's own values
+    assert peaks[1] < 1.5 * peaks[0] + batch
 
 
 @pytest.mark.parametrize("value", [b"bytes", math.inf])

@@ -231,8 +231,18 @@ def test_a_world_of_one_takes_the_flat_form_and_raises_its_errors(alone):
     parts = durian_components(**flat, process_group=alone)
     for actual, expected in zip(parts, durian_components(**flat), strict=True):
         assert (actual is None and expected is None) or torch.equal(actual, expected)
+    with pytest.raises(TypeError) as raised:
+        durian_advantage(torch.rand(2, 2), process_group="a name")
+    assert str(raised.value) == ("process_group: expected a torch.distributed.ProcessGroup with this rank, got str")
     with pytest.raises(ValueError, match="valid: expected shape"):
         durian_advantage(torch.rand(2, 2), valid=torch.ones(2, dtype=torch.bool), process_group=alone)
+
+
+def test_what_is_beyond_the_range_of_float32_is_its_largest_number_with_a_group_too(alone):
+    largest = torch.finfo(torch.float32).max
+    rewards = torch.tensor([[largest, -largest]])
+    std = durian_components(rewards, process_group=alone).prompt_std
+    assert std.tolist() == durian_components(rewards).prompt_std.tolist() == [largest]
 
 
 def test_what_headers_tell():
@@ -242,7 +252,13 @@ def test_what_headers_tell():
         distributed._compare([header, header._replace(refused=1)], 0)
     with pytest.raises(ValueError, match=r"visual_entropy: expected on all 2 ranks .* got on \[0\]"):
         distributed._compare([header, header._replace(entropy=0)], 0)
-    with pytest.raises(ValueError, match=r"weights, .*: expected the same .* got others on \[1\] than on 0"):
+    for field, name in (("flat", "prompt_index"), ("confidence", "confidence")):
+        other = header._replace(**{field: 1 - getattr(header, field)})
+        with pytest.raises(ValueError, match=rf"^{name}: expected on all 2 ranks of process_group or on none, got on "):
+            distributed._compare([header, other], 0)
+    with pytest.raises(
+        ValueError, match=r"^weights, .*, correction: expected the same .* got others on \[1\] than on 0$"
+    ):
         distributed._compare([header, header._replace(options=6)], 0)
 
 

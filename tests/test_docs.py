@@ -37,6 +37,13 @@ def test_the_paper_index_names_tests_and_functions_that_exist():
         assert name in index or name == "DurianComponents", name
 
 
+def test_the_tests_that_the_page_on_trust_names_exist():
+    tests = "\n".join(path.read_text() for path in ROOT.glob("tests/**/test_*.py"))
+    named = re.findall(r"`(test_\w+)`", (ROOT / "docs/trust.md").read_text())
+    assert len(named) > 10
+    assert [name for name in named if f"def {name}(" not in tests] == []
+
+
 def test_the_first_example_of_the_readme_runs():
     code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL).group(1)
     given = {

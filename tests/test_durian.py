@@ -20,6 +20,7 @@ from durian_adv import (
     grpo_advantage,
     quantile_buckets,
     shared_std_advantage,
+    statistics,
 )
 
 STDS = ("prompt_std", "perceptual_std", "reasoning_std")
@@ -339,3 +340,31 @@ def test_scores_that_agree_are_the_score_of_their_prompt_to_the_bit(count):
     assert not torch.equal(scores.sum(1) / count, score[:, 0])  # an ordinary mean of equal numbers is another number
     rewards = torch.rand(200, count, dtype=torch.float64)
     assert torch.equal(durian_components(rewards, confidence=scores).confidence, score[:, 0])
+
+
+# --- a prompt's score -------------------------------------------------------------------------------
+
+
+@given(own.seeds, st.integers(1, 9), st.sampled_from((1.0, 1e-3, 0.25, 1e30, 1e300, 1e-300)), st.booleans())
+def test_a_prompt_s_score_is_the_mean_of_its_valid_ones(seed, width, scale, infinite):
+    rng = np.random.default_rng(seed)
+    values = rng.normal(size=(6, width)) * scale
+    values[0] = values[0, 0]
+    if infinite:
+        values = np.where(rng.random(values.shape) < 0.3, rng.choice((np.inf, -np.inf), values.shape), values)
+    valid = rng.random(values.shape) < 0.8
+    found = statistics.prompt_means(torch.tensor(values.T), torch.tensor(valid.T)).numpy()
+    expected = [reference.mean_score(row[ok].tolist()) for row, ok in zip(values, valid, strict=True)]
+    np.testing.assert_allclose(found, expected, rtol=1e-13, atol=4e-16 * scale)
+    if valid[0].any():
+        assert found[0] == expected[0] or math.isnan(expected[0])
+
+
+@pytest.mark.parametrize("dtype", own.FLOATS)
+def test_scores_are_reported_in_the_dtype_of_the_result_and_compared_in_their_own(dtype):
+    rewards = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, 0.0]], dtype=dtype)
+    scores = torch.tensor([2**30, 2**30 + 1, 2**30 + 2, 2**30 + 3])  # float32 has one number for the four
+    parts = durian_components(rewards, visual_entropy=scores, confidence=scores.double(), num_confidence_buckets=4)
+    assert parts.visual_entropy.dtype == parts.confidence.dtype == dtype
+    assert parts.entropy_bucket.tolist() == [0, 1, 1, 2]
+    assert parts.confidence_bucket.tolist() == [0, 1, 2, 3]

@@ -16,7 +16,7 @@ from helpers import assert_same_bits
 from hypothesis import given
 from hypothesis import strategies as st
 
-from durian_adv import eigen_entropy
+from durian_adv import eigen_entropy, entropy
 
 NAN = float("nan")
 GARBAGE = (NAN, float("inf"), float("-inf"), 1e30, -1e30, 0.0)
@@ -386,3 +386,92 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * unit / 2**
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert float(result.stdout) < 12
+
+
+# --- steps, of many images at once --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(4, 7, 5), (4, 5, 7), (4, 6, 6), (2, 2, 3, 4)])
+def test_each_image_of_a_batch_goes_its_own_way(shape):
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(shape, generator=generator, dtype=torch.float64)
+    images *= 10.0 ** torch.arange(-3, 5)[: shape[0]].double().reshape(-1, *[1] * (len(shape) - 1))
+    images[0] = -images[0].abs()
+    assert torch.equal(entropy._largest(images), images.abs().amax((-2, -1), keepdim=True))
+    centred = entropy.centred(images)
+    assert (centred.abs().amax((-2, -1)) <= 2).all()
+    assert (centred.abs().amax((-2, -1)) > 0.25).all()
+    assert centred.mean(-2).abs().max() < 1e-15
+    gram = entropy.gram(centred)
+    for where in np.ndindex(shape[:-2]):
+        alone = entropy.centred(images[where])
+        torch.testing.assert_close(centred[where], alone, rtol=0, atol=1e-15)
+        rows = alone if len(alone) <= alone.shape[1] else alone.T
+        product = rows @ rows.T
+        torch.testing.assert_close(gram[where], product / product.trace(), rtol=1e-14, atol=1e-15)
+
+
+def test_an_image_is_finite_or_not_by_itself_and_small_ones_are_measured_in_double():
+    images = torch.zeros(4, 3, 5)
+    images[1, 2, 4], images[2, 0, 0], images[3, 1, 1] = torch.nan, torch.inf, -torch.inf
+    with torch.device("meta"):  # a default device of the caller has no say
+        for shape in ((4, 0, 5), (4, 3, 0)):
+            nothing = entropy.all_finite(torch.zeros(shape, device="cpu"))
+            assert (nothing.tolist(), nothing.dtype, nothing.device.type) == ([True] * 4, torch.bool, "cpu")
+    assert entropy.all_finite(images).tolist() == [True, False, False, False]
+    side = entropy._SMALL_SIDE + 1
+    for shape, dtype in (
+        ((4, side, 5), torch.float64),
+        ((4, 5, side), torch.float64),
+        ((2, side, side), torch.float32),
+    ):
+        prepared = entropy.prepared(torch.zeros(shape).mT)
+        assert (prepared.dtype, prepared.is_contiguous()) == (dtype, True)
+
+
+def test_features_at_the_ends_of_the_range_have_the_entropy_of_any_others():
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(6, 5, generator=generator, dtype=torch.float64) * 2 - 1
+    image[0, 0], image[1, 0] = 1, -1
+    expected = eigen_entropy(image)
+    for scale in (torch.finfo(torch.float64).max, 2.0, 1.5, 2.0**-1000):
+        assert eigen_entropy(image * scale).item() == pytest.approx(expected.item(), rel=1e-12)
+
+
+def test_packed_images_are_normalized_too_and_neither_default_has_a_say():
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(3, 6, 4, generator=generator)
+    padded = eigen_entropy(images, normalize=True)
+    assert torch.equal(eigen_entropy(images.flatten(0, 1), lengths=[6, 6, 6], normalize=True), padded)
+    assert entropy.image_entropy(images[0]).item() == pytest.approx(eigen_entropy(images)[0].item(), rel=1e-6)
+    odd = torch.cat([images[0], images[0, :1], torch.full((2, 4), torch.nan)])
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        with torch.device("meta"):
+            found = eigen_entropy(odd, lengths=[6, 1, 2, 0])
+            alone = [entropy.image_entropy(image) for image in torch.split(odd, [6, 1, 2])]
+            nothing = eigen_entropy(odd[:0].bfloat16(), lengths=[])
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert (found.device.type, found.dtype, nothing.dtype) == ("cpu", torch.float32, torch.float32)
+    assert str(found[1:].tolist()) == "[0.0, nan, nan]"
+    assert [value.dtype for value in alone] == [torch.float64] * 3
+    assert [value.device.type for value in alone] == ["cpu"] * 3
+
+
+def test_a_solver_that_fails_in_single_precision_is_asked_in_double(monkeypatch):
+    solve, asked = torch.linalg.eigvalsh, []
+
+    def fails(gram):
+        asked.append(gram.dtype)
+        if gram.dtype == torch.float32:
+            if len(asked) == 1:
+                raise torch.linalg.LinAlgError("did not converge")
+            return torch.full_like(gram[0], torch.nan)
+        return solve(gram)
+
+    gram = torch.eye(3)
+    monkeypatch.setattr(torch.linalg, "eigvalsh", fails)
+    for _ in range(2):  # by an error, and in silence
+        assert entropy._eigenvalues(gram).tolist() == [1, 1, 1]
+    assert asked == [torch.float32, torch.float64] * 2

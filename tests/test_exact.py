@@ -28,6 +28,21 @@ def test_zero_has_no_power_of_two_but_zero(dtype):
     assert exact.power_of_two(torch.zeros(2, dtype=dtype)).tolist() == [0, 0]
 
 
+@pytest.mark.parametrize(("dtype", "coarse", "fine"), [(torch.float64, -31, -64), (torch.float32, -12, -25)])
+def test_a_term_is_split_over_the_two_grids_that_are_told(dtype, coarse, fine):
+    generator = torch.Generator().manual_seed(0)
+    terms = 2 * torch.rand(4096, dtype=dtype, generator=generator) - 1
+    terms = torch.cat([terms, terms * 2.0**-8, terms * 2.0**-30])
+    high, low = exact.split(terms)
+    for part, grid in ((high, coarse), (low, fine)):
+        steps = part.double() * 2.0**-grid
+        assert torch.equal(steps, steps.round())
+    # each is the nearest point of its grid
+    rest = terms.double() - high.double()
+    assert (rest.abs() <= 2.0 ** (coarse - 1)).all()
+    assert ((rest - low.double()).abs() <= 2.0 ** (fine - 1)).all()
+
+
 @given(st.integers(0, 10**6), st.integers(1, 300))
 def test_a_row_sum_is_that_of_the_terms_on_the_grid_in_any_order(seed, width):
     rng = np.random.default_rng(seed)

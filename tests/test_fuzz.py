@@ -1,12 +1,15 @@
 """A few hundred of the calls that ``make fuzz`` makes 100,000 of, and what its record says."""
 
 import csv
+import inspect
 
 import fuzz
 import pytest
 import torch
+from test_api import public_names
 
-from durian_adv import _checks, statistics
+import durian_adv
+from durian_adv import _checks, baselines, diagnostics, prior, statistics, window
 
 
 def test_whatever_comes_the_result_is_right_or_the_error_the_documented_one():
@@ -14,6 +17,12 @@ def test_whatever_comes_the_result_is_right_or_the_error_the_documented_one():
     outcomes = {outcome for _, _, outcome in counts}
     assert outcomes == {"right", "documented error"}
     assert {name for what, name, _ in counts if what == "function"} == set(fuzz.FUNCTIONS)
+
+
+def test_every_public_function_of_tensors_is_called():
+    modules = (durian_adv, baselines, diagnostics, prior, window)
+    public = {name for module in modules for name in public_names(module) if inspect.isfunction(getattr(module, name))}
+    assert set(fuzz.FUNCTIONS) == public - {"group_kinds"}  # which is called on what prompt_outcomes returns
 
 
 def test_a_wrong_statistic_is_found(monkeypatch):

@@ -14,6 +14,7 @@ from durian_adv.curation import curate
 from durian_adv.hints import DEFAULT_BANDS, DEFAULT_TEMPLATE, Band, hint, with_hint
 
 accuracies = st.one_of(st.none(), st.just(math.nan), st.floats(0, 1))
+ROW = {"prompt": "?", "accuracy": 0.1}
 WHOLE = (Band(0.0, 0.5, "hard", "{level} {accuracy:.2f}"), Band(0.5, 1.0, "easy", "{level}!"))
 
 
@@ -136,13 +137,28 @@ def test_the_default_bands_are_those_of_stage_2_and_ask_for_depth_and_a_check():
         ({"prompt": "?"}, {}, "accuracy: expected a column of this name"),
         ({"prompt": 3, "accuracy": 0.1}, {}, "prompt: expected a string or a list of chat messages, got int"),
         ({"prompt": ["?"], "accuracy": 0.1}, {}, "prompt: expected a string or a list of chat messages, got list"),
-        ({"prompt": [{"role": "system", "content": ""}], "accuracy": 0.1}, {}, "expected a message of the user"),
-        ({"prompt": [{"role": "user", "content": None}], "accuracy": 0.1}, {}, r"prompt\[0\]: expected content"),
+        (
+            {"prompt": [{"role": "system", "content": ""}], "accuracy": 0.1},
+            {},
+            r"prompt: expected a message of the user, got \['system'\]$",
+        ),
+        (
+            {"prompt": [{"role": "user", "content": 3}], "accuracy": 0.1},
+            {},
+            r"prompt\[0\]: expected content that is a string or a list, got int$",
+        ),
         ({"prompt": "?", "accuracy": 1.5}, {}, "accuracy: expected a number from 0 to 1, got 1.5"),
         ({"prompt": "?", "accuracy": "0.1"}, {}, "accuracy: expected a number, got str"),
-        ({"prompt": "?", "accuracy": 0.1}, {"bands": [(0, 1, "a", "b")]}, "bands: expected a sequence of Band"),
-        ({"prompt": "?", "accuracy": 0.1}, {"bands": [Band(0.5, 0.5, "", "")]}, "bands: expected 0 <= low < high"),
-        ({"prompt": "?", "accuracy": 0.1}, {"bands": [*WHOLE, Band(0.4, 0.6, "", "")]}, "do not overlap"),
+        (ROW, {"bands": [(0, 1, "a", "b")]}, "bands: expected a sequence of Band, got one of tuple$"),
+        (ROW, {"bands": [Band(0.5, 0.5, "", "")]}, "bands: expected 0 <= low < high <= 1, got"),
+        (ROW, {"bands": [Band(0.5, 1.5, "", "")]}, r"bands: expected 0 <= low < high <= 1, got \(0.5, 1.5\)"),
+        (ROW, {"bands": [Band("0", 0.5, "", "")]}, "^low: expected a number, got str"),
+        (ROW, {"bands": [Band(0.0, None, "", "")]}, "^high: expected a number, got NoneType"),
+        (
+            ROW,
+            {"bands": [*WHOLE, Band(0.4, 0.6, "", "")]},
+            r"expected bands that do not overlap, got \(0.0, 0.5\) and \(0.4, 0.6\)$",
+        ),
     ],
 )
 def test_bad_arguments_are_refused_by_name(row, options, message):

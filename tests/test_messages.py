@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+import sys
 
+import numpy as np
 import pytest
 import torch
 
 from durian_adv import (
+    _checks,
     baselines,
     certified_entropy_buckets,
     certified_entropy_intervals,
@@ -20,7 +23,7 @@ from durian_adv import (
     sequence_confidence,
     shared_std_advantage,
 )
-from durian_adv.diagnostics import durian_metrics
+from durian_adv.diagnostics import cosine, durian_metrics, few_prompts_warning, prompt_outcomes, update_by_prompt
 from durian_adv.window import Window, windowed_components
 
 R, F4 = torch.zeros(3, 4), torch.zeros(4)
@@ -534,6 +537,64 @@ MESSAGES = [
         ValueError,
         "rewards: expected shape (B, G), or (N,) with prompt_index, got (4,)",
     ),
+    (lambda: durian_metrics(PARTS, R, valid=R), TypeError, "valid: expected dtype torch.bool, got torch.float32"),
+    (lambda: prompt_outcomes(F4), ValueError, "rewards: expected shape (B, G), or (N,) with prompt_index, got (4,)"),
+    (
+        lambda: prompt_outcomes(R, success_threshold=math.inf),
+        ValueError,
+        "success_threshold: expected a finite number, got inf",
+    ),
+    (lambda: prompt_outcomes(R, valid=R), TypeError, "valid: expected dtype torch.bool, got torch.float32"),
+    (lambda: update_by_prompt([1.0]), TypeError, "advantages: expected a torch.Tensor, got list"),
+    (
+        lambda: update_by_prompt(F4),
+        ValueError,
+        "advantages: expected shape (B, G), or (N,) with prompt_index, got (4,)",
+    ),
+    (
+        lambda: update_by_prompt(R, prompt_index=I3),
+        ValueError,
+        "advantages: expected shape (N,) with prompt_index, got (3, 4)",
+    ),
+    (
+        lambda: update_by_prompt(F4, prompt_index=F4),
+        TypeError,
+        "prompt_index: expected an integer dtype, got torch.float32",
+    ),
+    (lambda: update_by_prompt(F4, prompt_index=I3), ValueError, "prompt_index: expected shape (N,) = (4,), got (3,)"),
+    (
+        lambda: update_by_prompt(F4, prompt_index=I4.to("meta")),
+        ValueError,
+        "prompt_index: expected device cpu, as advantages, got meta",
+    ),
+    (lambda: cosine(1.0, R), TypeError, "first: expected a torch.Tensor, got float"),
+    (lambda: cosine(R, 1.0), TypeError, "second: expected a torch.Tensor, got float"),
+    (lambda: cosine(R, F4), ValueError, "second: expected shape first.shape = (3, 4), got (4,)"),
+    (lambda: cosine(R[:, 0], META), ValueError, "second: expected device cpu, as first, got meta"),
+    (lambda: few_prompts_warning(R), TypeError, "components: expected DurianComponents, got Tensor"),
+    (lambda: few_prompts_warning(PARTS, window=-1), ValueError, "window: expected an integer >= 0, got -1"),
+    (lambda: few_prompts_warning(PARTS, window=0.5), TypeError, "window: expected an integer >= 0, got float"),
+    (lambda: few_prompts_warning(PARTS, fewest="2"), TypeError, "fewest: expected a number, got str"),
+    (
+        lambda: few_prompts_warning(PARTS, prompt_index=R[:, 0]),
+        TypeError,
+        "prompt_index: expected an integer dtype, got torch.float32",
+    ),
+    (
+        lambda: few_prompts_warning(PARTS, prompt_index=I4),
+        ValueError,
+        "prompt_index: expected shape (N,) = (3,), got (4,)",
+    ),
+    (
+        lambda: few_prompts_warning(PARTS, entropy_quantiles=(2.0,)),
+        ValueError,
+        "entropy_quantiles: expected levels in (0, 1), got (2.0,)",
+    ),
+    (
+        lambda: few_prompts_warning(PARTS, num_confidence_buckets=0),
+        ValueError,
+        "num_confidence_buckets: expected at least 1 bucket, got 0",
+    ),
 ]
 
 
@@ -543,3 +604,24 @@ def test_a_message_names_the_argument_and_tells_what_was_expected_and_what_came(
         call()
     assert raised.type is error
     assert str(raised.value) == message
+
+
+def test_arguments_at_the_ends_of_what_is_allowed_are_taken_as_they_are():
+    largest = sys.float_info.max
+    assert [_checks.number("x", value) for value in (largest, -largest, 3)] == [largest, -largest, 3.0]
+    assert [_checks.epsilon(value) for value in (0, 2.5)] == [0.0, 2.5]
+    assert math.copysign(1, _checks.epsilon(-0.0)) == 1
+    assert [_checks.correction(value) for value in (0, 1)] == [0, 1]
+    assert _checks.levels("quantiles", ()) == 1
+    assert _checks.bucket_count("buckets", 2**24) == 2**24
+    assert _checks.integer("x", np.int64(3), "an integer") == 3
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's, about tensors that few use
+def test_tensors_of_other_layouts_are_called_by_their_kind():
+    nested = torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)])
+    quantized = torch.quantize_per_tensor(torch.zeros(2, 3), 0.1, 0, torch.qint8)
+    for value, kind in ((nested, "a nested one"), (quantized, "a quantized one, torch.qint8")):
+        with pytest.raises(TypeError) as raised:
+            grpo_advantage(value)
+        assert str(raised.value) == f"rewards: expected an ordinary dense tensor, got {kind}"

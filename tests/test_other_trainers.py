@@ -73,7 +73,7 @@ def samples(made, prompts=16, rollouts=4):
                 reward=float(at % (prompt + 1) == 0),
                 loss_mask=None if at % 3 else [1] * length,
                 rollout_log_probs=(-torch.rand(length, generator=draw)).tolist(),
-                metadata={"visual_entropy": prompt / 3} if prompt % 4 else {},
+                metadata=[{}, {"visual_entropy": None}, {"visual_entropy": prompt / 3}][min(prompt % 4, 2)],
             )
         )
     return out
@@ -83,7 +83,7 @@ def test_the_example_gives_the_librarys_advantages(rewards, sample):
     given = samples(sample)
     raw, got = rewards(ARGS, given)
     assert raw == [one.reward for one in given]
-    entropy = [one.metadata.get("visual_entropy", math.nan) for one in given]
+    entropy = [one.metadata.get("visual_entropy") or math.nan for one in given]
     expected = durian_advantage(
         torch.tensor(raw),
         prompt_index=torch.tensor([one.group_index for one in given]),

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-from functools import partial
 
 import numpy as np
 import pytest
 import reference
 import strategies as own
 import torch
-from helpers import assert_matches, assert_same_bits, result_dtype
+from helpers import WEIGHTINGS, assert_matches, assert_same_bits, result_dtype
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,19 +18,6 @@ from durian_adv import durian_advantage, weightings
 from durian_adv.baselines import dr_grpo_advantage
 from durian_adv.prior import accuracy_weights, reweighted_advantage
 
-# name -> (ours, the formula in plain Python)
-WEIGHTINGS = {
-    "linear": (weightings.linear, lambda p: 1 + (1 - p)),
-    "linear, slope 3": (partial(weightings.linear, slope=3.0), lambda p: 1 + 3 * (1 - p)),
-    "exponential": (weightings.exponential, lambda p: math.exp(1 - p)),
-    "exponential, rate 4": (partial(weightings.exponential, rate=4.0), lambda p: math.exp(4 * (1 - p))),
-    "power": (weightings.power, lambda p: 1.05 - p),
-    "power, exponent 2.5": (partial(weightings.power, exponent=2.5), lambda p: (1.05 - p) ** 2.5),
-    "focal": (weightings.focal, lambda p: (1 - p) ** 2),
-    "focal, gamma 0.5": (partial(weightings.focal, gamma=0.5), lambda p: (1 - p) ** 0.5),
-    "logarithmic": (weightings.logarithmic, lambda p: max(0.0, -math.log(p + 0.02))),
-    "logistic": (weightings.logistic, lambda p: 0.4 + 1.1 / (1 + math.exp(10 * (p - 0.75)))),
-}
 moderate = {"scales": (1.0, 1e-3, 1e3)}
 names, switches = st.sampled_from(sorted(WEIGHTINGS)), st.booleans()
 
@@ -96,6 +83,11 @@ def test_the_control_is_uniform_and_repeats_with_its_generator():
     assert 1 <= draws[0].min() < 1.01
     assert 2.99 < draws[0].max() < 3
     assert abs(np.corrcoef(draws[0].numpy(), accuracy.numpy())[0, 1]) < 0.05
+    with torch.device("meta"):  # a default device of the caller has no say
+        plain = weightings.uniform(accuracy, generator=torch.Generator("cpu").manual_seed(0))
+    assert (plain.device.type, plain.dtype) == ("cpu", torch.float64)
+    assert plain.min() < 0.01
+    assert 1.99 < plain.max() < 2
 
 
 # --- the accuracy -----------------------------------------------------------------------------------
@@ -116,6 +108,29 @@ def test_accuracy_comes_from_correctness_and_not_from_the_rewards_that_format_is
     # without it: what exceeds the threshold is correct
     assert_same_bits(accuracy_weights(rewards, weight=f), weights)
     assert_same_bits(accuracy_weights(rewards, weight=f, success_threshold=0.95)[1], torch.tensor(1.75).double())
+    assert accuracy_weights(rewards, weight=f, success_threshold=0.9).tolist() == [1.75, 1.75]  # 0.9 is not above it
+    advantages = reweighted_advantage(rewards, weight=f)
+    assert_same_bits(advantages, reweighted_advantage(rewards, weight=f, correctness=correct))
+
+
+def test_a_weighting_is_asked_for_numbers_from_0_to_1_only():
+    seen = []
+    accuracy_weights(
+        torch.tensor([[1.0, 0.0], [math.nan, math.inf], [1.0, 1.0]]), weight=lambda p: seen.append(p) or p.clone()
+    )
+    assert ((seen[0] >= 0) & (seen[0] <= 1)).all()
+
+
+def test_weights_of_another_dtype_are_those_numbers():
+    rewards = torch.rand(5, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for dtype in (torch.float32, torch.bfloat16, torch.int64):
+
+        def f(p, dtype=dtype):
+            return (300.0 / (1.1 + p)).to(dtype)
+
+        for normalize in (False, True):
+            narrow = accuracy_weights(rewards, weight=f, normalize=normalize)
+            assert_same_bits(narrow, accuracy_weights(rewards, weight=lambda p: f(p).double(), normalize=normalize))
 
 
 def test_rollouts_whose_correctness_is_not_known_do_not_count_and_a_prompt_without_any_has_weight_one():
@@ -192,6 +207,16 @@ def test_the_largest_weights_and_rewards_give_no_infinity_and_keep_zeros(sign, d
     assert (advantages[0, 0] * sign) > 0
 
 
+@pytest.mark.parametrize("weight", [2.7, -2.7, 0.3, 1e-300])
+@pytest.mark.parametrize("size", [1.7976931348623157e308, 1.0, 5e-324])
+def test_a_weight_and_the_size_of_the_rewards_leave_the_range_together_only(size, weight):
+    # found by fuzzing: unit * weight was beyond the range of float64 where the advantage is within
+    rewards = torch.tensor([[size, -size, 0.0, -size / 2, size]], dtype=torch.float64)
+    found = reweighted_advantage(rewards, weight=lambda p: torch.full_like(p, weight))
+    formula = {"f": lambda p: weight, "correct": (rewards > 0.5).numpy()}
+    np.testing.assert_allclose(found, reference.reweighted(rewards.numpy(), **formula), rtol=1e-14, atol=1e-323)
+
+
 def test_a_negative_weight_turns_an_advantage_around_also_when_normalized():
     rewards = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
     sign = torch.tensor([2.0, -6.0], dtype=torch.float64)
@@ -224,8 +249,8 @@ REWARDS = torch.tensor([[1.0, 0.0], [0.0, 0.0]])
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"weight": None}, "weight: expected a function"),
-        ({"weight": 2.0}, "weight: expected a function"),
+        ({"weight": None}, r"weight: expected a function from accuracies \(B,\) to weights, got NoneType"),
+        ({"weight": 2.0}, r"weight: expected a function from accuracies \(B,\) to weights, got float"),
         ({"weight": lambda p: 1.0}, "weight: expected a function that returns a torch.Tensor, got float"),
         ({"weight": lambda p: p[:1]}, r"weight: expected shape \(B,\) = \(2,\), got \(1,\)"),
         ({"weight": lambda p: p.sum()}, r"weight: expected shape \(B,\) = \(2,\), got \(\)"),
@@ -236,6 +261,7 @@ REWARDS = torch.tensor([[1.0, 0.0], [0.0, 0.0]])
         ({"success_threshold": "0.5"}, "success_threshold: expected a number"),
         ({"success_threshold": math.nan}, "success_threshold: expected a finite number"),
         ({"normalize": 1}, "normalize: expected a bool, got int"),
+        ({"valid": torch.ones(2, 2)}, "valid: expected dtype torch.bool, got torch.float32"),
     ],
 )
 def test_bad_arguments_are_refused_by_name(options, message):
@@ -244,17 +270,18 @@ def test_bad_arguments_are_refused_by_name(options, message):
             function(REWARDS, **{"weight": weightings.linear, **options})
 
 
-@pytest.mark.parametrize(
-    ("function", "options", "message"),
-    [
-        (weightings.linear, {"slope": "1"}, "slope: expected a number"),
-        (weightings.exponential, {"rate": math.inf}, "rate: expected a finite number"),
-        (weightings.power, {"exponent": None}, "exponent: expected a number"),
-        (weightings.focal, {"gamma": 0.0}, "gamma: expected a number > 0"),
-        (weightings.logistic, {"middle": math.nan}, "middle: expected a finite number"),
-        (weightings.uniform, {"generator": None, "low": "0"}, "low: expected a number"),
-    ],
-)
-def test_bad_constants_are_refused_by_name(function, options, message):
-    with pytest.raises((TypeError, ValueError), match=message):
-        function(torch.tensor([0.5]), **options)
+@pytest.mark.parametrize("value", ["1", None, math.inf, math.nan])
+@pytest.mark.parametrize("name", weightings.__all__)
+def test_bad_constants_are_refused_by_name(name, value):
+    function = getattr(weightings, name)
+    given = {"generator": torch.Generator()} if name == "uniform" else {}
+    for constant in inspect.signature(function).parameters:
+        if constant not in ("accuracy", "generator"):
+            with pytest.raises((TypeError, ValueError), match=f"^{constant}: expected a (finite )?number, got"):
+                function(torch.tensor([0.5]), **given, **{constant: value})
+
+
+def test_focal_weights_need_a_positive_exponent():
+    for gamma in (0.0, -1.0):
+        with pytest.raises(ValueError, match=f"^gamma: expected a number > 0, got {gamma}$"):
+            weightings.focal(torch.tensor([0.5]), gamma=gamma)

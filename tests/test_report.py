@@ -2,10 +2,13 @@
 
 import csv
 import html.parser
+import itertools
 import json
 import math
 import re
 import sys
+import tracemalloc
+import weakref
 
 import hypothesis.strategies as st
 import numpy as np
@@ -14,7 +17,7 @@ import reference
 import torch
 from hypothesis import given, settings
 
-from durian_adv import baselines, durian_components
+from durian_adv import baselines, durian_components, rollout_log
 from durian_adv.cli import main
 from durian_adv.report import figures, verdict
 from durian_adv.report.summary import METHODS, TENTHS, Summary
@@ -173,6 +176,29 @@ def test_buckets_are_measured_by_the_std_of_all_rewards():
     assert (bucket.prompts, bucket.fewest) == (30, 30)
 
 
+def test_prompts_that_a_method_pulls_at_nothing_are_not_compared():
+    step = a_step(0)
+    size = torch.tensor([1e-300] * 80 + [1e300] * 160, dtype=torch.float64)
+    far = torch.where(step.rewards > 0.5, size, 0.0)
+    effective = [len(set(row)) > 1 for row in far.view(30, 8).tolist()]
+    assert any(effective[:10])
+    summary = summed(step._replace(rewards=far))
+    assert summary.compared == sum(effective[10:])
+    assert min(change.ratio for change in summary.lowered) > 0
+
+
+def test_steps_without_signal_have_no_part_in_means_and_angles():
+    alone = summed(a_step(0))
+    nothing = a_step(1, 1, prompts=10)._replace(rewards=torch.ones(80, dtype=torch.float64))
+    both = summed(a_step(0), nothing, nothing)
+    for column in (*(f"other, {method}" for method in METHODS), "extreme_ratio", "spread, confidence"):
+        assert both.mean(column) == alone.mean(column) > 0
+    for method in METHODS[1:]:
+        assert both.angle("GRPO", method) == alone.angle("GRPO", method) > 0
+    assert both.mean("prompts", of_effective=False) == pytest.approx((30 + 10 + 10) / 3)
+    assert summed(nothing).mean("extreme_ratio") == summed(nothing).angle("GRPO", "Durian") == 0
+
+
 # --- what they say ----------------------------------------------------------------------------------
 
 
@@ -210,6 +236,9 @@ def test_what_is_missing_is_said():
 
 def test_too_few_and_few_and_enough_prompts():
     assert "Too few prompts a step to tell: 3 on average" in said(a_step(3, prompts=3), buckets=12).headline
+    one_score = said(a_step(0, prompts=30), buckets=20)  # enough prompts for the buckets of the other
+    assert "Too few" not in one_score.headline
+    assert "far too few" in titles(one_score)
     assert "plain: Durian is 7° from batch std, and 7° from GRPO" in titles(said(a_step(0, prompts=60)))
     assert "12 buckets of confidence: about 5 prompts in each, few" in titles(said(a_step(0, prompts=60), buckets=12))
     assert "good: 3 buckets of confidence: about 20 prompts in each" in titles(said(a_step(0, prompts=60)))
@@ -306,18 +335,38 @@ def test_the_table_beside_the_page_has_every_step(tmp_path, capsys):
     assert float(rows[7]["largest, GRPO"]) == largest
     assert float(rows[7]["reward_mean"]) == pytest.approx(step.rewards.mean().item())
     assert "30 of 40 steps; all" in page
+    shown = [int(name) for name in re.findall(r"<tr><td>(\d+)</td><td>4</td>", page)]
+    assert len(shown) == 30
+    assert (shown[0], shown[-1], max(b - a for a, b in itertools.pairwise(shown))) == (0, 39, 2)
+
+
+def test_what_a_step_does_not_have_is_an_empty_cell(tmp_path, capsys):
+    report(tmp_path, capsys, [a_step(0, 0), a_step(1, 1, entropy=False)])
+    with (tmp_path / "out/steps.csv").open() as file:
+        first, second = csv.DictReader(file)
+    assert float(first["scored, visual_entropy"]) == 30
+    assert second["scored, visual_entropy"] == ""
+
+
+def test_steps_are_drawn_by_their_numbers_and_names_in_the_order_of_the_log():
+    assert figures._steps(summed(a_step(0, 5), a_step(1, 1))) == ([1, 0], [1.0, 5.0], "step")
+    assert figures._steps(summed(a_step(0, "b"), a_step(1, "a"))) == (
+        [0, 1],
+        [1.0, 2.0],
+        "steps, in the order of the log",
+    )
 
 
 def test_the_options_reach_the_method(tmp_path, capsys):
     steps = [a_step(0)]
     options = ("--weights", "1", "0", "0", "--num-confidence-buckets", "2", "--eps", "0.5", "--success-threshold", "2")
-    _, page, _ = report(tmp_path, capsys, steps, *options)
+    _, page, _ = report(tmp_path, capsys, steps, *options, "--correction", "0")
     assert "0° apart (cosine 1.000" in page
     assert "weights=[1.0, 0.0, 0.0]" in page
-    assert "0% correct" in page
+    assert "none above 2, so right and wrong are not told apart" in page.replace("\n  ", " ")
     with (tmp_path / "out/steps.csv").open() as file:
         (row,) = csv.DictReader(file)
-    largest = baselines.batch_std_advantage(steps[0].rewards.view(30, 8), eps=0.5).abs().max().item()
+    largest = baselines.batch_std_advantage(steps[0].rewards.view(30, 8), eps=0.5, correction=0).abs().max().item()
     assert float(row["largest, batch std"]) == pytest.approx(largest)
 
 
@@ -379,7 +428,7 @@ def test_a_log_without_steps_is_cut_and_keys_are_named(tmp_path, capsys):
     (tmp_path / "log.jsonl").write_text(text)
     arguments = ["report", str(tmp_path / "log.jsonl"), "--out", str(tmp_path), "--key", "prompt=uid"]
     assert main([*arguments, "--batch-prompts", "10"]) == 0
-    assert "in\n  3 steps, 10\n  prompts a step" in (tmp_path / "report.html").read_text()
+    assert "in 3 steps, 10 prompts a step" in " ".join((tmp_path / "report.html").read_text().split())
     assert main([*arguments, "--key", "reward"]) == 2
     assert "--key: expected NAME=KEY, got 'reward'" in capsys.readouterr().err
 
@@ -389,6 +438,33 @@ def test_several_logs_are_one(tmp_path, capsys):
         (tmp_path / f"{k}.jsonl").write_text("".join(lines([a_step(k, k)])))
     assert main(["report", *(str(tmp_path / f"{k}.jsonl") for k in range(2)), "--out", str(tmp_path)]) == 0
     assert "0.jsonl and 1 more: 480 rollouts of 60 prompts" in " ".join((tmp_path / "report.html").read_text().split())
+
+
+def test_a_long_log_is_not_held_in_memory(tmp_path, monkeypatch):
+    """Rollouts go as their step has been counted; what grows with the log is a row of numbers a step."""
+    monkeypatch.setattr(rollout_log, "_HELD", 256)
+    monkeypatch.setattr("durian_adv.report.figures.draw", lambda summary, folder: {})
+    monkeypatch.setattr("durian_adv.report.page.write", lambda *_, **__: "")
+    held, most, add = [], [], Summary.add
+
+    def watched(summary, step):
+        held.append(weakref.ref(step.rewards))
+        add(summary, step)
+        most.append(sum(reference() is not None for reference in held))
+
+    monkeypatch.setattr(Summary, "add", watched)
+    peaks = []
+    for steps in (4, 40):
+        log = tmp_path / "log.jsonl"
+        log.write_text("".join(lines(a_step(k, k, prompts=40) for k in range(steps))))
+        arguments = ["report", str(log), "--out", str(tmp_path / "out")]
+        tracemalloc.start()
+        assert main(arguments) == 0
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert len(most) == 44
+    assert max(most) <= 2
+    assert peaks[1] - peaks[0] < 36 * 8_000  # bytes; each step has 320 rollouts of 32 bytes, in Python many more
 
 
 @pytest.mark.parametrize(
@@ -430,8 +506,82 @@ def test_a_threshold_that_parts_no_rewards_is_said_and_nothing_by_correctness(sc
     step = a_step(0)
     found = said(step._replace(rewards=scale(step.rewards).double()))
     assert [finding for finding in found.findings if finding.title == title and edge in finding.text]
-    assert not [said for said in titles(found) if "Extreme" in said or "tell" in said or "points" in said]
+    assert not [words for words in ("Extreme", "tell", "points") if words in titles(found)]
     assert title not in titles(said(step))
+
+
+@pytest.mark.parametrize(
+    ("scale", "header"),
+    [
+        (lambda r: 0.1 + 0.8 * (r > 0.5), "rewards from 0.1 to 0.9, SHARE of them correct (above 0.5)"),
+        (lambda r: -1.0 + 2 * (r > 0.5), "rewards from -1 to 1, SHARE of them correct (above 0.5)"),
+        (lambda r: 0.2 + 0.3 * (r > 0.5), "rewards from 0.2 to 0.5, none above 0.5, so right and wrong are not told"),
+        (lambda r: 1.0 + (r > 0.5), "rewards from 1 to 2, all above 0.5, so right and wrong are not told apart"),
+        (lambda r: torch.full_like(r, math.nan), "no rewards"),
+        (lambda r: torch.where(r > 0.5, math.inf, r), "every reward is 0.1"),
+    ],
+)
+def test_the_head_of_the_page_says_what_the_rewards_are(tmp_path, capsys, scale, header):
+    step = a_step(0)
+    _, page, _ = report(tmp_path, capsys, [step._replace(rewards=scale(step.rewards).double())])
+    text = " ".join(re.sub(r"<style.*?</style>|<[^>]*>", " ", page, flags=re.DOTALL).split())
+    share = f"{(step.rewards > 0.5).double().mean():.0%}"
+    assert header.replace("SHARE", share) in text
+
+
+def test_what_goes_by_correctness_is_left_out_where_it_is_not_known(tmp_path, capsys):
+    step = a_step(0)
+    _, page, _ = report(tmp_path, capsys, [step])
+    assert {path.name for path in (tmp_path / "out").glob("*.png")} == PNGS
+    for words in (
+        "one rollout correct",
+        "<th>correct</th>",
+        "<th>extreme</th>",
+        "share of all wrong",
+        "and extreme ones",
+    ):
+        assert words in page
+    _, page, _ = report(tmp_path, capsys, [step._replace(rewards=step.rewards + 1)])
+    assert {path.name for path in (tmp_path / "out").glob("*.png")} == {"buckets.png", "changes.png"}
+    for words in (
+        "one rollout correct",
+        "<th>correct</th>",
+        "<th>extreme</th>",
+        "share of all wrong",
+        "and extreme ones",
+    ):
+        assert words not in page
+    assert "cannot be told without knowing which rollouts are" in page
+    assert "cannot be said without knowing which rollouts are correct" in page
+
+
+def test_one_prompt_has_nothing_to_be_compared_with(tmp_path, capsys):
+    steps = [a_step(k, k, prompts=1, width=5) for k in range(3)]
+    _, page, _ = report(tmp_path, capsys, steps)
+    assert not list((tmp_path / "out").glob("*.png"))
+    assert "without knowing which" not in page
+    assert "15 rollouts of 3 prompts in 3 steps, 1 prompt a step" in " ".join(page.split())
+    assert "1 bucket of confidence: 1 prompt in it, far too few" in page
+    assert "(<code>--num-confidence-buckets</code>, <code>--entropy-quantiles</code>)" in page
+    _, page, _ = report(tmp_path, capsys, [steps[0]._replace(name=None)])
+    assert "5 rollouts of 1 prompt;" in " ".join(page.split())
+
+
+def test_durian_without_scores_is_drawn_as_grpo(tmp_path, capsys):
+    _, page, _ = report(tmp_path, capsys, [a_step(0, entropy=False, confidence=False)])
+    assert {path.name for path in (tmp_path / "out").glob("*.png")} == {"pull.png", "extremes.png"}
+    assert "GRPO (and Durian, without scores)</text>" in page
+    _, page, _ = report(tmp_path, capsys, [a_step(0)])
+    assert "without scores" not in page
+    assert ">Durian</text>" in page
+
+
+def test_the_page_counts_the_prompts_without_signal(tmp_path, capsys):
+    step = a_step(0)
+    outcomes = reference.outcomes(step.rewards.numpy(), prompt_index=step.prompt_index.numpy())
+    lost = sum(kind == "none" for *_, kind in outcomes)
+    _, page, _ = report(tmp_path, capsys, [step])
+    assert f"here those of {lost} of 30 prompts" in " ".join(page.split())
 
 
 def test_a_log_without_rewards_is_told_so():

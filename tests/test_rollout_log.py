@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import sys
 import tracemalloc
 
@@ -64,12 +65,11 @@ def logs(draw, kinds=KINDS):
     return draw(st.lists(st.fixed_dictionaries(entries, optional=optional), min_size=1, max_size=20))
 
 
-@given(logs(), st.sampled_from(("sum", "mean")), st.sampled_from((1, 3, 1000)), st.sampled_from((2, 5, 1000)))
-def test_steps_hold_the_rollouts_of_the_log_in_its_order(tmp_path_factory, rollouts, reduction, in_step, in_all):
+@given(logs(), st.sampled_from(("sum", "mean")), st.sampled_from((1, 3, 7, 1000)))
+def test_steps_hold_the_rollouts_of_the_log_in_its_order(tmp_path_factory, rollouts, reduction, held):
     file = write(tmp_path_factory.mktemp("log") / "log", rollouts)
     with pytest.MonkeyPatch.context() as patch:  # so that small logs go to the disk, too
-        patch.setattr(rollout_log, "_A_STEP", in_step)
-        patch.setattr(rollout_log, "_IN_ALL", in_all)
+        patch.setattr(rollout_log, "_HELD", held)
         steps = list(read_steps([file], confidence_reduction=reduction))
     assert as_rows(steps) == expected(rollouts, reduction)
     assert [step.name for step in steps] == list(expected(rollouts))
@@ -124,7 +124,7 @@ def test_a_log_without_steps_is_cut_into_batches_of_whole_prompts(tmp_path_facto
 
 def test_only_a_log_without_steps_can_be_cut(tmp_path):
     file = write(tmp_path / "log", [{"prompt": 1, "reward": 1, "step": 1}])
-    with pytest.raises(ValueError, match="batch_prompts: expected a log without steps"):
+    with pytest.raises(ValueError, match=r"^batch_prompts: expected a log without steps, got one that has them$"):
         list(read_steps([file], batch_prompts=2))
     with pytest.raises(ValueError, match="batch_prompts: expected a number of prompts >= 1, got 0"):
         read_steps([file], batch_prompts=0)
@@ -147,6 +147,9 @@ def test_only_a_log_without_steps_can_be_cut(tmp_path):
         (b'{"prompt": "a\\ud800", "reward": 1}', r"prompt: expected text, got 'a\\ud800', half of a character"),
         (b'{"prompt": 1, "reward": 1, "step": 2}', "step: expected none as in the rows before, got an integer"),
         (b'{"prompt": "1", "reward": 1}', "prompt: expected an integer as in the rows before, got a string"),
+        (b'{"prompt": 1, "reward": 1, "visual_entropy": "x"}', "visual_entropy: expected a number or null, got 'x'"),
+        (b'{"prompt": 1, "reward": 1' + b"0" * 400 + b"}", "reward: expected a number within the range of float64"),
+        (b'{"prompt": %d, "reward": 1}' % (2**128), "prompt: expected an integer of up to 128 bits, got a larger one"),
         (b"[]", r"expected a JSON object, got \[\]"),
         (b'{"prompt": "\xff", "reward": 1}', "expected a JSON object, got"),
         (b'{"prompt": 1, "reward": 1' + b"0" * 5000 + b"}", "expected a JSON object, got"),
@@ -159,7 +162,7 @@ def test_only_a_log_without_steps_can_be_cut(tmp_path):
 )
 def test_what_cannot_be_used_is_named_with_its_line(tmp_path, line, complaint):
     (tmp_path / "log").write_bytes(b'{"prompt": 1, "reward": 1}\n\n' + line)
-    with pytest.raises(ValueError, match="log, line 3: .*" + complaint):
+    with pytest.raises(ValueError, match=f"^{re.escape(str(tmp_path))}/log, line 3: (.*: )?{complaint}"):
         list(read_steps([tmp_path / "log"]))
 
 
@@ -185,6 +188,29 @@ def test_parquet_that_cannot_be_used_is_named(tmp_path):
         list(read_steps([file]))
 
 
+def test_an_empty_log_names_its_files(tmp_path):
+    files = [write(tmp_path / name, []) for name in ("a", "b")]
+    with pytest.raises(ValueError, match=r"/a, /\S+/b: expected at least one rollout, got none$"):
+        list(read_steps(files))
+
+
+def test_numbers_and_ids_go_up_to_the_ends_of_their_ranges(tmp_path):
+    largest = int(sys.float_info.max)
+    rows = [{"prompt": 2**128 - 1, "reward": largest}, {"prompt": 1 - 2**128, "reward": -largest}]
+    (step,) = read_steps([write(tmp_path / "log", rows)])
+    assert step.prompts == [2**128 - 1, 1 - 2**128]
+    assert step.rewards.tolist() == [largest, -largest]
+
+
+def test_columns_that_are_not_asked_for_are_not_read(tmp_path):
+    dates = pyarrow.array([2**30], pyarrow.int32()).cast(pyarrow.date32())  # which Python has no date for
+    with pytest.raises((ValueError, OverflowError)):
+        dates.to_pylist()
+    pyarrow.parquet.write_table(pyarrow.table({"prompt": [1], "reward": [0.5], "when": dates}), tmp_path / "log")
+    (step,) = read_steps([tmp_path / "log"])
+    assert step.rewards.tolist() == [0.5]
+
+
 def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
     file = tmp_path / "log.parquet"
     pyarrow.parquet.write_table(pyarrow.table({"prompt": [1], "reward": [1]}), file)
@@ -204,8 +230,7 @@ def test_progress_counts_the_bytes_of_every_file(tmp_path):
 
 
 def test_memory_does_not_grow_with_the_log(tmp_path, monkeypatch):
-    monkeypatch.setattr(rollout_log, "_A_STEP", 1000)
-    monkeypatch.setattr(rollout_log, "_IN_ALL", 5000)
+    monkeypatch.setattr(rollout_log, "_HELD", 5000)
     peaks = []
     for steps in (10, 100):
         row = '{"prompt": %d, "reward": 1, "step": %d, "confidence": -1.5}\n'
@@ -218,3 +243,66 @@ def test_memory_does_not_grow_with_the_log(tmp_path, monkeypatch):
         tracemalloc.stop()
         assert rollouts == 500 * steps
     assert peaks[1] < 1.5 * peaks[0]
+
+
+def test_batches_keep_the_order_of_the_log_and_every_score(tmp_path):
+    order = (0, 2, 1, 0, 3, 1, 2, 3)
+    rows = [{"prompt": f"p{i}", "reward": n, "visual_entropy": n / 2, "confidence": -n} for n, i in enumerate(order)]
+    first, second = read_steps([write(tmp_path / "log", rows)], batch_prompts=2)
+    # prompts by their first rollout: p0 and p2, then p1 and p3
+    for step, wanted in ((first, [0, 1, 3, 6]), (second, [2, 4, 5, 7])):
+        assert step.rewards.tolist() == wanted
+        assert step.visual_entropy.tolist() == [n / 2 for n in wanted]
+        assert step.confidence.tolist() == [-n for n in wanted]
+        assert [step.prompts[i] for i in step.prompt_index.tolist()] == [f"p{order[n]}" for n in wanted]
+
+
+def test_what_waits_in_memory_is_counted(tmp_path, monkeypatch):
+    monkeypatch.setattr(rollout_log, "_HELD", 5)
+    rng = np.random.default_rng(0)
+    with (tmp_path / "spool").open("w+b") as file:
+        spool, seen = rollout_log._Spool(file), []
+        for step in rng.integers(0, 4, 200).tolist():
+            spool.add(step, "p", 0.0, 0.0, 0.0)
+            assert spool.waiting == sum(len(chunk.prompts) for chunk in spool.open.values())
+            seen.append(spool.waiting)
+        assert seen == [1, 2, 3, 4, 0] * 40
+
+
+def test_a_step_that_memory_may_not_hold_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(rollout_log, "_LARGEST", 3)
+    rows = [{"prompt": i // 2, "reward": i % 2} for i in range(4)]
+    file = write(tmp_path / "log", rows)
+    told = "log: expected at most 3 rollouts a step, got 4 in a log without steps, which is one step; --batch-prompts"
+    with pytest.raises(ValueError, match=f"{told} makes steps of a log without$"):
+        list(read_steps([file]))
+    two = [write(tmp_path / "one", rows[:2]), write(tmp_path / "two", rows[2:])]
+    with pytest.raises(ValueError, match=r"one, [^,]*two: expected at most 3 rollouts a step, got 4"):
+        list(read_steps(two))
+    assert len(list(read_steps([file], batch_prompts=1))) == 2
+    assert len(list(read_steps([write(tmp_path / "log", rows[:3])]))) == 1
+    assert len(list(read_steps([write(tmp_path / "log", [{**row, "step": row["prompt"]} for row in rows])]))) == 2
+    with pytest.raises(ValueError, match="expected at most 3 rollouts a step, got 4 in step 'a'; --batch-prompts"):
+        list(read_steps([write(tmp_path / "log", [{**row, "step": "a"} for row in rows])]))
+
+
+def test_of_a_parquet_file_the_row_is_named_and_its_bytes_are_counted(tmp_path):
+    file = tmp_path / "log"
+    for rewards in ([1.0], [1.0, 2.0, None]):
+        pyarrow.parquet.write_table(pyarrow.table({"prompt": ["a"] * len(rewards), "reward": rewards}), file)
+        read = []
+        list(read_steps([file], progress=read.append))
+        assert sum(read) == file.stat().st_size
+    pyarrow.parquet.write_table(pyarrow.table({"prompt": ["a", "b", None], "reward": [1.0] * 3}), file)
+    with pytest.raises(ValueError, match=r"log, row 3: prompt: expected an integer or a string, got None$"):
+        list(read_steps([file]))
+
+
+@pytest.mark.parametrize("size", [55, 56, 57, 58, 70])
+def test_a_value_in_an_error_is_cut_after_60_characters(tmp_path, size):
+    file = write(tmp_path / "log", [{"prompt": ["x" * size], "reward": 1}])
+    shown = f"['{'x' * size}']"
+    shown = shown if len(shown) <= 60 else f"{shown[:60]}..."
+    with pytest.raises(ValueError, match="expected an integer or a string, got ") as raised:
+        list(read_steps([file]))
+    assert str(raised.value).endswith(f"got {shown}")

@@ -160,7 +160,8 @@ def test_cells_hold_no_image_one_or_several():
 
 def test_the_hash_tells_images_apart_by_what_they_hold():
     a = crop(0)
-    keys = {content(x).key for x in (a, crop(1), a.convert("L"), a.rotate(90), a.resize((32, 128)))}
+    other_rows = Image.frombytes("RGB", (32, 128), a.tobytes())  # the same pixels, otherwise cut into rows
+    keys = {content(x).key for x in (a, crop(1), a.convert("L"), a.rotate(90), other_rows)}
     assert len(keys) == 5
     assert content(a).key == content(a.copy()).key == content(np.asarray(a)).key
     assert content(encoded(a)).key == content(encoded(a)).key != content(encoded(crop(1))).key
@@ -192,6 +193,9 @@ def test_16_bits_are_scaled_to_8(held):
         deep.format = "PNG"
     seen = content(encoded(deep) if held == "PNG" else deep).open()
     assert np.array_equal(np.asarray(seen), np.asarray(grey.convert("RGB")))
+    between = np.array([[128, 129, 385, 386, 65406, 65535]], dtype=np.uint16)
+    seen = np.asarray(content(Image.fromarray(between)).open())[..., 0]
+    assert np.array_equal(seen, np.round(between / 257))
     with pytest.raises(ValueError, match="expected 8 or 16 bits a channel, got mode F"):
         content(grey.convert("F"))
 
@@ -232,6 +236,10 @@ BROKEN = {
     "half an image": (encoded(crop(0, (128, 128)))[:4000], "OSError"),
     "address": ("https://example.com/x.png", "expected an image that is here"),
     "data URL of text": ("data:text/plain,hello", "expected a data URL in base64"),
+    "data URL with a typo": (
+        f"data:image/png;base64,!{base64.b64encode(encoded(crop(0))).decode()}",
+        "Only base64 data is allowed",
+    ),
     "floats": (np.zeros((4, 4, 3)), "expected pixels of dtype uint8, got float64"),
     "number": (3, "TypeError: expected an image, got int"),
     "None in a list": ([None], "TypeError: expected an image, got NoneType"),
@@ -373,11 +381,37 @@ def test_the_scorer_logs_what_it_cannot_read(caplog):
         (lambda: load_encoder(min_pixels=0), "min_pixels: expected at least 1 pixel, got 0"),
         (lambda: load_encoder(min_pixels=9, max_pixels=8), "min_pixels: expected at most max_pixels, 8, got 9"),
         (lambda: load_encoder(max_pixels=8), "expected none with efficientnet-lite0, which takes size"),
+        (lambda: load_encoder(resize_first=8), "resize_first: expected two numbers of pixels, got 8"),
+        (lambda: load_encoder(resize_first=[8]), r"resize_first: expected two numbers of pixels, got \[8\]"),
+        (lambda: load_encoder(resize_first="88"), "resize_first: expected two numbers of pixels, got '88'"),
+        (lambda: load_encoder(resize_first=(None, 8)), r"resize_first\[0\]: expected a number of pixels, got NoneType"),
+        (lambda: load_encoder(resize_first=(0, 8)), r"resize_first\[0\]: expected at least 1 pixel, got 0"),
+        (lambda: load_encoder(resize_first=(9, 8)), "resize_first: expected the smaller number first"),
     ],
 )
 def test_bad_arguments_are_refused_by_name(act, message):
     with pytest.raises((TypeError, ValueError), match=message):
         act()
+
+
+@pytest.mark.parametrize(
+    ("size", "seen"),
+    [
+        ((96, 64), (96, 64)),
+        ((200, 100), (141, 70)),
+        ((40, 30), (73, 55)),
+        ((100, 100), (100, 100)),
+        ((64, 64), (64, 64)),
+    ],
+)
+def test_images_are_brought_between_two_numbers_of_pixels_first(entropy, size, seen):
+    image = crop(0, size)
+    limited = load_encoder(resize_first=(64 * 64, 100 * 100), **SMALL)
+    (value,), _ = score([image], limited)
+    assert value == pytest.approx(entropy(image.resize(seen)), abs=1e-6)
+    (plain,), _ = score([image], load_encoder(**SMALL))
+    assert (value == pytest.approx(plain, abs=1e-6)) == (size == seen)
+    assert limited.name != load_encoder(**SMALL).name
 
 
 # --- the command ------------------------------------------------------------------------------------
@@ -583,6 +617,7 @@ def test_a_cache_of_ones_own_serves_other_data_sets_and_other_encoders_do_not_us
         ("a", FLAGS, 4, 0),
         ("b", FLAGS, 0, 4),
         ("c", [*FLAGS[:3], "96"], 4, 0),
+        ("d", [*FLAGS, "--resize-first", "8000", "9000"], 4, 0),
     ):
         assert main(["entropy", str(folder), str(tmp_path / f"{name}.jsonl"), "--cache", str(cache), *flags]) == 0
         assert f"{computed} images computed" in (err := capsys.readouterr().err)
@@ -602,6 +637,11 @@ def test_a_cache_of_ones_own_serves_other_data_sets_and_other_encoders_do_not_us
             "line 1: expected a JSON object, got '{'",
         ),
         (lambda p: (p / "in.jsonl").write_text("[]"), ["in.jsonl", "o.jsonl"], "line 1: expected a JSON object"),
+        (
+            lambda p: (p / "in.jsonl").write_bytes('{"image": "x"}'.encode("utf-16-le")),
+            ["in.jsonl", "o.jsonl"],
+            "line 1: expected a JSON object",
+        ),
         (lambda p: (p / "in.jsonl").write_text("{}"), ["in.jsonl", "o.jsonl"], "images: expected a column"),
         (
             lambda p: (p / "in.jsonl").write_text('{"visual_entropy": 1, "image": "x"}'),
@@ -611,7 +651,7 @@ def test_a_cache_of_ones_own_serves_other_data_sets_and_other_encoders_do_not_us
         (
             lambda p: (p / "in.jsonl").write_bytes(b'{"image": "x"}\n{"image": "\xff"}'),
             ["in.jsonl", "o.jsonl"],
-            "in.jsonl, line 2: expected UTF-8, got",
+            "in.jsonl, line 2: expected a JSON object, got",
         ),
         (
             lambda p: (p / "in.jsonl").write_text('{"image": "x", "extra_info": "a"}'),

@@ -295,3 +295,24 @@ def test_wrong_arguments_are_named():
         windowed_components(rewards, window=Window(rewards.to("meta"), None, None), size=1)
     with pytest.raises(ValueError, match="num_confidence_buckets"):
         windowed_components(rewards, window=None, size=1, num_confidence_buckets=0)
+
+
+def test_without_a_window_the_defaults_are_those_of_durian_components():
+    generator = torch.Generator().manual_seed(0)
+    rewards = torch.rand(26, 4, generator=generator)
+    scores = {"visual_entropy": torch.rand(26, generator=generator), "confidence": torch.rand(26, generator=generator)}
+    parts, _ = windowed_components(rewards, window=None, size=4, **scores)
+    for found, expected in zip(parts, durian_components(rewards, **scores), strict=True):
+        assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_dtype_and_the_components_are_those_of_the_batch_not_of_the_window(dtype):
+    largest = torch.finfo(dtype).max
+    rewards = torch.tensor([[largest, -largest], [1.0, 0.0]], dtype=dtype)
+    _, kept = windowed_components(rewards, window=None, size=4, confidence=torch.rand(2), visual_entropy=torch.rand(2))
+    for window in (None, kept):
+        parts, _ = windowed_components(rewards, window=window, size=4, visual_entropy=torch.rand(2))
+        assert parts.reasoning is None
+        assert parts.advantages.dtype == parts.prompt_std.dtype == parts.visual_entropy.dtype == dtype
+        assert torch.isfinite(parts.prompt_std).all()

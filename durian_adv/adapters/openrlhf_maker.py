@@ -65,6 +65,7 @@ class DurianExperienceMaker(RemoteExperienceMaker):
         if not hasattr(getattr(self.args, "rollout", None), "n_samples_per_prompt"):
             raise openrlhf.misfit("no rollout.n_samples_per_prompt among its arguments")
         self.durian_options = openrlhf.options_of(os.environ)
+        self._samples = int(self.args.rollout.n_samples_per_prompt)
         self.durian_metrics: dict[str, float] = {}
         if self.advantage_estimator != openrlhf.ESTIMATOR:
             raise ValueError(
@@ -117,7 +118,7 @@ class DurianExperienceMaker(RemoteExperienceMaker):
         A rollout's ``index`` is its place before dynamic batches change the order, in which the rollouts of a prompt,
         always ``n_samples_per_prompt``, follow each other.
         """
-        samples = int(self.args.rollout.n_samples_per_prompt)
+        samples = self._samples
         index: np.ndarray = np.fromiter(_chained(experiences, "index"), np.int64)
         if len(index) % samples or not np.array_equal(np.sort(index), np.arange(len(index))):
             raise ValueError(
@@ -168,16 +169,19 @@ class DurianExperienceMaker(RemoteExperienceMaker):
             entropy = torch.cat(returned).double()
             _check_prompts(entropy, prompts)
             return entropy
-        _, first, number = np.unique(prompts, return_index=True, return_inverse=True)
+        # the first rollout of each prompt by its number, whatever the order of the batch is
+        first = np.argsort(np.fromiter(_chained(experiences, "index"), np.int64))[:: self._samples]
         name = "images" if self._entropy_table is not None else "mm_train_inputs"
         found = list(_chained(experiences, name))
         if not any(value is not None for value in found):
             return None
         if len(found) != len(prompts):
             raise ValueError(f"{name}: expected one a rollout, {len(prompts)}, got {len(found)}")
+        if self._entropy_table is None:
+            _check_images(found, list(_chained(experiences, "images")), first[prompts])
         of_prompts = [found[i] for i in first]
         entropies = self._looked_up(of_prompts) if self._entropy_table is not None else self._computed(of_prompts)
-        return torch.tensor(entropies, dtype=torch.float64)[torch.from_numpy(number)]
+        return torch.tensor(entropies, dtype=torch.float64)[torch.from_numpy(prompts)]
 
     def _looked_up(self, images: Sequence[Any]) -> list[float]:
         """Return the mean of each prompt's images that have an entropy in the table."""
@@ -245,6 +249,24 @@ def _references(images: Any) -> list[Any]:
     """Return the images of a prompt, which has one, a list, or none."""
     listed = images if isinstance(images, list) else [images]
     return [reference for reference in listed if reference is not None]
+
+
+def _check_images(inputs: Sequence[Any], references: Sequence[Any], firsts: np.ndarray) -> None:
+    """Require that a rollout's inputs are its prompt's images, which an environment may have added some to."""
+
+    def shapes(values: Any) -> dict[str, Any]:
+        return {name: getattr(value, "shape", None) for name, value in (values or {}).items()}
+
+    of_first = {first: shapes(inputs[first]) for first in set(firsts.tolist())}
+    differ = any(shapes(values) != of_first[first] for values, first in zip(inputs, firsts.tolist(), strict=True))
+    if not differ and len(references) == len(inputs):
+        counts = [(len((inputs[i] or {}).get("image_grid_thw", ())), len(_references(references[i]))) for i in of_first]
+        differ = any(seen > given for seen, given in counts)
+    if differ:
+        raise ValueError(
+            "mm_train_inputs: expected a prompt's own images and no others, the same for all of its rollouts; where an "
+            "environment shows more, return visual_entropy in extra_logs, or name an entropy_table"
+        )
 
 
 def _check_prompts(entropy: Tensor, prompts: np.ndarray) -> None:

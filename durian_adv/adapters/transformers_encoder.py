@@ -9,8 +9,11 @@ from typing import Any
 import torch
 from einops import rearrange
 from PIL.Image import Image
-from torch import Tensor, nn
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageTextToText
+from torch import Tensor
+from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText
+
+# transformers 5.10 gives it from the top to those alone who have torchvision
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.utils import logging
 
 from durian_adv import eigen_entropy
@@ -33,7 +36,7 @@ class TransformersEncoder:
     ) -> None:
         model = _load(path, dtype)
         self._processor = AutoImageProcessor.from_pretrained(path, use_fast=False)  # the one that needs no torchvision
-        self._limits = _pixel_limits(self._processor, min_pixels, max_pixels)
+        self._size = _pixel_limits(self._processor, path, min_pixels, max_pixels)
         self._features = features
         self._vision = tower_features.find_vision(model)
         if self._vision is None:
@@ -46,16 +49,15 @@ class TransformersEncoder:
         for name in _LANGUAGE_MODELS:
             if hasattr(model, name):
                 setattr(model, name, None)  # most of the weights, and none of the entropy
+        self.name = f"{path}, {features}, {dtype}, {_fingerprint(model, self._processor, self._size)}"
         self._model = model.to(device).eval().requires_grad_(False)
         self._device, self._dtype = device, dtype
-        self.name = f"{path}, {features}, {dtype}, {_fingerprint(self._model)}"
-        self.name += "".join(f", {name} {pixels}" for name, pixels in self._limits.items())
 
     def prepare(self, image: Image) -> tuple[Hashable, dict[str, Tensor]]:
         """Run the processor on one image."""
         # said, as the height of an image of 1 or 3 rows is taken for its channels otherwise
         inputs: dict[str, Tensor] = dict(
-            self._processor(images=[image], input_data_format="channels_last", return_tensors="pt", **self._limits)
+            self._processor(images=[image], input_data_format="channels_last", return_tensors="pt", **self._size)
         )
         if "image_grid_thw" in inputs:
             return None, inputs  # packed, so images of any size go together
@@ -107,23 +109,31 @@ def _load(path: str, dtype: torch.dtype) -> Any:
     return model.model if language else model
 
 
-def _pixel_limits(processor: Any, least: int | None, most: int | None) -> dict[str, int]:
-    """Return the limits to say with every image: both, as a processor ignores one alone."""
-    if least is None and most is None:
-        return {}
-    own = dict(processor.size.items()) if hasattr(processor.size, "items") else dict(processor.size)
-    low, high = own.get("shortest_edge"), own.get("longest_edge")
-    if low is None or high is None or not hasattr(processor, "merge_size"):  # Qwen's: these are numbers of pixels there
+def _pixel_limits(processor: Any, path: str, least: int | None, most: int | None) -> dict[str, dict[str, int]]:
+    """Return the size to say with every image, where it is a range of numbers of pixels, as for Qwen's processors."""
+    size: dict[str, int] = {}
+    if hasattr(processor, "merge_size"):
+        # read again, as the processor of transformers 4 forgets a size that its file tells, such as Qwen3-VL's
+        told, _ = type(processor).get_image_processor_dict(path)
+        limits = {"shortest_edge": told.get("min_pixels"), "longest_edge": told.get("max_pixels")}
+        size = dict(processor.size) | (told.get("size") or {}) | {k: v for k, v in limits.items() if v is not None}
+    if "shortest_edge" not in size or "longest_edge" not in size:
+        if least is None and most is None:
+            return {}
         raise ValueError(
             f"min_pixels, max_pixels: expected none with {type(processor).__name__}, which does not resize by them"
         )
-    limits = {"min_pixels": low if least is None else least, "max_pixels": high if most is None else most}
-    if limits["min_pixels"] > limits["max_pixels"]:
-        raise ValueError(f"min_pixels: expected at most max_pixels, got {limits}")
-    return limits
+    low = size["shortest_edge"] if least is None else least
+    high = size["longest_edge"] if most is None else most
+    if low > high:
+        raise ValueError(f"min_pixels: expected at most max_pixels, got {low} and {high}")
+    return {"size": {"shortest_edge": low, "longest_edge": high}}
 
 
-def _fingerprint(model: nn.Module) -> str:
-    """Tell weights apart: entropies of others must not be taken for theirs."""
-    sums = torch.stack([p.double().abs().sum() for p in model.parameters()])
-    return hashlib.sha256(sums.cpu().numpy().tobytes()).hexdigest()[:16]
+def _fingerprint(model: Any, processor: Any, size: dict[str, Any]) -> str:
+    """Tell weights and settings apart: entropies of others must not be taken for theirs."""
+    digest = hashlib.sha256(f"{model.config.to_json_string()}{processor.to_json_string()}{size}".encode())
+    for name, values in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(values.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]

@@ -12,9 +12,10 @@ import dataclasses
 import functools
 import importlib.metadata
 import inspect
+import itertools
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -41,7 +42,7 @@ NAME = "durian"
 OPTIONS = "algorithm.durian"
 TESTED = "0.9.1"
 
-Column = Callable[[str], Sequence[Any] | np.ndarray | None]
+Column = Callable[[str], Iterable[Any] | None]
 
 # where a batch may carry the visual entropy, the first that is there wins: the dataset's column, its extra_info, the
 # reward function's return in verl's v1 trainers (its other trainers have that as a column)
@@ -57,7 +58,7 @@ class Rows:
     """What a batch holds beyond what verl passes to an estimator; a row is a response."""
 
     tensors: Mapping[str, Tensor]
-    column: Column  # by name; None where the batch has no such column
+    column: Column  # by name, a value a row; None where the batch has no such column
     valid: Tensor | None = None  # False for padding, and for outputs of a rollout before its last
     last: Tensor | None = None  # the row of the last output of the rollout that a row belongs to
     metrics: dict[str, float] = dataclasses.field(default_factory=dict)
@@ -104,13 +105,15 @@ def durian_estimator(
     logprobs = rows.tensors["old_log_probs"] if "old_log_probs" in rows.tensors.keys() else None  # noqa: SIM118  # a TensorDict
     if logprobs is None and options.weights[2] > 0:
         raise ValueError(f"old_log_probs: expected in the batch for {OPTIONS}.weights[2] > 0, got none")
+    entropy = find_entropy(rows.column) if options.weights[1] > 0 else None
     components, metrics = batch_advantages(
         token_level_rewards.sum(-1),
         prompt_numbers(index),
         logprobs=logprobs,
         mask=response_mask,
-        visual_entropy=find_entropy(rows.column) if options.weights[1] > 0 else None,
-        images=options.weights[1] > 0 and has_images(rows.column),
+        visual_entropy=entropy,
+        # in a queue these are pixels: not to be fetched for nothing
+        images=options.weights[1] > 0 and entropy is None and has_images(rows.column),
         valid=rows.valid,
         options=options,
     )
@@ -130,6 +133,7 @@ def find_entropy(column: Column) -> Tensor | None:
         values = column(name)
         if values is None:
             continue
+        values = values if isinstance(values, np.ndarray) else list(values)
         if path:
             values = [_within(value, path) for value in values]
         found = _numbers(values, ".".join([name, *path]))
@@ -183,10 +187,13 @@ def trainer_of(config: Any) -> str:
 
 def prompts_of(config: Any) -> int | None:
     """Return how many prompts an advantage step has, None if the configuration does not say."""
+    trainer = trainer_of(config)
+    if trainer == "fully_async":  # whose train_batch_size is 0
+        return int(config.actor_rollout_ref.actor.ppo_mini_batch_size * config.async_training.require_batches)
     prompts = config.data.train_batch_size
     if not isinstance(prompts, int):
         return None
-    mode = config.trainer.v1.get(config.trainer.v1.trainer_mode) or {} if trainer_of(config) == "v1" else {}
+    mode = config.trainer.v1.get(config.trainer.v1.trainer_mode) or {} if trainer == "v1" else {}
     return prompts // int(mode.get("parameter_sync_step", 1))
 
 
@@ -270,7 +277,7 @@ def _with_queue(original: Callable[..., Any]) -> Callable[..., Any]:
         client = transfer_queue.get_client()
         places: list[int] = []  # of the rows in the queue
 
-        def column(name: str) -> Sequence[Any] | None:
+        def column(name: str) -> Iterable[Any] | None:
             # the queue returns a field only if all of the rows that it is asked for have it
             known, there = client.get_production_status([name], batch.partition_id)
             if known is None or there is None:
@@ -278,15 +285,21 @@ def _with_queue(original: Callable[..., Any]) -> Callable[..., Any]:
             if not places:
                 places.extend(client.kv_retrieve_meta(batch.keys, batch.partition_id).global_indexes)
             having = set(known[there[:, 0] == 1].tolist())
-            rows = [row for row, place in enumerate(places) if place in having]
-            if not rows:
-                return None
-            keys = [batch.keys[row] for row in rows]
-            found = transfer_queue.kv_batch_get(keys, batch.partition_id, select_fields=[name])[name]
-            out: list[Any] = [None] * len(batch.keys)
-            for row, value in zip(rows, found.tolist() if isinstance(found, Tensor) else found, strict=True):
-                out[row] = value
-            return out
+            has = [place in having for place in places]
+            return values(name, has) if any(has) else None
+
+        def values(name: str, has: Sequence[bool]) -> Iterator[Any]:
+            found = fetched(name, list(itertools.compress(batch.keys, has)))
+            for there in has:
+                yield next(found) if there else None
+
+        def fetched(name: str, keys: list[str]) -> Iterator[Any]:
+            start, count = 0, 1  # more and more, so that whoever looks for one row with images does not fetch them all
+            while start < len(keys):
+                some = keys[start : start + count]
+                found = transfer_queue.kv_batch_get(some, batch.partition_id, select_fields=[name])[name]
+                yield from found.tolist() if isinstance(found, Tensor) else found
+                start, count = start + count, 16 * count
 
         last = last_outputs(batch.keys)
         padding = torch.tensor([bool(tag.get("is_padding", False)) for tag in batch.tags])

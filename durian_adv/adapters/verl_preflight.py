@@ -173,14 +173,16 @@ def _entropy(config: Any, options: DurianOptions, data: Data) -> Check:
 
 def _tower(config: Any) -> Check:
     """Tell whether an entropy computed beforehand stays that of the model."""
+    model = config.actor_rollout_ref.model
+    if model.lora_rank > 0 and model.exclude_modules:
+        text = (
+            f"under LoRA only adapters are trained, none in {model.exclude_modules}: entropies computed beforehand are"
+        )
+        return Check("ok", "vision tower", f"{text} exact if that is the whole tower")
+    text = "trained: entropies computed beforehand are those of the model before training, an approximation"
     if config.actor_rollout_ref.actor.get("freeze_vision_tower", False):
-        return Check("ok", "vision tower", "frozen, entropies computed beforehand are exact")
-    return Check(
-        "warning",
-        "vision tower",
-        "trained: entropies computed beforehand are those of the model before training, an approximation. "
-        "actor_rollout_ref.actor.freeze_vision_tower=true makes them exact",
-    )
+        text += f". verl {adapter.TESTED} does nothing with actor_rollout_ref.actor.freeze_vision_tower"
+    return Check("warning", "vision tower", text)
 
 
 def _confidence(config: Any, options: DurianOptions) -> Check:

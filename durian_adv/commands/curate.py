@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import math
+import functools
 import sys
 from collections import Counter
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from durian_adv.tables import Table
+Id = tuple[Any, ...]
+Where = Callable[[int], str]  # what to call a row in an error, by its number
 
 
 def add(commands: Any) -> None:
@@ -66,12 +67,13 @@ def _run(options: argparse.Namespace) -> None:
     for place, path in enumerate(outputs):
         if path.exists() or path.resolve() in [other.resolve() for other in outputs[:place]]:
             raise ValueError(f"{path}: expected a name that is not taken yet")
-    samplings = tables.read_table(options.samplings)
-    prompts = _ids(samplings, options.prompt)
+    read = [*options.prompt, options.correct]
+    rows = tables.read_columns(options.samplings, read)
+    prompts = _counts(rows, functools.partial(tables.where, options.samplings), read, options.above)
     names = ("band", "cut", "keep", "confidence_level", "method")
     given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
-    correct = _outcomes(samplings, options.correct, options.above)
-    found = curation.curate(correct, prompts=prompts, **given)
+    samplings, correct = ([counts[place] for counts in prompts.values()] for place in (0, 1))
+    found = curation.curate(correct, samplings=samplings, prompts=list(prompts), **given)
 
     if options.dataset is None:
         columns = {name: getattr(found, name).tolist() for name in ("samplings", "correct", "accuracy", "low", "high")}
@@ -79,16 +81,19 @@ def _run(options: argparse.Namespace) -> None:
             dict(zip((*options.prompt, *columns), (*prompt, *values), strict=True))
             for prompt, *values in zip(found.prompt, *columns.values(), strict=True)
         ]
-        data, fates = samplings._replace(rows=made), found.fate.tolist()
+        data, fates = tables.Table(options.samplings, made, ()), found.fate.tolist()
     else:
         data = tables.read_table(options.dataset)
         number = {_text(prompt): i for i, prompt in enumerate(found.prompt)}
-        wanted = _ids(data, options.id)
+        where = functools.partial(tables.where, options.dataset)
+        ids = zip(*(data.column(name) for name in options.id), strict=True)
+        first: dict[tuple[str, ...], Id] = {}
+        wanted = [_id(name, options.id, where, number, first) for number, name in zip(data.numbers, ids, strict=True)]
         places = [number.get(_text(name)) for name in wanted]
         if wanted and places == [None] * len(places):
             raise ValueError(
                 f"{options.dataset}: expected ids that are prompts of {options.samplings}, got none, such as "
-                f"{_told(wanted[0])} where a prompt is {_told(prompts[0]) if prompts else 'not there'}"
+                f"{_told(wanted[0])} where a prompt is {_told(next(iter(prompts))) if prompts else 'not there'}"
             )
         if "accuracy" in data.names:
             raise ValueError(f"{options.dataset}: expected no column 'accuracy', which is to be written, got one")
@@ -108,19 +113,32 @@ def _run(options: argparse.Namespace) -> None:
     print(f"durian-adv curate: {len(fates)} prompts: {', '.join(told) or 'none'}", file=sys.stderr)
 
 
-def _ids(table: Table, names: list[str]) -> list[tuple[Any, ...]]:
-    """Return the id of each row; two that are written alike, as 1 and "1", are refused."""
-    ids = list(zip(*(table.column(name) for name in names), strict=True))
-    first: dict[tuple[str, ...], tuple[Any, ...]] = {}
-    for row, name in enumerate(ids):
-        for key, value in zip(names, name, strict=True):
-            if value is None or value != value or isinstance(value, (bool, list, dict)):
-                raise ValueError(f"{table.where(row)}: {key}: expected an integer or a string, got {value!r:.60}")
-        if (other := first.setdefault(_text(name), name)) != name:
-            raise ValueError(
-                f"{table.where(row)}: expected ids of one type, got {_told(name)} where another row has {_told(other)}"
-            )
-    return ids
+def _counts(
+    rows: Iterable[tuple[int, list[Any]]], where: Where, names: list[str], above: float | None
+) -> dict[Id, list[int]]:
+    """Return each prompt's number of samplings whose outcome is known, and of correct ones; rows are not kept."""
+    *of_prompt, correct = names
+    found: dict[Id, list[int]] = {}
+    first: dict[tuple[str, ...], Id] = {}
+    for number, (*values, value) in rows:
+        counts = found.setdefault(_id(tuple(values), of_prompt, where, number, first), [0, 0])
+        outcome = _outcome(value, above, where, number, correct)
+        if outcome is not None:
+            counts[0] += 1
+            counts[1] += outcome
+    return found
+
+
+def _id(name: Id, columns: list[str], where: Where, number: int, first: dict[tuple[str, ...], Id]) -> Id:
+    """Check an id; two that are written alike, as 1 and "1", are refused, for which ``first`` keeps those before."""
+    for key, value in zip(columns, name, strict=True):
+        if value is None or value != value or isinstance(value, (bool, list, dict)):
+            raise ValueError(f"{where(number)}: {key}: expected an integer or a string, got {value!r:.60}")
+    if (other := first.setdefault(_text(name), name)) != name:
+        raise ValueError(
+            f"{where(number)}: expected ids of one type, got {_told(name)} where another row has {_told(other)}"
+        )
+    return name
 
 
 def _text(name: tuple[Any, ...]) -> tuple[str, ...]:
@@ -132,15 +150,11 @@ def _told(name: tuple[Any, ...]) -> str:
     return ", ".join(f"{part!r:.60}" for part in name)
 
 
-def _outcomes(table: Table, name: str, above: float | None) -> list[float]:
-    """Return 1 for each sampling that is correct, 0 for others, NaN where that is not known."""
-    outcomes: list[float] = []
-    for row, value in enumerate(table.column(name)):
-        if value is None or (isinstance(value, float) and value != value):
-            outcomes.append(math.nan)
-        elif not isinstance(value, (bool, int, float)) or (above is None and value not in (0, 1)):
-            expected = "0, 1, true, false or null" if above is None else "a number or null"
-            raise ValueError(f"{table.where(row)}: {name}: expected {expected}, got {value!r:.60}")
-        else:
-            outcomes.append(float(value if above is None else value > above))
-    return outcomes
+def _outcome(value: Any, above: float | None, where: Where, number: int, column: str) -> int | None:
+    """Return 1 for a sampling that is correct, 0 for another, None where that is not known."""
+    if value is None or value != value:  # NaN
+        return None
+    if not isinstance(value, (bool, int, float)) or (above is None and value not in (0, 1)):
+        expected = "0, 1, true, false or null" if above is None else "a number or null"
+        raise ValueError(f"{where(number)}: {column}: expected {expected}, got {value!r:.60}")
+    return int(value if above is None else value > above)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-_ENCODER_OPTIONS = ("features", "layer", "size", "device", "dtype", "min_pixels", "max_pixels")
+_ENCODER_OPTIONS = ("features", "layer", "size", "device", "dtype", "min_pixels", "max_pixels", "resize_first")
 
 
 def add(commands: Any) -> None:
@@ -46,6 +46,13 @@ def add(commands: Any) -> None:
             metavar="PIXELS",
             help=f"images of {what}, by processors with limits (Qwen's)",
         )
+    command.add_argument(
+        "--resize-first",
+        type=int,
+        nargs=2,
+        metavar=("LEAST", "MOST"),
+        help="bring every image between so many pixels before anything else, as EasyR1 does",
+    )
     command.add_argument("--batch-size", type=int, default=8, metavar="IMAGES", help="encoded together (default: 8)")
     command.add_argument("--images", metavar="COLUMN", help="of images (default: images, or else image)")
     command.add_argument("--image-root", type=Path, metavar="FOLDER", help="of relative paths (default: the table's)")

@@ -77,17 +77,22 @@ class Picture(NamedTuple):
 
 
 def draw(summary: Summary, folder: Path) -> dict[str, Picture]:
-    """Write a PNG for each figure into ``folder``; return the figures by name."""
-    drawn: dict[str, tuple[Callable[[Figure, Summary], str], tuple[float, float]]] = {
-        "pull": (_pull, (9.2, 4.2)),
-        "extremes": (_extremes, (9.2, 3.6)),
-        "difficulty": (_difficulty, (9.2, 3.6)),
-        "buckets": (_buckets, (9.2, 4.0)),
-        "changes": (_changes, (9.2, 3.6)),
+    """Write a PNG for each figure that has something to show into ``folder``; return the figures by name."""
+    several = max(summary.columns["prompts"]) > 1  # to be compared with one another
+    signal, scores = several and summary.compared > 0, several and any(map(summary.has, SCORES))
+    drawn: dict[str, tuple[Callable[[Figure, Summary], str], tuple[float, float], bool]] = {
+        "pull": (_pull, (9.2, 4.2), signal and summary.parted),
+        "extremes": (_extremes, (9.2, 3.6), several and summary.parted),
+        "difficulty": (_difficulty, (9.2, 3.6), scores and summary.parted),
+        "buckets": (_buckets, (9.2, 4.0), scores and signal),
+        "changes": (_changes, (9.2, 3.6), scores and signal),
     }
     pictures = {}
     with matplotlib.rc_context(RC):  # type: ignore[arg-type]  # its keys are known strings
-        for name, (plot, size) in drawn.items():
+        for name, (plot, size, telling) in drawn.items():
+            if not telling:
+                (folder / f"{name}.png").unlink(missing_ok=True)  # of another log
+                continue
             figure = Figure(figsize=size, layout="constrained")
             FigureCanvasAgg(figure)
             alt = plot(figure, summary)
@@ -118,6 +123,7 @@ def _pull(figure: Figure, summary: Summary) -> str:
         place = float(correct) if alike else round(10 * correct / rollouts) / 10
         places[place] = [a + b for a, b in zip(places.get(place, [0.0] * len(sums)), sums, strict=True)]
     at = sorted(places)
+    scores = any(map(summary.has, SCORES))
     panels = figure.subplots(1, 2)
     for axes, first, title in zip(
         panels,
@@ -126,6 +132,9 @@ def _pull(figure: Figure, summary: Summary) -> str:
         strict=True,
     ):
         for method, (label, colour, marker, line) in STYLES.items():
+            if method == "Durian" and not scores:
+                continue  # it would cover GRPO's line
+            label += " (and Durian, without scores)" * (method == "GRPO" and not scores)
             row = first + METHODS.index(method)
             values = [places[x][row] / places[x][0] for x in at]
             axes.plot(at, values, color=colour, marker=marker, linestyle=line, label=label, linewidth=2)
@@ -191,7 +200,7 @@ def _difficulty(figure: Figure, summary: Summary) -> str:
 def _buckets(figure: Figure, summary: Summary) -> str:
     sizes = [max(3, min(DRAWN_BUCKETS, len(summary.buckets(score)))) for score in SCORES]
     panels = figure.subplots(1, 2, sharey=True, width_ratios=sizes)
-    top = 0.0
+    top = 1.0
     for axes, score in zip(panels, SCORES, strict=True):
         if not _titled(axes, score, f"by {CALLED[score]}", summary):
             continue
@@ -209,8 +218,7 @@ def _buckets(figure: Figure, summary: Summary) -> str:
                 axes.vlines(names, *zip(*spread, strict=True), color=INK, linewidth=1.2)
             axes.set_xticks(names, [f"{n}\n{b.prompts:.0f}" for n, b in zip(names, buckets.values(), strict=True)])
     figure.supxlabel("bucket, from low to high; below it, prompts a step", fontsize=10)
-    if top:
-        panels[0].set_ylim(0, 1.1 * top)
+    panels[0].set_ylim(0, 1.1 * top)
     line = "\n(line: 10 to 90% of the steps)" * (len(summary.names) > 1)
     panels[0].set_ylabel(f"std of the bucket\n1 = std of all rewards{line}")
     return "The std that each bucket of visual entropy and of confidence shares, and how many prompts are in it"
@@ -220,8 +228,8 @@ def _changes(figure: Figure, summary: Summary) -> str:
     histogram, angles = figure.subplots(1, 2)
     counts = summary.ratios.tolist()
     middles = [(a + b) / 2 for a, b in itertools.pairwise(RATIO_BINS)]
-    total = max(1, sum(counts))
-    shown = [number for number, count in enumerate(counts) if count] or [0, len(counts) - 1]
+    total = sum(counts)
+    shown = [number for number, count in enumerate(counts) if count]
     histogram.bar(middles, [count / total for count in counts], width=0.115, color=COLOURS["durian"])
     histogram.axvline(0, color=INK, linewidth=1)
     widest = max(1.0, *(abs(RATIO_BINS[n + side]) for n in (shown[0], shown[-1]) for side in (0, 1)))
@@ -229,9 +237,7 @@ def _changes(figure: Figure, summary: Summary) -> str:
     histogram.set_xticks([k for k in (-3, -2, -1, 0, 1, 2, 3) if abs(k) <= widest])
     histogram.xaxis.set_major_formatter(FuncFormatter(lambda power, _: f"{2.0**power:.3g} x"))
     histogram.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    histogram.set_title(
-        f"{summary.notable / max(1, summary.compared):.0%} of prompts change by a factor over {NOTABLE}"
-    )
+    histogram.set_title(f"{summary.notable / summary.compared:.0%} of prompts change by a factor over {NOTABLE}")
     histogram.set_xlabel("Durian's pull over GRPO's")
     histogram.set_ylabel("share of prompts with signal")
 

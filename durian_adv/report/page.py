@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jinja2
+import markupsafe
 
 from durian_adv import __version__
 from durian_adv.report import verdict
@@ -29,7 +31,9 @@ def write(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(share=_share, short=_short, number=_number)
+    environment.filters.update(
+        share=_share, short=_short, number=_number, counted=_counted, reward=_reward, with_code=_with_code
+    )
     found = verdict.verdict(summary)
     page = environment.get_template("page.html.jinja").render(
         buckets=sum(map(summary.has, SCORES)),
@@ -47,6 +51,7 @@ def write(
         options=options,
         pictures=pictures,
         scores=SCORES,
+        several=max(summary.columns["prompts"]) > 1,
         steps=_steps(summary),
         summary=summary,
         verdict=found,
@@ -85,6 +90,19 @@ def _number(value: float) -> str:
     return f"{value:,.0f}"
 
 
+def _counted(value: float, name: str) -> str:
+    return f"{value:,.0f} {name}{'s' * (round(value) != 1)}"
+
+
+def _reward(value: float) -> str:
+    return f"{value:g}"
+
+
 def _short(name: object) -> str:
     text = str(name)
     return text if len(text) <= LONGEST_NAME else f"{text[:LONGEST_NAME]}…"
+
+
+def _with_code(text: str) -> markupsafe.Markup:
+    """Set the names of options apart, so that no line breaks within one."""
+    return markupsafe.Markup(re.sub(r"--[a-z][a-z-]*[a-z]", r"<code>\g<0></code>", str(markupsafe.escape(text))))

@@ -109,8 +109,10 @@ class Summary:
     def add(self, step: Step) -> None:
         """Take one step."""
         rewards, index = step.rewards, step.prompt_index
-        known = rewards[~rewards.isnan()].tolist()
-        self.smallest, self.largest = min([self.smallest, *known]), max([self.largest, *known])
+        known = rewards[rewards.isfinite()]
+        if len(known):
+            self.smallest = min(self.smallest, float(known.amin()))
+            self.largest = max(self.largest, float(known.amax()))
         parts = self._components(rewards, step.visual_entropy, step.confidence, index)
         outcomes = prompt_outcomes(rewards, prompt_index=index, success_threshold=self.success_threshold)
         std = {"eps": self._eps, "correction": self._correction}
@@ -268,6 +270,11 @@ class Summary:
         moved = score.clone()
         moved[scored] = score[scored[torch.randperm(len(scored), generator=self._generator)]]
         return moved
+
+    @property
+    def parted(self) -> bool:
+        """Whether the threshold parts the rewards: else all rollouts are correct, or none is, and that says nothing."""
+        return self.smallest <= self.success_threshold < self.largest
 
     def has(self, score: str) -> bool:
         """Whether a step had this score."""

@@ -94,7 +94,7 @@ def verdict(summary: Summary) -> Verdict:
             findings.append(_size(summary, score))
             if len(summary.buckets(score)) > 1:
                 findings.append(_chance(summary, score))
-            if not _one_sided(summary):
+            if summary.parted:
                 findings.append(_difficulty(summary, score))
     return Verdict(headline, because, findings)
 
@@ -115,13 +115,8 @@ def _against_batch_std(grpo: float, batch: float) -> Finding:
     )
 
 
-def _one_sided(summary: Summary) -> bool:
-    """Whether all rollouts are correct, or none is: nothing can then be said by correctness."""
-    return not summary.smallest <= summary.success_threshold < summary.largest
-
-
 def _extremes(summary: Summary) -> list[Finding]:
-    if _one_sided(summary):
+    if not summary.parted:
         none = summary.largest <= summary.success_threshold
         edge = f"The {'largest' if none else 'smallest'} is {summary.largest if none else summary.smallest:g}"
         return [
@@ -129,8 +124,8 @@ def _extremes(summary: Summary) -> list[Finding]:
                 "careful",
                 f"{'No' if none else 'Every'} reward exceeds {summary.success_threshold:g}: set --success-threshold",
                 f"{edge}, so {'no' if none else 'every'} rollout counts as correct. Until the threshold lies between "
-                "right and wrong, nothing below that speaks of correct rollouts, extreme prompts or difficulty means "
-                "anything. Angles, buckets and stds do not depend on it.",
+                "right and wrong, this page leaves out what goes by correct rollouts: extreme prompts, and whether a "
+                "score tells hard prompts from easy ones. Angles, buckets and stds do not depend on it.",
             )
         ]
     ratio = summary.mean("extreme_ratio")
@@ -176,7 +171,7 @@ def _size(summary: Summary, score: str) -> Finding:
     if usual < FEW:
         return Finding(
             "careful",
-            f"{named}: {usual:.1f} prompts in each, far too few",
+            f"{named}: {usual:.3g} prompt{'s' * (usual != 1)} in {'each' if len(buckets) > 1 else 'it'}, far too few",
             "The std they share is that of a single prompt, so Durian is GRPO again, or noisier. Take more prompts a "
             "step, fewer buckets, or a window of recent prompts (durian_adv.window).",
         )

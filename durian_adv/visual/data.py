@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet
 from PIL import Image
 
-from durian_adv import tables
+from durian_adv import json_lines, tables
 from durian_adv.visual.images import images_of
 from durian_adv.visual.scorer import COLUMN, image_column
 
@@ -103,10 +103,10 @@ class JsonLines:
         self._path = path
         keys: dict[str, None] = {}
         self._length = 0
-        for number, _, row in self._rows():
+        for number, _, row in json_lines.objects(path):
             self._length += 1
             if EXTRA in row:
-                _check_extra(row, f"{path}, line {number}")
+                _check_extra(row, json_lines.where(path, number))
             keys |= dict.fromkeys(row)
         if COLUMN in keys:
             raise ValueError(f"{path}: expected no key {COLUMN!r}, which is to be written, got one")
@@ -117,12 +117,12 @@ class JsonLines:
 
     def cells(self) -> Iterator[Any]:
         """Return what stands under the key of images; nothing where it is missing."""
-        return (row.get(self._images) for _, _, row in self._rows())
+        return (line.row.get(self._images) for line in json_lines.objects(self._path))
 
     def write(self, entropies: Sequence[float], output: Path, extra_info: bool) -> None:
         """Write the output; see ``Source``."""
         with output.open("wb") as lines:
-            for (_, line, row), entropy in zip(self._rows(), entropies, strict=True):
+            for (_, line, row), entropy in zip(json_lines.objects(self._path), entropies, strict=True):
                 if EXTRA in row:
                     row[EXTRA] = {**(row[EXTRA] or {}), COLUMN: entropy}
                     lines.write(tables.json_line({**row, COLUMN: entropy}).encode())
@@ -131,13 +131,6 @@ class JsonLines:
                 # the line itself with keys more: numbers, NaN and escapes stay as they were written
                 comma = b", " if row else b""
                 lines.write(line.removesuffix(b"}") + comma + tables.json_line(added).encode().removeprefix(b"{"))
-
-    def _rows(self) -> Iterator[tuple[int, bytes, dict[str, Any]]]:
-        """Yield each line's number, text and object."""
-        with self._path.open("rb") as lines:
-            for number, line in enumerate(map(bytes.strip, lines), 1):
-                if line:
-                    yield number, line, _object(line, f"{self._path}, line {number}")
 
 
 class ByImage:
@@ -245,27 +238,13 @@ def _metadata(metadata: Mapping[bytes, bytes] | None, extra_info: bool) -> dict[
     return kept
 
 
-def _object(line: bytes, where: str) -> dict[str, Any]:
-    try:
-        text = line.decode()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{where}: expected UTF-8, got {error}") from None
-    try:
-        row = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{where}: expected a JSON object, got {text[:60]!r} ({error})") from None
-    if not isinstance(row, dict):
-        raise ValueError(f"{where}: expected a JSON object, got {text[:60]!r}")
-    return row
-
-
 def _check_extra(row: Mapping[str, Any], where: str) -> None:
     """Check that a row can be written again, which one with ``extra_info`` is."""
     if not isinstance(row[EXTRA], dict | None):
         raise ValueError(f"{where}: expected {EXTRA} to be an object, got {type(row[EXTRA]).__name__}")
     try:
         tables.json_line(dict(row)).encode()
-    except ValueError as error:  # infinity, or half a character
+    except (ValueError, RecursionError) as error:  # infinity, half a character, or nested deeply
         raise ValueError(f"{where}: expected what JSON can hold beside {EXTRA}, got {error}") from None
 
 

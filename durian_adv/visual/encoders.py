@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import math
+import operator
 from collections.abc import Hashable, Sequence
 from typing import Any, Protocol
 
@@ -39,6 +41,7 @@ def load_encoder(
     dtype: str = "float32",
     min_pixels: int | None = None,
     max_pixels: int | None = None,
+    resize_first: Sequence[int] | None = None,
 ) -> Encoder:
     """Load a frozen vision encoder.
 
@@ -55,13 +58,15 @@ def load_encoder(
         min_pixels: images of fewer are enlarged, by a model of transformers whose processor has such limits (Qwen's);
             its own limit by default.
         max_pixels: images of more are made smaller.
+        resize_first: two numbers of pixels, between which every image is brought before it goes to the encoder and its
+            processor: as by a trainer, such as EasyR1, that resizes images itself.
 
     Returns:
         ``Encoder``: called with images, it returns their entropies.
 
     Raises:
-        ValueError: an unknown layer, kind of features or dtype; limits of pixels where the
-            processor has none; a model without weights or without a vision tower.
+        TypeError, ValueError: an unknown layer, kind of features or dtype; limits of pixels that are none, or where
+            the processor has none; a model without weights or without a vision tower.
 
     >>> load_encoder(layer="stride16", size=224).name
     'efficientnet-lite0, stride16, 224 px'
@@ -70,16 +75,54 @@ def load_encoder(
     _checks.choice("dtype", dtype, DTYPES)
     place = torch.device(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu")
     for option, pixels in (("min_pixels", min_pixels), ("max_pixels", max_pixels)):
-        if pixels is not None and _checks.integer(option, pixels, "a number of pixels") < 1:
-            raise ValueError(f"{option}: expected at least 1 pixel, got {pixels}")
+        if pixels is not None:
+            _check_pixels(option, pixels)
     if min_pixels is not None and max_pixels is not None and min_pixels > max_pixels:
         raise ValueError(f"min_pixels: expected at most max_pixels, {max_pixels}, got {min_pixels}")
+    if resize_first is not None:
+        _check_pair("resize_first", resize_first)
     if name == EFFICIENTNET:
         if min_pixels is not None or max_pixels is not None:
             raise ValueError(f"min_pixels, max_pixels: expected none with {EFFICIENTNET}, which takes size")
         from durian_adv.visual.efficientnet import EfficientNetEncoder
 
-        return EfficientNetEncoder(layer, size, place)
-    arguments = name, features, place, getattr(torch, dtype), min_pixels, max_pixels
-    adapter = "durian_adv.adapters.transformers_encoder"  # imports transformers, which EfficientNet does without
-    return importlib.import_module(adapter).TransformersEncoder(*arguments)  # type: ignore[no-any-return]
+        encoder: Encoder = EfficientNetEncoder(layer, size, place)
+    else:
+        adapter = "durian_adv.adapters.transformers_encoder"  # imports transformers, which EfficientNet does without
+        arguments = name, features, place, getattr(torch, dtype), min_pixels, max_pixels
+        encoder = importlib.import_module(adapter).TransformersEncoder(*arguments)
+    return encoder if resize_first is None else _ResizedFirst(encoder, *resize_first)
+
+
+class _ResizedFirst:
+    """An encoder that sees images after they were resized."""
+
+    def __init__(self, encoder: Encoder, least: int, most: int) -> None:
+        self.name = f"{encoder.name}, resized to {least} to {most} pixels first"
+        self._encoder, self._least, self._most = encoder, least, most
+
+    def prepare(self, image: Image) -> tuple[Hashable, Any]:
+        """Resize, and leave the rest to the encoder."""
+        for limit, outside in ((self._most, operator.gt), (self._least, operator.lt)):
+            if outside(pixels := image.width * image.height, limit):
+                scale = math.sqrt(limit / pixels)
+                image = image.resize((int(image.width * scale), int(image.height * scale)))
+        return self._encoder.prepare(image)
+
+    def entropies(self, prepared: Sequence[Any]) -> list[float]:
+        """Return those of the encoder."""
+        return self._encoder.entropies(prepared)
+
+
+def _check_pair(name: str, pair: object) -> None:
+    if isinstance(pair, str) or not isinstance(pair, Sequence) or len(pair) != 2:
+        raise TypeError(f"{name}: expected two numbers of pixels, got {pair!r}")
+    for place, pixels in enumerate(pair):
+        _check_pixels(f"{name}[{place}]", pixels)
+    if pair[0] > pair[1]:
+        raise ValueError(f"{name}: expected the smaller number first, got {pair!r}")
+
+
+def _check_pixels(name: str, pixels: object) -> None:
+    if (number := _checks.integer(name, pixels, "a number of pixels")) < 1:
+        raise ValueError(f"{name}: expected at least 1 pixel, got {number}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ class EntropyScorer:
 
     Args:
         encoder: an encoder, or the name of one for ``load_encoder``, with ``features``, ``layer``, ``size``,
-            ``device``, ``dtype``, ``min_pixels`` and ``max_pixels``.
+            ``device``, ``dtype``, ``min_pixels``, ``max_pixels`` and ``resize_first``.
         images: the column of images, each a single one or a list; by default ``images`` or else ``image``.
         batch_size: images that are encoded together.
         root: where relative paths start.
@@ -63,6 +63,7 @@ class EntropyScorer:
         dtype: str = "float32",
         min_pixels: int | None = None,
         max_pixels: int | None = None,
+        resize_first: Sequence[int] | None = None,
     ) -> None:
         if _checks.integer("batch_size", batch_size, "a number of images") < 1:
             raise ValueError(f"batch_size: expected at least 1 image, got {batch_size}")
@@ -79,6 +80,7 @@ class EntropyScorer:
             "dtype": dtype,
             "min_pixels": min_pixels,
             "max_pixels": max_pixels,
+            "resize_first": resize_first,
         }
         self._loaded: tuple[Encoder, MutableMapping[bytes, float]] | None = None
 

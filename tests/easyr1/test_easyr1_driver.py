@@ -147,7 +147,7 @@ def test_a_column_that_is_lost_on_the_way_stops_the_training(tmp_path):
         seen(config(), tmp_path, images=True)
 
 
-@pytest.mark.parametrize(("prompts", "level"), [(24, "INFO"), (23, "WARNING")])
+@pytest.mark.parametrize(("prompts", "level"), [(24, "INFO"), (16, "WARNING")])
 @pytest.mark.parametrize("images", [False, True])
 def test_few_prompts_for_the_buckets_are_warned_of_when_a_trainer_is_made(caplog, prompts, level, images):
     columns = ["images", "visual_entropy"] if images else ["problem"]

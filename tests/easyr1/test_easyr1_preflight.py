@@ -6,16 +6,18 @@ from pathlib import Path
 
 import made
 import pytest
-import torch
 import verl
 from datasets import Dataset
 from omegaconf import OmegaConf
+from verl.utils.dataset import process_image
 
 import durian_adv
 from durian_adv.adapters import easyr1
 from durian_adv.adapters.batch import DurianOptions, read_options
 from durian_adv.adapters.easyr1 import DurianPPOConfig
 from durian_adv.adapters.easyr1_preflight import checks
+from durian_adv.cli import main
+from durian_adv.visual import EntropyScorer
 
 PAPER = Path(durian_adv.__file__).parent / "adapters" / "easyr1_paper.yaml"
 CHECKOUT = Path(verl.__file__).resolve().parents[1]
@@ -184,27 +186,19 @@ def test_words_that_are_no_configuration_are_an_error(words):
         preflight([*words, "algorithm.nonsense=1"])
 
 
-def test_the_script_of_the_documentation_adds_the_column(tmp_path):
-    """With the actor's own vision tower and EasyR1's own reading of images: `docs/easyr1_entropy.py`."""
-    import subprocess
-    import sys
-
-    from datasets import load_dataset
-
+def test_the_documented_command_sees_images_as_easyr1_gives_them_to_its_actor(tmp_path):
+    """With the actor's own vision tower, and EasyR1's own reading of images beside ours."""
     made.model(tmp_path / "model")
     source = made.data(tmp_path / "source.parquet", prompts=6, column=False)
-    script = Path(__file__).resolve().parents[2] / "docs" / "easyr1_entropy.py"
-    standins = str(Path(__file__).resolve().parent / "standins")
-    path = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), standins]))
-    given = ["--data", f"{source}@train", "--out", tmp_path / "out" / "train.parquet", "--model", tmp_path / "model"]
-    given += ["--min-pixels", "3136", "--trust-remote-code"]
-    environment = os.environ | {"PYTHONPATH": path, "HF_HOME": str(tmp_path / "hf")}
-    command = [sys.executable, "-W", "ignore", script, *given]
-    done = subprocess.run([str(word) for word in command], env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    data = load_dataset("parquet", data_files=str(tmp_path / "out" / "train.parquet"), split="train")
-    entropies = torch.tensor(data["visual_entropy"])
+    target, limits = tmp_path / "train.parquet", (6000, 6500)
+    words = ["entropy", source, target, "--encoder", tmp_path / "model", "--resize-first", *limits]
+    assert main([str(word) for word in words]) == 0
+    data = Dataset.from_parquet(str(target), cache_dir=str(tmp_path / "cache"))
     assert data.column_names == ["problem", "answer", "images", "visual_entropy"]
-    assert bool((entropies >= 0).all())
-    assert entropies.unique().numel() == 6
-    assert "6 prompts, 6 with images" in done.stdout
+    seen = [[process_image(image, *limits) for image in images] for images in data["images"]]
+    assert len({image.size for images in seen for image in images}) > 1
+    scorer = EntropyScorer(str(tmp_path / "model"))
+    expected = scorer({"images": seen})["visual_entropy"]
+    assert data["visual_entropy"][:] == pytest.approx(expected.tolist(), abs=1e-5)
+    whole = scorer({"images": data["images"][:]})["visual_entropy"]
+    assert max(abs(whole - expected)) > 1e-3

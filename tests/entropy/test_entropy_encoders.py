@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -97,11 +99,45 @@ def test_the_name_tells_weights_features_and_dtypes_apart(models, tmp_path):
     assert other not in [name.split(", ")[1:] for name in names]
 
 
+@pytest.mark.parametrize("change", ["sign", "processor", "settings", "nothing"])
+def test_the_name_tells_every_change_of_the_model_and_its_processor(models, tmp_path, change):
+    folder, model, _ = models["qwen25vl"]
+    before = load_encoder(str(folder), device="cpu").name
+    home = tmp_path / "model"
+    shutil.copytree(folder, home)
+    weight = next(p for name, p in model.model.visual.named_parameters() if name.endswith("weight"))
+    if change == "sign":  # of which sums of sizes know nothing
+        weight.data.neg_()
+        model.save_pretrained(home)
+        weight.data.neg_()
+    elif change != "nothing":
+        name, section, key = {
+            "processor": ("*processor_config.json", None, "image_mean"),
+            "settings": ("config.json", "vision_config", "fullatt_block_indexes"),
+        }[change]
+        (file,) = home.glob(name)
+        told = json.loads(file.read_text())
+        part = told if section is None else told[section]
+        part[key] = [0] if section else [0.1, 0.2, 0.3]
+        file.write_text(json.dumps(told))
+    after = load_encoder(str(home), device="cpu").name
+    assert (after.split(", ")[1:] == before.split(", ")[1:]) == (change == "nothing")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_images_resized_first_are_seen_by_the_processor_as_they_were_resized(models, family):
+    folder = str(models[family][0])
+    limited = load_encoder(folder, device="cpu", resize_first=(64 * 64, 100 * 100))
+    found = scores(limited, [crop(0, (200, 100)), crop(1, (40, 30)), crop(2, (90, 90))])
+    resized = [crop(0, (200, 100)).resize((141, 70)), crop(1, (40, 30)).resize((73, 55)), crop(2, (90, 90))]
+    assert found == pytest.approx(scores(load_encoder(folder, device="cpu"), resized), abs=1e-4)
+
+
 @pytest.mark.parametrize("family", ["qwen25vl", "qwen3vl"])
 def test_limits_of_pixels_are_those_of_the_processor_and_part_of_the_name(models, family):
     folder, _, processor = models[family]
     image, names = crop(0, (224, 224)), set()
-    for limits in ({}, {"max_pixels": 12544}, {"min_pixels": 200704, "max_pixels": 400000}):
+    for limits in ({}, {"max_pixels": 6272}, {"min_pixels": 200704, "max_pixels": 400000}):
         encoder = load_encoder(str(folder), device="cpu", **limits)
         names.add(encoder.name)
         one = processor.image_processor
@@ -114,6 +150,47 @@ def test_limits_of_pixels_are_those_of_the_processor_and_part_of_the_name(models
     assert len(names) == 3
     with pytest.raises(ValueError, match="min_pixels: expected at most max_pixels, got"):
         load_encoder(str(folder), device="cpu", min_pixels=10**9)
+
+
+def patches(encoder, image):
+    return int(encoder.prepare(image)[1]["image_grid_thw"].prod())
+
+
+@pytest.mark.parametrize("family", ["qwen25vl", "qwen3vl"])
+def test_each_limit_alone_changes_the_number_of_patches(models, family):
+    folder, _, processor = models[family]
+    side = processor.image_processor.patch_size
+    for limits, size, low, high in (
+        ({"max_pixels": 16 * side**2}, (224, 224), 4, 16),
+        ({"min_pixels": 36 * side**2}, (40, 40), 36, 64),
+        ({"min_pixels": 256 * side**2, "max_pixels": 576 * side**2}, (84, 84), 256, 576),
+    ):
+        image = crop(0, size)
+        count = patches(load_encoder(str(folder), device="cpu", **limits), image)
+        assert low <= count <= high
+        assert count != patches(load_encoder(str(folder), device="cpu"), image)
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"size": {"shortest_edge": 200704, "longest_edge": 400000}},  # as Qwen3-VL's file
+        {"min_pixels": 200704, "max_pixels": 400000},  # as Qwen2.5-VL's
+        {"size": {"shortest_edge": 1, "longest_edge": 2}, "min_pixels": 200704, "max_pixels": 400000},  # saved by both
+    ],
+)
+def test_the_limits_of_the_processors_own_file_are_kept(models, tmp_path, told):
+    folder, _, _ = models["qwen25vl"]
+    shutil.copytree(folder, tmp_path / "model")
+    (file,) = (tmp_path / "model").glob("*processor_config.json")
+    kept = json.loads(file.read_text())
+    kept = {name: value for name, value in kept.items() if name not in ("size", "min_pixels", "max_pixels")}
+    file.write_text(json.dumps(kept | told))
+    encoder = load_encoder(str(tmp_path / "model"), device="cpu")
+    assert 200704 <= patches(encoder, crop(0, (84, 84))) * 14**2 <= 400000
+    assert 200704 <= patches(encoder, crop(0, (400, 400)).resize((900, 900))) * 14**2 <= 400000
+    wide = load_encoder(str(tmp_path / "model"), device="cpu", max_pixels=10**6)
+    assert 400000 < patches(wide, crop(0, (400, 400)).resize((900, 900))) * 14**2 <= 10**6
 
 
 @pytest.mark.parametrize("family", ["llava", "smolvlm"])

@@ -153,6 +153,52 @@ def test_without_images_and_without_weight_there_is_no_perceptual_component(opti
     found(released.rollouts(images=["unknown.png"], mm_train_inputs={"pixel_values": torch.zeros(4, 8)}))
 
 
+class Towers(DurianExperienceMaker):
+    """The maker with an actor whose towers tell the largest pixel."""
+
+    def _computed(self, inputs):
+        return [math.nan if one is None else float(one["pixel_values"].max()) for one in inputs]
+
+
+def seen_by_towers(answers, **settings):
+    made_by = released.maker(Towers, released.arguments(**settings))
+    batches = made_by.compute_advantages_and_returns(released.experiences(made_by, answers))
+    rewards = torch.stack(released.by_rollout(batches, "rewards")).view(-1, 4)
+    return rewards, torch.stack([row[0] for row in released.by_rollout(batches, "advantages")]).view(-1, 4)
+
+
+def pictures(*values):
+    """What a processor makes of images of one patch each."""
+    return {"pixel_values": torch.tensor(values)[:, None], "image_grid_thw": torch.ones(len(values), 3).long()}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_towers_see_the_images_of_the_first_rollout_of_a_prompt_in_any_order(options, order):
+    options(with_options())
+    # of another rollout they would be others
+    answers = released.rollouts(
+        mm_train_inputs=lambda i: None if i // 4 == 2 else pictures(ENTROPIES[i // 4] + 10 * (i % 4)),
+        images=lambda i: None if i // 4 == 2 else ["a.png"],
+    )
+    rewards, advantages = seen_by_towers(answers, **ORDERS[order])
+    torch.testing.assert_close(advantages, expected(rewards, ENTROPIES), atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("shown", ["to one rollout", "to all rollouts", "to one without images"])
+def test_images_that_an_environment_adds_are_not_taken_for_the_prompts(options, order, shown):
+    def inputs(i):
+        if shown == "to one without images":
+            return pictures(1.0) if i == 9 else None
+        return pictures(1.0, 2.0) if i == 9 or shown == "to all rollouts" else pictures(1.0)
+
+    options(with_options())
+    images = None if shown == "to one without images" else ["a.png"]
+    answers = released.rollouts(mm_train_inputs=inputs, images=images)
+    with pytest.raises(ValueError, match=r"^mm_train_inputs: expected a prompt's own images and no others"):
+        seen_by_towers(answers, **ORDERS[order])
+
+
 @pytest.fixture(scope="module")
 def tower(tmp_path_factory):
     folder = tmp_path_factory.mktemp("vision")

@@ -87,6 +87,15 @@ def test_options_that_cannot_be_meant_are_refused_by_name(options, message):
         config(durian_weights=1.0)
 
 
+def test_an_option_that_does_not_exist_is_refused_by_name():
+    with pytest.raises(TypeError, match="unexpected keyword argument 'durian_weigths'"):
+        config(durian_weigths=[1.0, 0.0, 0.0])
+    with pytest.raises(ValueError, match=r"not used by the HfArgumentParser: \['--durian_weigths'"):
+        HfArgumentParser(DurianGRPOConfig).parse_args_into_dataclasses([*CPU, "--durian_weigths", "1", "0", "0"])
+    with pytest.raises(ValueError, match="--durian_weigths"):
+        TrlParser(DurianGRPOConfig).parse_args_and_config([*CPU, "--durian_weigths", "1", "0", "0"])
+
+
 def test_this_trl_is_one_of_those_tested_and_the_extra_says_which():
     assert trl.__version__ in (OLDEST_TESTED, NEWEST_TESTED)
     root = Path(__file__).resolve().parents[2]

@@ -45,6 +45,27 @@ def test_weights_1_0_0_are_verls_grpo_where_there_is_signal_and_zero_elsewhere(s
 
 
 @examples
+@given(seed=seeds, shift=st.sampled_from((0.0, 0.9, 5.0)), scale=st.sampled_from((0.01, 0.1, 1.0)))
+def test_where_rewards_hardly_differ_ours_are_exact_and_verls_are_rounded(seed, shift, scale):
+    rng = np.random.default_rng(seed)
+    data = batches.random_batch(rng, nan=0)
+    data.batch["token_level_rewards"] *= torch.from_numpy(shift + scale * rng.random((len(data), 1))).float()
+    ours = batches.advantage(data, weights=[1.0, 0, 0]).batch["advantages"]
+    theirs = batches.advantage(data, "grpo").batch["advantages"]
+    rewards, uid = batches.rewards_of(data).double(), data.non_tensor_batch["uid"]
+    for prompt in set(uid):
+        rows = torch.from_numpy(uid == prompt)
+        there, mask = rewards[rows], data.batch["response_mask"][rows] != 0
+        if len(there) > 1 and there.min() < there.max():
+            exact = ((there - there.mean()) / (there.std() + 1e-6))[:, None] * mask
+            size = exact.abs().clamp(min=1)
+            assert ((ours[rows] - exact).abs() <= 2e-7 * size).all()
+            # what float32 loses in a mean, over a std
+            lost = 2e-7 * there.abs().max() / there.std() + 1e-6
+            assert ((theirs[rows] - exact).abs() <= lost * size).all()
+
+
+@examples
 @given(seed=seeds, reduction=st.sampled_from(("sum", "mean")), data=st.data())
 def test_advantages_are_the_librarys_on_the_tokens_of_a_response_and_no_others(seed, reduction, data):
     rng = np.random.default_rng(seed)

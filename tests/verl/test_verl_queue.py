@@ -145,6 +145,28 @@ def test_a_field_of_some_rows_only_is_read(queue):
     assert metrics["durian/visual_entropy_missing_share"] == 0.5
 
 
+def test_pixels_are_not_fetched_for_nothing(queue, monkeypatch):
+    pixels = {"multi_modal_inputs": lambda _: {"pixel_values": torch.zeros(2, 2)}}
+    asked = []
+    get = queue.kv_batch_get
+    monkeypatch.setattr(queue, "kv_batch_get", lambda keys, *a, **k: asked.append((k, len(keys))) or get(keys, *a, **k))
+
+    def rows_of_pixels():
+        rows = sum(count for given, count in asked if "multi_modal_inputs" in given["select_fields"])
+        asked.clear()
+        return rows
+
+    batch = stored(queue, np.random.default_rng(6), prompts=8, **pixels, visual_entropy=float)
+    step(PPOTrainerSync, batch)
+    assert rows_of_pixels() == 0
+    batch = stored(queue, np.random.default_rng(6), prompts=8, **pixels)
+    with pytest.raises(ValueError, match="visual_entropy: expected a number for prompts with images"):
+        step(PPOTrainerSync, batch)
+    assert rows_of_pixels() == 1
+    step(PPOTrainerSync, batch, weights=[0.3, 0, 0.7])
+    assert rows_of_pixels() == 0
+
+
 def test_padding_gets_nothing_and_influences_nothing(queue):
     rng = np.random.default_rng(3)
     batch = stored(queue, rng, prompts=6, visual_entropy=lambda prompt: float(prompt))

@@ -1,12 +1,14 @@
 """``python -m verl.trainer.main_ppo``, for real: every trainer of verl that runs on one machine, text and images."""
 
 import math
-import runpy
 
 import pandas
 import pytest
 import tiny
 import training
+
+from durian_adv.cli import main
+from durian_adv.visual import EntropyScorer
 
 CHECKPOINT = {"actor_rollout_ref.actor.checkpoint.save_contents": "[model,hf_model]", "trainer.save_freq": 2}
 OPTIONS = {"+algorithm.durian.num_confidence_buckets": 2, "+algorithm.durian.entropy_quantiles": "[0.5]"}
@@ -24,7 +26,7 @@ def pictures(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pictures")
     model = tiny.save_vision_model(folder / "model")
     images = [tiny.photograph(i) for i in range(16)]
-    entropy = documented()["entropies"](model, [[{"bytes": image}] for image in images])
+    entropy = EntropyScorer(model)({"images": [[{"bytes": image}] for image in images]})["visual_entropy"].tolist()
     assert max(entropy) - min(entropy) > 0.5
     places = {
         "column": tiny.rows(16, images, entropy, column=True, extra="other"),
@@ -36,28 +38,21 @@ def pictures(tmp_path_factory):
     return model, files, entropy
 
 
-def documented():
-    """The script of the documentation that adds entropies to a data set."""
-    return runpy.run_path(str(training.ROOT / "docs/verl_entropy.py"))
-
-
-def test_the_documented_script_adds_the_entropies_to_a_data_set(pictures, tmp_path):
+def test_the_documented_command_adds_the_entropies_to_a_data_set(pictures, tmp_path):
     model, files, entropy = pictures
     source, target = tmp_path / "in.parquet", tmp_path / "out.parquet"
     rows = pandas.read_parquet(files["nowhere"]).to_dict("records")
     rows[1]["images"] = [*rows[1]["images"], rows[2]["images"][0]]
     rows[3]["images"] = None
     pandas.DataFrame(rows).to_parquet(source)
-    documented()["main"]([model, str(source), str(target)])
+    assert main(["entropy", str(source), str(target), "--encoder", model]) == 0
     made = pandas.read_parquet(target)
-    wanted = [entropy[0], (entropy[1] + entropy[2]) / 2, entropy[2], None, *entropy[4:]]
-    for value, info, one in zip(made["visual_entropy"], made["extra_info"], wanted, strict=True):
-        if one is None:
-            assert math.isnan(value)
-            assert info["visual_entropy"] is None
-        else:
-            assert value == info["visual_entropy"] == pytest.approx(one, abs=1e-6)
-        assert "index" in info
+    wanted = [entropy[0], (entropy[1] + entropy[2]) / 2, entropy[2], math.nan, *entropy[4:]]
+    assert made["visual_entropy"].tolist() == pytest.approx(wanted, abs=1e-6, nan_ok=True)
+    told = [info["visual_entropy"] for info in made["extra_info"]]
+    assert told == pytest.approx(wanted, abs=1e-6, nan_ok=True)
+    assert [info["index"] for info in made["extra_info"]] == list(range(16))
+    assert made["prompt"].map(list).tolist() == pandas.DataFrame(rows)["prompt"].map(list).tolist()
 
 
 def trained(folder, model, data, **given):

@@ -1,0 +1,42 @@
+"""What ``make mutants`` found, as its records have it."""
+
+import csv
+import re
+
+import mutants
+
+PAGE = mutants.PAGE.read_text()
+
+
+def rows(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_every_mutant_was_run_and_nine_of_ten_are_killed():
+    columns = ("mutants", "run", "killed", "timed out", "survived")
+    record = {row["module"]: {name: int(row[name]) for name in columns} for row in rows(mutants.RECORD)}
+    assert list(record) == list(mutants.TESTS)
+    for module, row in record.items():
+        assert row["run"] == row["mutants"] == row["killed"] + row["timed out"] + row["survived"], module
+    total = sum(row["mutants"] for row in record.values())
+    survived = sum(row["survived"] for row in record.values())
+    assert 1 - survived / total >= mutants.GOAL
+    assert f"| all | {total} | {total} |" in PAGE
+
+
+def test_every_survivor_has_a_reason():
+    survivors = rows(mutants.SURVIVORS)
+    assert survivors
+    assert [row for row in survivors if len(row["why"]) < 10] == []
+    modules = {row["function"].rpartition(".")[0] for row in survivors}
+    assert {module.partition("ǁ")[0] for module in modules} <= set(mutants.TESTS)
+
+
+def test_every_module_is_mutated_or_named_with_the_reason_why_not():
+    sources = {str(path.relative_to(mutants.ROOT)) for path in mutants.ROOT.glob("durian_adv/**/*.py")}
+    mutated = {mutants.source(module) for module in mutants.TESTS}
+    assert mutated <= sources
+    named = set(re.findall(r"`(\w+(?:/\w+)*\.py)`", PAGE.partition("Not mutated")[2].partition("## ")[0]))
+    left = {path.removeprefix("durian_adv/") for path in sources - mutated if not path.endswith("__init__.py")}
+    assert left == named
