@@ -93,6 +93,18 @@ def record_of(final: float) -> records.Record:
     return records.Record({"final": {"sampled": final}}, [])
 
 
+def test_intervals_do_not_depend_on_what_was_drawn_before():
+    found = [comparison.interquartile_means(runs_with(0.02, 0.005), ["a", "b"]) for _ in range(2)]
+    np.random.seed(7)
+    wanted = np.random.random(3).tolist()
+    np.random.seed(7)
+    found.append(comparison.interquartile_means(runs_with(0.02, 0.005), ["a", "b"]))
+    assert np.random.random(3).tolist() == wanted  # nor does what is drawn later on them
+    assert found[0] == found[1] == found[2]
+    point, low, high = found[0]["a"]
+    assert low < point < high
+
+
 def runs_with(difference: float, deviation: float, seeds: int = 20) -> comparison.Records:
     rng = np.random.default_rng(0)
     noise = rng.normal(size=seeds)

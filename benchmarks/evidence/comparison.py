@@ -1,6 +1,5 @@
 """Arms against arms, seed by seed: differences, their intervals, and whether they are as good as none."""
 
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -105,12 +104,12 @@ def interquartile_means(records: Records, arms: list[str], outcome: Outcome = fi
         arm: np.array([[outcome(record)] for (name, _), record in sorted(records.items()) if name == arm])
         for arm in arms
     }
-    with warnings.catch_warnings():
-        # rliable hands the generator on under a name that arch has deprecated
-        warnings.simplefilter("ignore", FutureWarning)
-        points, intervals = library.get_interval_estimates(
-            scores, metrics.aggregate_iqm, reps=RESAMPLES, random_state=np.random.RandomState(0)
-        )
+    state = np.random.get_state()
+    np.random.seed(0)  # rliable draws from NumPy's own generator, whatever random_state it is given
+    try:
+        points, intervals = library.get_interval_estimates(scores, metrics.aggregate_iqm, reps=RESAMPLES)
+    finally:
+        np.random.set_state(state)
     return {arm: (float(points[arm]), *map(float, intervals[arm].ravel())) for arm in arms}
 
 
