@@ -64,7 +64,7 @@ def curves(found: Records, arms: tuple[str, ...], title: str, path: Path, source
                 right.plot(steps, difference.mean(0), "o-", markersize=4, color=ARM_COLOURS.get(arm), label=arm)
                 right.fill_between(steps, difference.mean(0) - error, difference.mean(0) + error,
                                    color=ARM_COLOURS.get(arm), alpha=0.1, linewidth=0)  # fmt: skip
-        left.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        left.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=1))
         left.set_ylabel("held-out accuracy, sampled")
         right.axhline(0, color="#222222", linewidth=1)
         right.set_ylabel(f"minus {arms[0]}, points (band: one standard error)")
