@@ -56,7 +56,8 @@ LONG_PILOTS = tuple(
               seeds=2, first_seed=101, lr=rate, samples=4)
     for rate in (1e-4, 3e-4)
 )  # fmt: skip
-SIDE = (
+# side tables: conditions under which arms are compared, and the paper's sweeps
+COMPARED = (
     Condition("others", "the other arms, on the first seeds of the main comparison", arms=OTHERS),
     Condition("format", "0.9 accuracy + 0.1 format, so that some groups differ in format alone", format_weight=0.1),
     *(
@@ -66,6 +67,8 @@ SIDE = (
     Condition("wide", "256 prompts a step: 12 buckets of 21", seeds=4, prompts=256,
               arms=("grpo", "batch-std", "durian", "reasoning", "random-buckets")),
     Condition("group-32", "32 responses a prompt, 64 prompts a step", arms=FEW, seeds=4, prompts=64, group_size=32),
+)  # fmt: skip
+SWEEPS = (
     Condition("weights", "the paper's weights", arms=tuple(f"weights-{'-'.join(map(str, w))}" for w in WEIGHTS)),
     Condition("buckets", "numbers of confidence buckets, 256 prompts a step", seeds=4, prompts=256,
               arms=tuple(f"buckets-{count}" for count in BUCKETS)),
@@ -74,6 +77,7 @@ SIDE = (
         for size in (2, 4, 16)
     ),
 )  # fmt: skip
+SIDE = (*COMPARED, *SWEEPS)
 CONDITIONS = {condition.name: condition for condition in (*PILOTS, *LONG_PILOTS, MAIN_CONDITION, *SIDE)}
 
 # What `make evidence` trains, in minutes.

@@ -45,6 +45,33 @@ def forest(
         save(figure, path, sources)
 
 
+def conditions(found: dict[str, list[Difference]], margin: float, path: Path, sources: list[Path]) -> None:
+    """Draw the same differences under each condition, a panel a pair of arms."""
+    pairs = [(d.arm, d.baseline) for d in next(iter(found.values()))]
+    with plt.rc_context(STYLE):
+        size = (12, 1.6 + 0.5 * len(found))
+        figure, panels = plt.subplots(1, len(pairs), figsize=size, sharey=True, sharex=True, layout="constrained")
+        for axes, pair in zip(panels, pairs, strict=True):
+            axes.axvspan(-100 * margin, 100 * margin, color="#eef3ee")
+            axes.axvline(0, color="#222222", linewidth=1)
+            for height, some in enumerate(list(found.values())[::-1]):
+                (d,) = (d for d in some if (d.arm, d.baseline) == pair)
+                colour = NOT_MET if d.p_corrected < 0.05 else MET
+                axes.plot([100 * d.low, 100 * d.high], [height, height], color=colour, linewidth=3, alpha=0.45)
+                axes.plot(100 * d.mean, height, "o", color=colour)
+            labels = [f"{about}\n({some[0].seeds} seeds)" for about, some in found.items()]
+            axes.set_yticks(range(len(found)), labels[::-1])
+            axes.set_ylim(-0.7, len(found) - 0.3)
+            axes.grid(axis="y", visible=False)
+            axes.set_title(" - ".join(pair), loc="left", weight="bold")
+        figure.supxlabel(
+            "held-out accuracy, percentage points (bar: paired bootstrap 95%; red: p < 0.05 corrected;"
+            f" shade: {100 * margin:g} point)",
+            fontsize="medium",
+        )
+        save(figure, path, sources)
+
+
 def curves(found: Records, arms: tuple[str, ...], title: str, path: Path, sources: list[Path]) -> None:
     """Draw held-out accuracy over the steps, means over seeds; and each arm minus the first one."""
     with plt.rc_context(STYLE):

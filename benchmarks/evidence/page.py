@@ -12,7 +12,16 @@ import numpy as np
 from benchmarks.evidence import closed_forms, comparison, declaration, mechanism, paper, prose, records, tables
 from benchmarks.evidence.arms import MAIN, OTHERS
 from benchmarks.evidence.comparison import Difference
-from benchmarks.evidence.conditions import CONDITIONS, LONG_PILOTS, MAIN_CONDITION, PILOTS, SGD_RATES, SIDE, Condition
+from benchmarks.evidence.conditions import (
+    COMPARED,
+    CONDITIONS,
+    LONG_PILOTS,
+    MAIN_CONDITION,
+    PILOTS,
+    SGD_RATES,
+    SIDE,
+    Condition,
+)
 from benchmarks.evidence.markdown import table
 from benchmarks.evidence.suite import Settings
 from benchmarks.records import ROOT
@@ -26,7 +35,7 @@ def page() -> str:
     parts = [
         prose.HEAD,
         progress(),
-        prose.answer(plan, main_differences(plan), gradient_cosines()),
+        prose.answer(plan, main_differences(plan), gradient_cosines(), by_condition(plan)),
         *mechanism_part(),
         *suite_part(),
         *declared_part(plan),
@@ -58,15 +67,50 @@ def progress() -> str:
     done, planned = sum(counts.values())
     state = "All runs of the plan are done" if done == planned else f"**So far {done} of {planned} runs are done**"
     detail = ", ".join(f"{name} {n} of {total}" for name, (n, total) in counts.items())
-    spent = [record.head.get("cpu_seconds", 0.0) for record in records.read_all(MAIN_CONDITION.name).values()]
-    cost = f" A run of the main comparison takes {np.median(spent):.0f} s of one core." if spent else ""
-    return f"{state}: {detail}.{cost}"
+    heads = {name: [record.head for record in records.read_all(name).values()] for name in CONDITIONS}
+    spent = {name: [head["cpu_seconds"] for head in some if "cpu_seconds" in head] for name, some in heads.items()}
+    uncounted = sum(map(len, heads.values())) - sum(map(len, spent.values()))
+    return (
+        f"{state}: {detail}. They took {sum(map(sum, spent.values())) / 3600:.1f} hours of one core, without the"
+        f" first {uncounted}, which kept no count; a run of the main comparison takes"
+        f" {np.median(spent[MAIN_CONDITION.name]):.0f} s."
+    )
 
 
 def main_differences(plan: dict[str, Any]) -> list[Difference]:
     """Return the declared comparisons of the main runs, as one family."""
     pairs = [(arm, baseline) for arm, baseline in plan["comparisons"]]
     return comparison.differences(whole_seeds(MAIN_CONDITION), pairs, plan["margin_of_equivalence"])
+
+
+def side_pairs(condition: Condition) -> list[tuple[str, str]]:
+    """Return what a side table compares: every arm with GRPO, and Durian with what it must beat besides."""
+    pairs = [(arm, declaration.BASELINE) for arm in condition.arms if arm != declaration.BASELINE]
+    others = [pair for pair in declaration.PAIRS if declaration.BASELINE not in pair]
+    return pairs + [pair for pair in others if {*pair} <= {*condition.arms}]
+
+
+def side_records(condition: Condition) -> comparison.Records:
+    """Return the records that a side table is made of."""
+    found = whole_seeds(condition)
+    if condition.name == "others":
+        main = records.read_all(MAIN_CONDITION.name)
+        found |= {key: record for key, record in main.items() if key[0] in ("grpo", "batch-std")}
+    return found
+
+
+def side_differences(plan: dict[str, Any], condition: Condition) -> list[Difference]:
+    """Return a side table's comparisons, as one family."""
+    return comparison.differences(side_records(condition), side_pairs(condition), plan["margin_of_equivalence"])
+
+
+def by_condition(plan: dict[str, Any]) -> dict[str, list[Difference]]:
+    """Return Durian against GRPO and against batch std under every condition that has both, the main one first."""
+    found = {MAIN_CONDITION.about: main_differences(plan)}
+    found |= {condition.about: side_differences(plan, condition) for condition in COMPARED}
+    pairs = [("durian", "grpo"), ("durian", "batch-std")]
+    chosen = {about: [d for d in some if (d.arm, d.baseline) in pairs] for about, some in found.items()}
+    return {about: some for about, some in chosen.items() if len(some) == len(pairs)}
 
 
 def gradient_cosines() -> dict[str, dict[str, list[float]]]:
@@ -141,8 +185,8 @@ def suite_part() -> list[str]:
 def declared_part(plan: dict[str, Any]) -> list[str]:
     """Return what was declared before the main runs."""
     rows = [["main", f"{plan['seeds']}", f"{len(plan['comparisons'])}", *_points(plan["smallest_detectable"].values())]]
-    for condition in SIDE:
-        if (comparisons := len(condition.arms) - 1) > 1:
+    for condition in COMPARED:
+        if comparisons := len(side_pairs(condition)):
             found = [comparison.detectable(plan[name], condition.seeds, comparisons)
                      for name in ("paired_deviation", "paired_deviation_upper_80")]  # fmt: skip
             rows.append([condition.name, f"{condition.seeds}", f"{comparisons}", *_points(found)])
@@ -185,20 +229,16 @@ def main_part(plan: dict[str, Any]) -> list[str]:
 def side_part(plan: dict[str, Any]) -> list[str]:
     """Return the exploratory tables."""
     parts = [prose.SIDE]
-    main = records.read_all(MAIN_CONDITION.name)
     margin = plan["margin_of_equivalence"]
-    for condition in SIDE:
-        if condition.name in ("weights", "buckets") or condition.name in ("group-2", "group-4", "group-16"):
-            continue
-        found, (done, planned) = whole_seeds(condition), count(condition)
+    if "conditions" in pictures():
+        parts.append("![Durian minus GRPO and minus batch std, by condition](evidence/conditions.png)")
+    for condition in COMPARED:
+        done, planned = count(condition)
         parts.append(f"### {condition.about[0].upper()}{condition.about[1:]}: {done} of {planned} runs")
-        if condition.name == "others":
-            found |= {key: record for key, record in main.items() if key[0] in ("grpo", "batch-std")}
-        pairs = [(arm, "grpo") for arm in condition.arms if arm != "grpo"]
-        differences = comparison.differences(found, pairs, margin)
+        differences = side_differences(plan, condition)
         parts.append(difference_table(differences, margin) if differences else "Not run yet, or too few seeds.")
         if differences:
-            parts.append(arm_table(condition, found))
+            parts.append(arm_table(condition, side_records(condition)))
     best = best_rates()
     if best:
         parts += ["### Plain SGD, each arm at its best of three learning rates", prose.SGD, best]
@@ -267,7 +307,8 @@ def sources(name: str) -> list[Path]:
         return sorted(path for pilot in (*PILOTS, *LONG_PILOTS) for path in (records.FOLDER / pilot.name).glob("*.csv"))
     if name in ("bound", "shares"):
         return [mechanism.FOLDER / ("group_sizes.csv" if name == "bound" else "arms.csv")]
-    return sorted((records.FOLDER / MAIN_CONDITION.name).glob("*.csv"))
+    conditions = (MAIN_CONDITION, *COMPARED) if name == "conditions" else (MAIN_CONDITION,)
+    return sorted(path for condition in conditions for path in (records.FOLDER / condition.name).glob("*.csv"))
 
 
 def pictures() -> list[str]:
@@ -275,7 +316,9 @@ def pictures() -> list[str]:
     names = ["sweep"]
     names += ["bound", "shares"] if (mechanism.FOLDER / "arms.csv").exists() else []
     names += ["extremes"] if sources("main") else []
-    names += ["main", "curves"] if main_differences(declaration.read()) else []
+    plan = declaration.read()
+    names += ["main", "curves"] if main_differences(plan) else []
+    names += ["conditions"] if len(by_condition(plan)) > 1 else []
     return names
 
 
@@ -296,6 +339,9 @@ def draw() -> None:
             "Differences in held-out accuracy", path, source,
         ),
         "curves": lambda path, source: figures.curves(found, MAIN, "Main comparison", path, source),
+        "conditions": lambda path, source: figures.conditions(
+            by_condition(plan), plan["margin_of_equivalence"], path, source
+        ),
     }  # fmt: skip
     for name in pictures():
         drawn[name](PICTURES / f"{name}.png", sources(name))

@@ -115,7 +115,12 @@ design; on natural images it need not. The paper trains 7B parameters on 512 pro
 GRPO, batch std, random buckets and Durian, at least five seeds each, with the paired deviation reported."""
 
 
-def answer(plan: dict[str, Any], found: list[Difference], cosines: dict[str, dict[str, list[float]]]) -> str:
+def answer(
+    plan: dict[str, Any],
+    found: list[Difference],
+    cosines: dict[str, dict[str, list[float]]],
+    conditions: dict[str, list[Difference]],
+) -> str:
     """Say what the declared comparisons and the gradients came to, in the words of their verdicts."""
     margin = plan["margin_of_equivalence"]
     lines = []
@@ -138,6 +143,14 @@ def answer(plan: dict[str, Any], found: list[Difference], cosines: dict[str, dic
                 f" is {100 * d.mean:+.2f} points of held-out accuracy, 95% interval [{100 * d.low:+.2f},"
                 f" {100 * d.high:+.2f}], {d.seeds} seeds."
             )
+    # the first condition is the main one, which is above
+    for about, some in list(conditions.items())[1:]:
+        each = "; ".join(
+            f"{d.arm} minus {d.baseline} {100 * d.mean:+.2f} [{100 * d.low:+.2f}, {100 * d.high:+.2f}],"
+            f" {d.verdict(margin)}"
+            for d in some
+        )
+        lines.append(f"- **{about[0].upper()}{about[1:]}** ({some[0].seeds} seeds, exploratory): {each}.")
     advice = choose(margin, against.get(("durian", "batch-std")))
     return "\n\n".join(part for part in ("## The answer so far", "\n".join(lines), advice) if part)
 
