@@ -131,8 +131,8 @@ def mechanism_part() -> list[str]:
         return ["## One update, without training\n\nNot measured yet."]
     arms = mechanism.read(mechanism.FOLDER / "arms.csv")
     pairs = mechanism.read(mechanism.FOLDER / "pairs.csv")
-    parts = [prose.MECHANISM.format(**{f"bound_{n}": closed_forms.binary_bound(n) for n in (2, 8, 16, 32)},
-                                    format_bound=closed_forms.format_bound(8))]  # fmt: skip
+    bounds = {f"bound_{size}": closed_forms.binary_bound(size) for size in (2, 8, 16, 32)}
+    parts = [prose.DERIVATION, prose.MECHANISM.format(**bounds, format_bound=closed_forms.format_bound(8))]
     parts.append(
         "![Cosine of GRPO's and Dr. GRPO's advantages over the group size, with its bound](evidence/bound.png)"
     )

@@ -14,28 +14,35 @@ by `python -m benchmarks.evidence page` from the records in
 `python -m benchmarks.evidence run` trains whatever run has no record yet, may be killed at any moment, and goes on
 where it was."""
 
-MECHANISM = """## One update, without training
+DERIVATION = r"""## One update, without training
 
-**Why the arms are so alike.** Every arm centres a reward by its prompt's mean m_s and multiplies by one positive factor
-a prompt, A = f_s (r - m_s); arms differ in f alone. Let two arms differ by factors a ≤ f_s ≤ b on the prompts with
-signal, A₂ = f A₁, and let w_s be the share of prompt s in the sum of A₁². Then
+**Why the arms are so alike.** Every arm centres a reward by its prompt's mean and multiplies by one positive factor a
+prompt, $A_{s,i} = f_s (r_{s,i} - \mu_s)$; arms differ in $f$ alone. Let another arm have $A'_{s,i} = g_s A_{s,i}$ with
+$a \le g_s \le b$ on the prompts with signal, and let $w_s$ be the share of prompt s in the sum of squares of A. Then
 
-    cos(A₁, A₂) = Σ w f / √(Σ w f²).
+$$
+\cos(A, A') = \frac{\sum_s w_s g_s}{\sqrt{\sum_s w_s g_s^2}}.
+$$
 
-From (f - a)(b - f) ≥ 0 follows Σ w f² ≤ (a + b) x - a b with x = Σ w f. So the squared cosine is at least
-x² / ((a + b) x - a b), which is least at x = 2ab / (a + b), and
+From $(g_s - a)(b - g_s) \ge 0$ follows $\sum_s w_s g_s^2 \le (a + b) x - a b$ with $x = \sum_s w_s g_s$. So the squared
+cosine is at least $x^2 / ((a + b) x - a b)$, which is least at $x = 2 a b / (a + b)$, and
 
-    cos(A₁, A₂) ≥ 2 √(a b) / (a + b),
+$$
+\cos(A, A') \ge \frac{2 \sqrt{a b}}{a + b},
+$$
 
-reached when the prompts have only the two factors a and b, in the right mixture. Only the ratio b / a counts. GRPO and
-Dr. GRPO differ by the prompt's std. For binary rewards, k of G right, it is √(k (G - k)) / G (population; the sample
-form has one more constant), which lies in [√(G - 1) / G, 1/2]. So their cosine is at least
+reached when the prompts have only the two factors a and b, in the right mixture. Only the ratio $b / a$ counts. GRPO
+and Dr. GRPO differ by the prompt's std. For binary rewards, k of G right, it is $\sqrt{k (G - k)} / G$ (population;
+the sample form has one more constant), which lies in $[\sqrt{G - 1} / G, \, 1/2]$."""
+
+MECHANISM = """\
+So the cosine of GRPO's advantages and Dr. GRPO's is at least
 **{bound_8:.3f} at G = 8**, {bound_16:.3f} at 16, {bound_32:.3f} at 32, and {bound_2:.0f} at G = 2, where they are equal
 up to scale. Batch std, RLOO, REINFORCE++-baseline and the pooled within-prompt std have one factor for all prompts: on
 equal groups they are Dr. GRPO times a number. Durian's factor is a weighted sum of three inverse stds, and the std of a
-bucket with mean accuracy p is √(p (1 - p)), nearly the same for all p that are not near 0 or 1. Rewards of 0.9 accuracy
-+ 0.1 format lower GRPO's bound to {format_bound:.2f}: a group that differs in format alone has a std ten times smaller,
-and GRPO blows it up tenfold. There a difference *can* exist.
+bucket with mean accuracy p is the square root of p (1 - p), nearly the same for all p that are not near 0 or 1. Rewards
+of 0.9 accuracy + 0.1 format lower GRPO's bound to {format_bound:.2f}: a group that differs in format alone has a std
+ten times smaller, and GRPO blows it up tenfold. There a difference *can* exist.
 
 A bound on advantages is none on gradients, which are sums over prompts; those are measured, on shared rollouts from the
 warm policy and from two later checkpoints of one run. And the optimiser changes what counts. Plain SGD passes on the
