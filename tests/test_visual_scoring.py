@@ -68,7 +68,7 @@ def test_the_cache_keeps_entropies_by_image_and_encoder(tmp_path):
     assert b"a" not in other
     with pytest.raises(KeyError, match="b'a'"):
         other[b"a"]
-    with pytest.raises(TypeError, match="^a cache of entropies forgets nothing$"):
+    with pytest.raises(TypeError, match=r"^a cache of entropies forgets nothing$"):
         del first[b"a"]
     first.close()
     assert Cache(tmp_path / "c", "one")[b"c"] == 2.0

@@ -1,4 +1,4 @@
-"""The report, made as a user makes it: what it says is what the library computes."""
+"""The page of a report, made as a user makes it."""
 
 import csv
 import html.parser
@@ -10,53 +10,17 @@ import sys
 import tracemalloc
 import weakref
 
-import hypothesis.strategies as st
-import numpy as np
 import pytest
 import reference
 import torch
-from hypothesis import given, settings
+from steps import a_step, components, summed
 
-from durian_adv import baselines, durian_components, rollout_log
+from durian_adv import baselines, rollout_log
 from durian_adv.cli import main
 from durian_adv.report import figures, verdict
-from durian_adv.report.summary import METHODS, TENTHS, Summary
-from durian_adv.rollout_log import Step
+from durian_adv.report.summary import Summary
 
 PNGS = {f"{name}.png" for name in ("pull", "extremes", "difficulty", "buckets", "changes")}
-
-
-def components(rewards, visual_entropy, confidence, prompt_index, buckets=3):
-    return durian_components(
-        rewards,
-        visual_entropy=visual_entropy,
-        confidence=confidence,
-        prompt_index=prompt_index,
-        num_confidence_buckets=buckets,
-    )
-
-
-def a_step(seed, name=0, prompts=30, width=8, entropy=True, confidence=True, slope=2.0):
-    """Rewards that depend on the confidence by ``slope`` and on nothing else."""
-    rng = np.random.default_rng(seed)
-    score = rng.normal(size=prompts)
-    right = rng.random((prompts, width)) < 1 / (1 + np.exp(-slope * score))[:, None]
-    index = torch.arange(prompts).repeat_interleave(width)
-    return Step(
-        name,
-        [f"p{i}" for i in range(prompts)],
-        index,
-        torch.tensor(0.9 * right + 0.1).flatten(),
-        torch.tensor(rng.normal(size=prompts))[index] if entropy else None,
-        torch.tensor(score)[index] if confidence else None,
-    )
-
-
-def summed(*steps, buckets=3):
-    summary = Summary(lambda *batch: components(*batch, buckets=buckets))
-    for step in steps:
-        summary.add(step)
-    return summary
 
 
 def lines(steps):
@@ -77,206 +41,6 @@ def report(tmp_path, capsys, steps, *options):
     status = main(["report", str(tmp_path / "log.jsonl"), "--out", str(tmp_path / "out"), *options])
     page = tmp_path / "out/report.html"
     return status, page.read_text() if page.exists() else "", capsys.readouterr()
-
-
-# --- the numbers ------------------------------------------------------------------------------------
-
-
-@settings(max_examples=40)
-@given(st.integers(0, 10**6), st.integers(2, 20), st.integers(2, 6))
-def test_what_is_added_up_is_what_the_reference_says_of_each_step(seed, prompts, width):
-    steps = [a_step(seed + k, name=k, prompts=prompts, width=width) for k in range(3)]
-    summary = summed(*steps)
-    for k, step in enumerate(steps):
-        flat = {"rewards": step.rewards.numpy(), "prompt_index": step.prompt_index.numpy()}
-        scores = {"visual_entropy": step.visual_entropy.numpy(), "confidence": step.confidence.numpy()}
-        durian = reference.durian(**flat, **scores, num_confidence_buckets=3)["advantages"]
-        of = dict(
-            zip(
-                METHODS,
-                (reference.grpo(**flat), reference.dr_grpo(**flat), reference.batch_std(**flat), durian),
-                strict=True,
-            )
-        )
-        kinds = [kind for *_, kind in reference.outcomes(**flat)]
-        for method, advantages in of.items():
-            near = {"abs": 1e-9}
-            assert summary.columns[f"largest, {method}"][k] == pytest.approx(np.abs(advantages).max(), **near)
-            for start in ("GRPO", "Durian"):
-                cosine = reference.moved(of[start], advantages)[1]
-                assert summary.columns[f"{start} to {method}"][k] == pytest.approx(cosine, **near)
-            for kind, share in reference.update_shares(advantages, kinds, flat["prompt_index"]).items():
-                assert summary.columns[f"{kind}, {method}"][k] == pytest.approx(share, **near)
-    outcomes = [reference.outcomes(step.rewards.numpy(), prompt_index=step.prompt_index.numpy()) for step in steps]
-    every = [outcome for step in outcomes for outcome in step]
-    for kind in ("extreme_failure", "other", "extreme_success"):
-        assert summary.kinds[kind] == sum(outcome[2] == kind for outcome in every)
-    assert summary.kinds["no_signal"] == sum(outcome[2] == "none" for outcome in every)
-    assert summary.compared == sum(outcome[2] != "none" for outcome in every) == int(summary.ratios.sum())
-    tenths = summary.tenths("confidence")
-    assert sum(tenth.prompts for tenth in tenths) == 3 * prompts
-    wrong = sum(n - hits for n, hits, _ in every)
-    assert sum(tenth.errors for tenth in tenths) == pytest.approx(1 if wrong else 0)
-
-
-def test_pulls_are_relative_to_the_mean_of_their_step():
-    summary = summed(a_step(0, 0), a_step(1, 1))
-    counts = [sums[0] for sums in summary.pull.values()]
-    for row in range(1, 1 + 2 * len(METHODS)):
-        assert sum(sums[row] for sums in summary.pull.values()) == pytest.approx(sum(counts))
-    for sums in summary.pull.values():  # proportional, so alike
-        assert sums[1 + METHODS.index("Dr. GRPO")] == pytest.approx(sums[1 + METHODS.index("batch std")], rel=1e-4)
-
-
-def test_the_prompts_that_change_most_are_those_of_all_steps():
-    steps = [a_step(k, name=k) for k in range(3)]
-    summary = summed(*steps)
-    ratios = []
-    for step in steps:
-        parts = components(step.rewards, step.visual_entropy, step.confidence, step.prompt_index)
-        grpo, durian = (
-            torch.zeros(30, dtype=torch.float64).index_add(0, step.prompt_index, a.abs())
-            for a in (parts.grpo, parts.advantages)
-        )
-        ratios += ((durian / durian.sum()) / (grpo / grpo.sum()))[grpo > 0].tolist()
-    assert [change.ratio for change in summary.raised] == pytest.approx(sorted(ratios)[:-6:-1])
-    assert [change.ratio for change in summary.lowered] == pytest.approx(sorted(ratios)[:5])
-    assert summary.notable == sum(ratio > 1.25 or ratio < 1 / 1.25 for ratio in ratios)
-    for change in summary.raised:
-        assert change.durian / change.grpo == pytest.approx(change.ratio)
-        members = steps[change.step].rewards.view(30, 8)[int(change.prompt[1:])]
-        assert (members > 0.5).sum() == change.correct
-
-
-def test_tenths_are_means_and_their_standard_errors():
-    step = a_step(0, prompts=40)
-    tenths = summed(step).tenths("confidence")
-    accuracy = (step.rewards.view(40, 8) > 0.5).double().mean(1)[step.confidence.view(40, 8)[:, 0].argsort()]
-    for k, members in enumerate(accuracy.view(TENTHS, 4)):
-        assert tenths[k].prompts == 4
-        assert tenths[k].accuracy == pytest.approx(members.mean().item())
-        assert tenths[k].error == pytest.approx(members.std().item() / 2)
-
-
-def test_shuffled_scores_show_what_chance_does():
-    by_difficulty = summed(*(a_step(k, k, prompts=200, slope=4.0) for k in range(3)))
-    by_nothing = summed(*(a_step(k, k, prompts=200, slope=0.0) for k in range(3)))
-    real, chance = (by_difficulty.mean(f"{name}, confidence") for name in ("spread", "spread by chance"))
-    assert real > 3 * chance > 0
-    real, chance = (by_nothing.mean(f"{name}, confidence") for name in ("spread", "spread by chance"))
-    assert chance / 2 < real < 2 * chance
-
-
-def test_buckets_are_measured_by_the_std_of_all_rewards():
-    step = a_step(0)
-    summary = summed(step, buckets=1)
-    assert summary.columns["std of all rewards"][0] == pytest.approx(step.rewards.std().item())
-    (bucket,) = summary.buckets("confidence").values()
-    assert bucket.std == bucket.low == bucket.high == pytest.approx(1)
-    assert (bucket.prompts, bucket.fewest) == (30, 30)
-
-
-def test_prompts_that_a_method_pulls_at_nothing_are_not_compared():
-    step = a_step(0)
-    size = torch.tensor([1e-300] * 80 + [1e300] * 160, dtype=torch.float64)
-    far = torch.where(step.rewards > 0.5, size, 0.0)
-    effective = [len(set(row)) > 1 for row in far.view(30, 8).tolist()]
-    assert any(effective[:10])
-    summary = summed(step._replace(rewards=far))
-    assert summary.compared == sum(effective[10:])
-    assert min(change.ratio for change in summary.lowered) > 0
-
-
-def test_steps_without_signal_have_no_part_in_means_and_angles():
-    alone = summed(a_step(0))
-    nothing = a_step(1, 1, prompts=10)._replace(rewards=torch.ones(80, dtype=torch.float64))
-    both = summed(a_step(0), nothing, nothing)
-    for column in (*(f"other, {method}" for method in METHODS), "extreme_ratio", "spread, confidence"):
-        assert both.mean(column) == alone.mean(column) > 0
-    for method in METHODS[1:]:
-        assert both.angle("GRPO", method) == alone.angle("GRPO", method) > 0
-    assert both.mean("prompts", of_effective=False) == pytest.approx((30 + 10 + 10) / 3)
-    assert summed(nothing).mean("extreme_ratio") == summed(nothing).angle("GRPO", "Durian") == 0
-
-
-# --- what they say ----------------------------------------------------------------------------------
-
-
-def said(*steps, buckets=3):
-    return verdict.verdict(summed(*steps, buckets=buckets))
-
-
-def titles(found):
-    return " | ".join(f"{finding.tone}: {finding.title}" for finding in found.findings)
-
-
-def test_the_verdict_grows_with_the_angle():
-    index = torch.arange(80).repeat_interleave(4)
-    for small, word in ((1.0, "hardly"), (0.6, "a little"), (0.01, "clearly")):
-        # half of the prompts have rewards that are smaller: for GRPO alike, for a shared std not
-        rewards = torch.cat([torch.tensor([[1.0, 0, 0, 0]] * 40), torch.tensor([[small, 0, 0, 0]] * 40)]).double()
-        step = Step(0, list(range(80)), index, rewards.flatten(), None, torch.zeros(320).double())
-        parts = components(step.rewards, None, step.confidence, index)
-        cosine = reference.moved(parts.grpo, parts.advantages)[1]
-        found = said(step, buckets=1)
-        assert word in found.headline
-        assert f"{math.degrees(math.acos(min(1.0, cosine))):.0f}° apart" in found.because
-        changed = "Much of this change needs no difficulty scores" in titles(found)
-        assert changed == (small < 1)
-
-
-def test_what_is_missing_is_said():
-    assert "without difficulty scores" in said(a_step(0, entropy=False, confidence=False)).headline
-    found = titles(said(a_step(0, entropy=False, prompts=60)))
-    assert "careful: No visual entropy in this log" in found
-    assert "No confidence" not in found
-    nothing = a_step(0)._replace(rewards=torch.ones(240, dtype=torch.float64))
-    assert "no prompt of this log has any signal" in said(nothing).headline
-
-
-def test_too_few_and_few_and_enough_prompts():
-    assert "Too few prompts a step to tell: 3 on average" in said(a_step(3, prompts=3), buckets=12).headline
-    one_score = said(a_step(0, prompts=30), buckets=20)  # enough prompts for the buckets of the other
-    assert "Too few" not in one_score.headline
-    assert "far too few" in titles(one_score)
-    assert "plain: Durian is 7° from batch std, and 7° from GRPO" in titles(said(a_step(0, prompts=60)))
-    assert "12 buckets of confidence: about 5 prompts in each, few" in titles(said(a_step(0, prompts=60), buckets=12))
-    assert "good: 3 buckets of confidence: about 20 prompts in each" in titles(said(a_step(0, prompts=60)))
-
-
-def test_difficulty_that_tells_nothing_and_that_points_the_other_way():
-    steps = [a_step(k, k, prompts=200) for k in range(2)]
-    found = titles(said(*steps))
-    assert "good: Confidence tells hard prompts from easy ones" in found
-    assert "careful: Visual entropy does not tell hard prompts from easy ones" in found
-    turned = [step._replace(confidence=-step.confidence) for step in steps]
-    assert "careful: Confidence points the other way" in titles(said(*turned))
-    hard = [step._replace(visual_entropy=-step.confidence) for step in steps]
-    assert "good: Visual entropy tells hard prompts from easy ones" in titles(said(*hard))
-    one = [step._replace(confidence=torch.zeros_like(step.confidence)) for step in steps]
-    assert "plain: One value of confidence for all" in titles(said(*one))
-    assert "Buckets of confidence" not in titles(said(*one))  # one bucket does not differ from itself
-
-
-def test_an_advantage_larger_than_grpo_s_is_said():
-    # a bucket of sure prompts where one rollout of many is wrong
-    rewards = torch.ones(24, 8, dtype=torch.float64)
-    rewards[0, 0] = 0
-    rewards[12:, ::2] = 0
-    index = torch.arange(24).repeat_interleave(8)
-    sure = torch.arange(24.0, 0.0, -1.0).double()[index]
-    step = Step(None, list(range(24)), index, rewards.flatten(), None, sure)
-    assert "exceeds GRPO's" in titles(said(step, buckets=2))
-    assert "good: Durian's largest advantage" in titles(said(a_step(0, prompts=90), buckets=1))
-
-
-def test_prompts_without_a_score_are_not_a_bucket():
-    step = a_step(0, prompts=60)
-    unknown = step._replace(confidence=torch.full_like(step.confidence, math.nan))
-    assert "careful: No confidence in this log" in titles(said(unknown))
-
-
-# --- the page ---------------------------------------------------------------------------------------
 
 
 class Reader(html.parser.HTMLParser):
@@ -491,25 +255,6 @@ def test_many_steps_are_joined_to_means():
     assert figures._joined([]) == []
 
 
-# --- rewards of another kind ------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("scale", "title", "edge"),
-    [
-        (lambda r: 0.2 + 0.3 * (r > 0.5), "No reward exceeds 0.5: set --success-threshold", "The largest is 0.5"),
-        (lambda r: -10 + 5.0 * (r > 0.5), "No reward exceeds 0.5: set --success-threshold", "The largest is -5"),
-        (lambda r: 1.0 + (r > 0.5), "Every reward exceeds 0.5: set --success-threshold", "The smallest is 1,"),
-    ],
-)
-def test_a_threshold_that_parts_no_rewards_is_said_and_nothing_by_correctness(scale, title, edge):
-    step = a_step(0)
-    found = said(step._replace(rewards=scale(step.rewards).double()))
-    assert [finding for finding in found.findings if finding.title == title and edge in finding.text]
-    assert not [words for words in ("Extreme", "tell", "points") if words in titles(found)]
-    assert title not in titles(said(step))
-
-
 @pytest.mark.parametrize(
     ("scale", "header"),
     [
@@ -582,16 +327,3 @@ def test_the_page_counts_the_prompts_without_signal(tmp_path, capsys):
     lost = sum(kind == "none" for *_, kind in outcomes)
     _, page, _ = report(tmp_path, capsys, [step])
     assert f"here those of {lost} of 30 prompts" in " ".join(page.split())
-
-
-def test_a_log_without_rewards_is_told_so():
-    step = a_step(0)
-    found = said(step._replace(rewards=torch.full_like(step.rewards, math.nan)))
-    assert found.headline == "Nothing to compare: no rollout of this log has a reward."
-
-
-def test_prompts_without_a_score_are_not_counted_as_having_one():
-    step = a_step(0, prompts=40, confidence=False)
-    entropy = torch.where(step.prompt_index == 0, step.visual_entropy, math.nan)
-    found = said(step._replace(visual_entropy=entropy))
-    assert found.headline == "Too few prompts a step to tell: 1 of 40 have a score, on average."
