@@ -1,9 +1,12 @@
 """Steps of rollouts as a report takes them, and what it adds up of them."""
 
+import json
+
 import numpy as np
 import torch
 
 from durian_adv import durian_components
+from durian_adv.cli import main
 from durian_adv.report.summary import Summary
 from durian_adv.rollout_log import Step
 
@@ -39,3 +42,23 @@ def summed(*steps, buckets=3):
     for step in steps:
         summary.add(step)
     return summary
+
+
+def lines(steps):
+    for step in steps:
+        for i, prompt in enumerate(step.prompt_index.tolist()):
+            row = {"prompt": step.prompts[prompt], "reward": step.rewards[i].item()}
+            if step.name is not None:
+                row["step"] = step.name
+            for score in ("visual_entropy", "confidence"):
+                if getattr(step, score) is not None:
+                    row[score] = getattr(step, score)[i].item()
+            yield json.dumps(row) + "\n"
+
+
+def report(tmp_path, capsys, steps, *options):
+    """The status, the page and what was printed."""
+    (tmp_path / "log.jsonl").write_text("".join(lines(steps)))
+    status = main(["report", str(tmp_path / "log.jsonl"), "--out", str(tmp_path / "out"), *options])
+    page = tmp_path / "out/report.html"
+    return status, page.read_text() if page.exists() else "", capsys.readouterr()

@@ -1,9 +1,8 @@
-"""The page of a report, made as a user makes it."""
+"""The page of a report and the table beside it, made as a user makes them, with blank pictures."""
 
 import csv
-import html.parser
+import inspect
 import itertools
-import json
 import math
 import re
 import sys
@@ -13,80 +12,23 @@ import weakref
 import pytest
 import reference
 import torch
-from steps import a_step, components, summed
+from steps import a_step, components, lines, report, summed
 
-from durian_adv import baselines, rollout_log
+import durian_adv
+from durian_adv import baselines, durian_components, rollout_log
 from durian_adv.cli import main
-from durian_adv.report import figures, verdict
-from durian_adv.report.summary import Summary
+from durian_adv.report import verdict
+from durian_adv.report.figures import Picture
+from durian_adv.report.summary import METHODS, Summary
 
-PNGS = {f"{name}.png" for name in ("pull", "extremes", "difficulty", "buckets", "changes")}
-
-
-def lines(steps):
-    for step in steps:
-        for i, prompt in enumerate(step.prompt_index.tolist()):
-            row = {"prompt": step.prompts[prompt], "reward": step.rewards[i].item()}
-            if step.name is not None:
-                row["step"] = step.name
-            for score in ("visual_entropy", "confidence"):
-                if getattr(step, score) is not None:
-                    row[score] = getattr(step, score)[i].item()
-            yield json.dumps(row) + "\n"
+PICTURES = ("pull", "extremes", "difficulty", "buckets", "changes")
 
 
-def report(tmp_path, capsys, steps, *options):
-    """The status, the page and what was printed."""
-    (tmp_path / "log.jsonl").write_text("".join(lines(steps)))
-    status = main(["report", str(tmp_path / "log.jsonl"), "--out", str(tmp_path / "out"), *options])
-    page = tmp_path / "out/report.html"
-    return status, page.read_text() if page.exists() else "", capsys.readouterr()
-
-
-class Reader(html.parser.HTMLParser):
-    """Tags that are left open, what is loaded, ids."""
-
-    def __init__(self, page):
-        super().__init__()
-        self.open, self.loaded, self.ids = [], [], []
-        self.feed(page)
-
-    def handle_starttag(self, tag, attributes):
-        if tag not in ("meta", "br"):
-            self.open.append(tag)
-        self.loaded += [value for name, value in attributes if name in ("src", "href", "xlink:href", "srcset")]
-        self.ids += [value for name, value in attributes if name == "id"]
-
-    def handle_startendtag(self, tag, attributes):
-        self.handle_starttag(tag, attributes)
-        self.open.pop()
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-
-def test_the_page_is_one_file_that_loads_nothing(tmp_path, capsys):
-    status, page, printed = report(tmp_path, capsys, [a_step(k, k) for k in range(3)])
-    assert status == 0
-    assert {path.name for path in (tmp_path / "out").iterdir()} == PNGS | {"report.html", "steps.csv"}
-    found = Reader(page)
-    assert found.open == []
-    assert all(link.startswith("#") for link in found.loaded)
-    assert {link[1:] for link in found.loaded} <= set(found.ids)
-    assert len(found.ids) == len(set(found.ids))
-    assert not re.search(r"url\((?!#)|@import|<script", page)
-    for used in set(re.findall(r"var\((--[a-z-]+)", page)):
-        assert len(re.findall(rf"{used}: #", page)) == 2, used  # in light and in dark
-    drawn = page[page.index("<svg") : page.rindex("</svg>")]
-    assert set(re.findall(r"#[0-9a-f]{6}\b", drawn)) <= {"#000000"}  # every colour is the page's
-    headline = verdict.verdict(summed(*(a_step(k, k) for k in range(3)), buckets=12)).headline
-    assert headline in page
-    assert printed.out == f"{headline}\n{tmp_path}/out/report.html\n"
-
-
-def test_the_same_log_gives_the_same_page(tmp_path, capsys):
-    pages = [report(tmp_path, capsys, [a_step(k, k) for k in range(3)])[1] for _ in range(2)]
-    assert pages[0] == pages[1]
+@pytest.fixture(autouse=True)
+def undrawn(monkeypatch):
+    """Blank pictures: drawing takes a hundred times as long as all the rest of a page."""
+    blank = {name: Picture(name, "", "<svg></svg>") for name in PICTURES}
+    monkeypatch.setattr("durian_adv.report.figures.draw", lambda summary, folder: blank)
 
 
 def test_the_table_beside_the_page_has_every_step(tmp_path, capsys):
@@ -112,15 +54,6 @@ def test_what_a_step_does_not_have_is_an_empty_cell(tmp_path, capsys):
     assert second["scored, visual_entropy"] == ""
 
 
-def test_steps_are_drawn_by_their_numbers_and_names_in_the_order_of_the_log():
-    assert figures._steps(summed(a_step(0, 5), a_step(1, 1))) == ([1, 0], [1.0, 5.0], "step")
-    assert figures._steps(summed(a_step(0, "b"), a_step(1, "a"))) == (
-        [0, 1],
-        [1.0, 2.0],
-        "steps, in the order of the log",
-    )
-
-
 def test_the_options_reach_the_method(tmp_path, capsys):
     steps = [a_step(0)]
     options = ("--weights", "1", "0", "0", "--num-confidence-buckets", "2", "--eps", "0.5", "--success-threshold", "2")
@@ -141,50 +74,6 @@ def test_names_of_prompts_are_text(tmp_path, capsys):
     assert "<script" not in page
     assert "&lt;script&gt;alert(" in page
     assert "long long…" in page
-
-
-@pytest.mark.parametrize(
-    "steps",
-    [
-        [a_step(0, None, prompts=1, width=1)],
-        [a_step(0, None, prompts=1)],
-        [a_step(0, None, entropy=False, confidence=False)],
-        [a_step(0, "a"), a_step(1, "c"), a_step(2, "b", entropy=False)],
-        [a_step(5, 5), a_step(1, 1)],
-        [a_step(0, 0)._replace(rewards=torch.full((240,), math.nan, dtype=torch.float64))],
-        [a_step(0, 0)._replace(rewards=a_step(0).rewards * 1e308)],
-        [a_step(0, 0)._replace(rewards=(a_step(0).rewards > 0.5) * 5e-324)],
-        [a_step(0, 0)._replace(rewards=torch.rand(240, dtype=torch.float64))],
-        [a_step(0, None, prompts=200, width=20)],
-        [a_step(k, k, prompts=2, width=2, entropy=False) for k in range(70)],
-        [a_step(0, 0, prompts=30, width=4), a_step(1, 1, prompts=30, width=5)],
-    ],
-    ids=(
-        "one rollout",
-        "one prompt",
-        "no scores",
-        "steps with names",
-        "unordered steps",
-        "no rewards",
-        "largest numbers",
-        "smallest numbers",
-        "continuous rewards",
-        "many rollouts",
-        "many steps",
-        "groups of two sizes",
-    ),
-)
-def test_a_log_at_the_edges_has_a_page_without_a_warning(tmp_path, capsys, steps):
-    status, page, printed = report(tmp_path, capsys, steps)
-    assert (status, printed.err) == (0, "")
-    words = re.findall(r"[\w.]+", re.sub(r"<style.*?</style>|<[^>]*>", " ", page, flags=re.DOTALL))
-    assert not {"nan", "inf", "None"} & set(words)
-    assert Reader(page).open == []
-
-
-def test_more_buckets_than_bars_are_a_line(tmp_path, capsys):
-    _, page, _ = report(tmp_path, capsys, [a_step(0, prompts=120)], "--num-confidence-buckets", "60")
-    assert "60 buckets of confidence" in page
 
 
 def test_a_log_without_steps_is_cut_and_keys_are_named(tmp_path, capsys):
@@ -247,14 +136,6 @@ def test_a_missing_package_is_named(tmp_path, capsys, monkeypatch):
     assert "pip install 'durian-adv[report]'" in capsys.readouterr().err
 
 
-def test_many_steps_are_joined_to_means():
-    assert figures._joined(range(10)) == list(range(10))
-    joined = figures._joined(range(1000))
-    assert len(joined) <= figures.DRAWN_STEPS
-    assert joined[:2] == [1.0, 4.0]
-    assert figures._joined([]) == []
-
-
 @pytest.mark.parametrize(
     ("scale", "header"),
     [
@@ -274,56 +155,79 @@ def test_the_head_of_the_page_says_what_the_rewards_are(tmp_path, capsys, scale,
     assert header.replace("SHARE", share) in text
 
 
-def test_what_goes_by_correctness_is_left_out_where_it_is_not_known(tmp_path, capsys):
-    step = a_step(0)
-    _, page, _ = report(tmp_path, capsys, [step])
-    assert {path.name for path in (tmp_path / "out").glob("*.png")} == PNGS
-    for words in (
-        "one rollout correct",
-        "<th>correct</th>",
-        "<th>extreme</th>",
-        "share of all wrong",
-        "and extreme ones",
-    ):
-        assert words in page
-    _, page, _ = report(tmp_path, capsys, [step._replace(rewards=step.rewards + 1)])
-    assert {path.name for path in (tmp_path / "out").glob("*.png")} == {"buckets.png", "changes.png"}
-    for words in (
-        "one rollout correct",
-        "<th>correct</th>",
-        "<th>extreme</th>",
-        "share of all wrong",
-        "and extreme ones",
-    ):
-        assert words not in page
-    assert "cannot be told without knowing which rollouts are" in page
-    assert "cannot be said without knowing which rollouts are correct" in page
-
-
-def test_one_prompt_has_nothing_to_be_compared_with(tmp_path, capsys):
-    steps = [a_step(k, k, prompts=1, width=5) for k in range(3)]
-    _, page, _ = report(tmp_path, capsys, steps)
-    assert not list((tmp_path / "out").glob("*.png"))
-    assert "without knowing which" not in page
-    assert "15 rollouts of 3 prompts in 3 steps, 1 prompt a step" in " ".join(page.split())
-    assert "1 bucket of confidence: 1 prompt in it, far too few" in page
-    assert "(<code>--num-confidence-buckets</code>, <code>--entropy-quantiles</code>)" in page
-    _, page, _ = report(tmp_path, capsys, [steps[0]._replace(name=None)])
-    assert "5 rollouts of 1 prompt;" in " ".join(page.split())
-
-
-def test_durian_without_scores_is_drawn_as_grpo(tmp_path, capsys):
-    _, page, _ = report(tmp_path, capsys, [a_step(0, entropy=False, confidence=False)])
-    assert {path.name for path in (tmp_path / "out").glob("*.png")} == {"pull.png", "extremes.png"}
-    assert "GRPO (and Durian, without scores)</text>" in page
-    _, page, _ = report(tmp_path, capsys, [a_step(0)])
-    assert "without scores" not in page
-    assert ">Durian</text>" in page
-
-
 def test_the_page_counts_the_prompts_without_signal(tmp_path, capsys):
     step = a_step(0)
     outcomes = reference.outcomes(step.rewards.numpy(), prompt_index=step.prompt_index.numpy())
     lost = sum(kind == "none" for *_, kind in outcomes)
     _, page, _ = report(tmp_path, capsys, [step])
     assert f"here those of {lost} of 30 prompts" in " ".join(page.split())
+
+
+def cells(page):
+    """The rows of the page's tables, by their first cell."""
+    rows = (re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in re.findall(r"<tr>(.*?)</tr>", page, re.DOTALL))
+    return {first: others for first, *others in rows}
+
+
+def test_each_kind_of_prompt_has_its_count_and_its_share_under_each_method(tmp_path, capsys):
+    steps = [a_step(k, k) for k in range(3)]
+    found, summary = cells(report(tmp_path, capsys, steps)[1]), summed(*steps, buckets=12)
+    for label, kind in (
+        ("one rollout correct", "extreme_failure"),
+        ("others with signal", "other"),
+        ("one rollout wrong", "extreme_success"),
+    ):
+        shares = [verdict.percent(summary.mean(f"{kind}, {method}")) for method in METHODS]
+        assert found[label] == [str(summary.kinds[kind]), *shares]
+    assert found["no signal: all rewards equal"] == [str(summary.kinds["no_signal"]), "0%", "0%", "0%", "0%"]
+
+
+def test_the_page_tells_the_log_the_settings_and_the_lines_it_draws(tmp_path, capsys):
+    _, page, _ = report(tmp_path, capsys, [a_step(0)], "--confidence-reduction", "mean", "--eps", "0.5")
+    text = " ".join(re.sub(r"<style.*?</style>|<[^>]*>", "", page, flags=re.DOTALL).split())
+    assert f"durian-adv report of {tmp_path / 'log.jsonl'}:" in text
+    default = {name: each.default for name, each in inspect.signature(durian_components).parameters.items()}
+    settings = {name: default[name] for name in ("weights", "entropy_quantiles", "num_confidence_buckets")}
+    settings |= {"eps": 0.5, "correction": 1, "success_threshold": 0.5, "confidence_reduction": "mean"}
+    told = ", ".join(f"{name}={value}" for name, value in settings.items())
+    assert f"the settings{told}; durian-adv {durian_adv.__version__}." in text
+    assert f"Under {verdict.NEAR:.0f}° this page says “hardly”, from {verdict.FAR:.0f}° on “clearly”" in text
+    assert f"Under {verdict.ENOUGH} a bucket on average; under {verdict.FEW}, far too few" in text
+    assert f"at least {verdict.CHANCE} times as much as shuffled ones" in text
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 30])
+def test_no_more_than_thirty_steps_are_all_shown(tmp_path, capsys, steps):
+    _, page, _ = report(tmp_path, capsys, [a_step(k, k, prompts=4) for k in range(steps)])
+    assert re.findall(r"<tr><td>(\d+)</td><td>4</td>", page) == [str(k) for k in range(steps)]
+    assert "All numbers are in" in " ".join(page.split())
+
+
+def test_one_prompt_is_not_asked_whether_its_difficulty_is_measured(tmp_path, capsys):
+    for prompts in (1, 2):
+        _, page, _ = report(tmp_path, capsys, [a_step(0, prompts=prompts, width=40)])
+        assert ("Is difficulty measured?" in page) == (prompts > 1)
+    assert "Is difficulty measured?" not in report(tmp_path, capsys, [a_step(0, entropy=False, confidence=False)])[1]
+    assert "Is difficulty measured?" in report(tmp_path, capsys, [a_step(0, entropy=False)])[1]
+
+
+def test_long_numbers_are_parted_and_long_names_cut(tmp_path, capsys):
+    step = a_step(0, prompts=130)._replace(prompts=[f"{i:0100}" if i % 2 else f"{i:0101}" for i in range(130)])
+    _, page, _ = report(tmp_path, capsys, [step])
+    assert "1,040 rollouts of" in page
+    shown = re.findall(r'<td class="name">(.*?)</td>', page)
+    assert {(len(name), name.endswith("…")) for name in shown} == {(100, False), (101, True)}
+
+
+def test_options_in_a_sentence_are_set_as_code_and_what_is_around_them_is_text(tmp_path, capsys):
+    step = a_step(0)
+    _, page, _ = report(tmp_path, capsys, [step._replace(rewards=step.rewards + 1)])
+    assert "set <code>--success-threshold</code></strong>" in page
+
+
+def test_a_terminal_sees_how_far_the_log_has_been_read(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    told = report(tmp_path, capsys, [a_step(k, k) for k in range(3)])[2].err
+    size = (tmp_path / "log.jsonl").stat().st_size
+    assert f"steps: 3: 100%|{'█' * 10}| {size / 1000:.1f}k/{size / 1000:.1f}k [" in told
+    assert "B/s]" in told

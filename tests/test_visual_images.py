@@ -153,6 +153,12 @@ BROKEN = {
 }
 
 
+def test_a_path_is_named_and_the_text_of_a_data_url_is_not():
+    _, ((_, _, path), (_, _, url)) = score(["a" * 300, "data:text/plain,hello"], shared_encoder())
+    assert path.startswith(f"{'a' * 200}: OSError")
+    assert url.startswith("ValueError: expected a data URL in base64, got 'data:text/plain'")
+
+
 @pytest.mark.parametrize("kind", BROKEN)
 def test_what_cannot_be_read_is_reported_and_nan_and_its_neighbours_are_untouched(kind):
     cell, why = BROKEN[kind]

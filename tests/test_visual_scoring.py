@@ -54,6 +54,24 @@ def test_images_wait_for_others_of_their_size_but_not_forever():
     assert two.batches == [4, 4]
 
 
+def test_where_too_many_wait_the_fullest_batch_goes_first():
+    # eight batches of four: ten sizes, three images of each, then two more of another size
+    cells = [crop(i, (33 + i // 3, 64)) for i in range(30)] + [crop(i, (50, 64)) for i in range(30, 32)]
+    encoder = Counting(grouped=True)
+    found = row_entropies(cells, encoder, {}, **{**OPTIONS, "batch_size": 4})
+    first = [next(found)[0] for _ in range(3)]
+    assert encoder.batches == [3]
+    assert first == [0, 1, 2]
+    assert sorted(row for row, _ in found) == list(range(3, 32))
+    assert encoder.batches == [3] * 10 + [2]
+
+
+def test_a_row_of_many_images_is_encoded_in_batches():
+    values, told = score([[crop(i) for i in range(7)]], encoder := Counting(), batch_size=2)
+    assert (encoder.batches, told) == ([2, 2, 2, 1], [])
+    assert values == pytest.approx([sum(entropy(crop(i)) for i in range(7)) / 7], abs=1e-6)
+
+
 # --- the cache --------------------------------------------------------------------------------------
 
 

@@ -32,7 +32,7 @@ def write(
         lstrip_blocks=True,
     )
     environment.filters.update(
-        share=_share, short=_short, number=_number, counted=_counted, reward=_reward, with_code=_with_code
+        share=verdict.percent, short=_short, number=_number, counted=_counted, reward=_reward, with_code=_with_code
     )
     found = verdict.verdict(summary)
     page = environment.get_template("page.html.jinja").render(
@@ -80,10 +80,6 @@ def _steps(summary: Summary) -> list[tuple[Any, dict[str, float]]]:
     return [
         (summary.names[place], {name: values[place] for name, values in summary.columns.items()}) for place in places
     ]
-
-
-def _share(value: float) -> str:
-    return f"{value:.0%}" if value >= 0.0995 or value == 0 else f"{value:.1%}"
 
 
 def _number(value: float) -> str:
