@@ -1,5 +1,6 @@
 """The command, run as a user runs it."""
 
+import argparse
 import json
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 import durian_adv
-from durian_adv.cli import main
+from durian_adv.cli import COMMANDS, main
 from durian_adv.diagnostics import durian_metrics
 
 
@@ -154,3 +155,25 @@ def test_the_parser_says_its_name_its_version_and_what_it_is_for(capsys):
             assert durian_adv.__doc__ in " ".join(out.split())
         else:
             assert "durian-adv: error: the following arguments are required: command" in err
+
+
+def test_the_help_has_each_command_and_each_option_says_what_it_is_for(capsys):
+    parser = argparse.ArgumentParser()
+    commands = parser.add_subparsers()
+    for command in COMMANDS:
+        command.add(commands)
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    listed = capsys.readouterr().out.partition("{curate,entropy,metrics,preflight,report}\n")[2].splitlines()
+    told = {name: text for line in listed for name, _, text in [line.strip().partition(" ")] if text}
+    for name, command in commands.choices.items():
+        assert is_a_fragment(told[name].strip()), name
+        assert command.description[0].isupper(), name
+        assert command.description.endswith("."), name
+        for action in command._actions:
+            assert is_a_fragment(action.help), (name, action.dest)
+
+
+def is_a_fragment(text):
+    """House style of a help text: it goes on where the name of the option ends, and is no sentence."""
+    return not text[0].isupper() and text == text.strip(" .")

@@ -29,6 +29,7 @@ def folder(tmp_path):
     """Photographs, one twice, one broken, and something else."""
     home = tmp_path / "photos"
     (home / "more").mkdir(parents=True)
+    (home / "album.png").mkdir()
     for i in range(4):
         crop(i).save(home / f"{i}.png")
     crop(0).save(home / "more" / "again.PNG")
@@ -94,6 +95,19 @@ def test_json_lines_come_back_as_they_were_with_a_key_more(folder, tmp_path):
             row = {**row, "extra_info": row["extra_info"] or {}}
         assert found == row
         assert list(found) == list(row)
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_the_column_of_images_and_the_folder_of_their_paths_can_be_named(folder, tmp_path, suffix):
+    table, out = tmp_path / f"in{suffix}", tmp_path / "out.json"
+    pictures = {"pictures": ["0.png"], "image": ["1.png"]}
+    if suffix == ".jsonl":
+        table.write_text(json.dumps(pictures))
+    else:
+        pyarrow.parquet.write_table(pa.table(pictures), table)
+    where = ["--images", "pictures", "--image-root", str(folder)]
+    assert main(["entropy", str(table), str(out), "--device", "cpu", *where, *FLAGS]) == 0
+    assert json.loads(out.read_text()) == {"0.png": pytest.approx(entropy(crop(0)), abs=1e-6)}
 
 
 @pytest.mark.parametrize("extra", ["none", "struct", "made", "no struct"])
@@ -234,6 +248,16 @@ def test_a_cache_of_ones_own_serves_other_data_sets_and_other_encoders_do_not_us
         (lambda p: None, ["none", "out.jsonl"], "none: expected a folder or a file, got nothing there"),
         (lambda p: (p / "in.csv").write_text("a"), ["in.csv", "out.csv"], "in.csv: expected a name that ends in"),
         (lambda p: (p / "in").mkdir(), ["in", "out.jsonl"], "in: expected a folder with images, got none"),
+        (
+            lambda p: ((p / "in").mkdir(), (p / "in/\udcff.png").touch()),
+            ["in", "out.jsonl"],
+            "in: expected paths in UTF-8, got '\\udcff.png'",
+        ),
+        (
+            lambda p: ((p / "in").mkdir(), (p / "in/x.png").touch()),
+            ["in", "out.csv"],
+            "out.csv: expected a name with .parquet or .jsonl for this input, or with .json",
+        ),
         (
             lambda p: (p / "in.jsonl").write_text("{"),
             ["in.jsonl", "o.jsonl"],

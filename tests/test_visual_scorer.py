@@ -78,6 +78,8 @@ def test_an_arrow_table_keeps_its_types_and_gets_a_column_more():
         (lambda: load_encoder(size=16), "size: expected at least 32 pixels"),
         (lambda: load_encoder(features="all"), "features: expected one of"),
         (lambda: load_encoder(dtype="float8"), "dtype: expected one of"),
+        (lambda: load_encoder(device="gpu"), r"device: expected one of this machine, got gpu \(Expected one of cpu"),
+        (lambda: load_encoder(device="cuda:99"), r"device: expected one of this machine, got cuda:99 \("),
         (lambda: load_encoder(min_pixels=0), "min_pixels: expected at least 1 pixel, got 0"),
         (lambda: load_encoder(min_pixels=9, max_pixels=8), "min_pixels: expected at most max_pixels, 8, got 9"),
         (lambda: load_encoder(max_pixels=8), "expected none with efficientnet-lite0, which takes size"),
