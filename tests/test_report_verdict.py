@@ -8,6 +8,7 @@ import torch
 from steps import a_step, components, summed
 
 from durian_adv.report import verdict
+from durian_adv.report.summary import Tenth
 from durian_adv.rollout_log import Step
 
 
@@ -112,3 +113,177 @@ def test_prompts_without_a_score_are_not_counted_as_having_one():
     entropy = torch.where(step.prompt_index == 0, step.visual_entropy, math.nan)
     found = said(step._replace(visual_entropy=entropy))
     assert found.headline == "Too few prompts a step to tell: 1 of 40 have a score, on average."
+
+
+# --- where the lines are ----------------------------------------------------------------------------
+
+
+def by_title(found):
+    return {finding.title: finding for finding in found.findings}
+
+
+@pytest.mark.parametrize(
+    ("grpo", "batch", "words", "much"),
+    [
+        (5.9, 1.0, "hardly anything", False),
+        (6.0, 2.9, "a little", True),
+        (6.0, 3.0, "a little", False),
+        (14.9, 20.0, "a little", False),
+        (15.0, 7.0, "clearly", True),
+    ],
+)
+def test_angles_part_hardly_from_a_little_from_clearly_and_half_an_angle_is_much(monkeypatch, grpo, batch, words, much):
+    summary = summed(a_step(0, prompts=60))
+    angles = {("Durian", "GRPO"): grpo, ("Durian", "batch std"): batch}
+    monkeypatch.setattr(summary, "angle", lambda *methods: angles[methods])
+    found = verdict.verdict(summary)
+    assert words in found.headline
+    assert f"{grpo:.0f}° apart (cosine {math.cos(math.radians(grpo)):.3f};" in found.because
+    changed = verdict.percent(summary.notable / summary.compared)
+    assert f"{changed} of the prompts that have signal would be pulled at least 25% harder" in found.because
+    first = found.findings[0]
+    assert first.tone == ("careful" if much else "plain")
+    assert first.title.startswith("Much of this change" if much else f"Durian is {batch:.0f}° from batch std")
+    assert f"is {batch:.0f}° from Durian, nearer than GRPO's {grpo:.0f}°" in first.text or not much
+
+
+@pytest.mark.parametrize(
+    ("prompts", "tone", "size"),
+    [
+        (4, "careful", "2 buckets of confidence: about 2 prompts in each, few"),
+        (19, "careful", "2 buckets of confidence: about 10 prompts in each, few"),
+        (20, "good", "2 buckets of confidence: about 10 prompts in each"),
+    ],
+)
+def test_a_bucket_of_two_prompts_is_not_far_too_few_and_one_of_ten_is_enough(prompts, tone, size):
+    found = said(a_step(0, prompts=prompts, entropy=False), buckets=2)
+    assert "Too few" not in found.headline
+    assert by_title(found)[size].tone == tone
+    assert f"smallest held {prompts // 2}." in by_title(found)[size].text
+
+
+def test_too_few_prompts_are_told_with_what_is_known_without_more():
+    found = said(a_step(3, prompts=3), buckets=12)
+    assert [finding.title.partition(":")[0] for finding in found.findings][1:] == [
+        "3 buckets of visual entropy",
+        "3 buckets of confidence",
+    ]
+    assert "careful: 3 buckets of confidence: 1 prompt in each, far too few" in titles(found)
+    halves = said(a_step(3, prompts=3, entropy=False), buckets=2)
+    assert "careful: 2 buckets of confidence: 1.5 prompts in each, far too few" in titles(halves)
+    assert len(said(a_step(0, entropy=False, confidence=False)).findings) == 1
+
+
+def test_extreme_prompts_have_their_share_of_the_update():
+    step = a_step(0)
+    summary = summed(step)
+    (found,) = (finding for finding in verdict.verdict(summary).findings if finding.title.startswith("Extreme"))
+    grpo, durian = (
+        verdict.percent(summary.mean(f"extreme_failure, {method}") + summary.mean(f"extreme_success, {method}"))
+        for method in ("GRPO", "Durian")
+    )
+    assert found.title == f"Extreme groups are {verdict.percent(summary.mean('extreme_ratio'))} of those with signal"
+    assert f"They carry {grpo} of the update under GRPO, and {durian} under Durian." in found.text
+    (alone,) = said(a_step(0, entropy=False, confidence=False)).findings
+    assert f"They carry {grpo} of the update under GRPO. " in alone.text
+    half = torch.tensor([1.0, 0.0]).double().repeat(120)
+    none = by_title(said(step._replace(rewards=half)))["Extreme groups are 0% of those with signal"]
+    assert none.text.startswith("No prompt has exactly one right or one wrong rollout")
+
+
+@pytest.mark.parametrize(("times", "tone"), [(1.0, "good"), (1.05, "good"), (1.06, "careful")])
+def test_a_largest_advantage_that_exceeds_grpo_s_by_a_twentieth_is_no_worry(times, tone):
+    summary = summed(a_step(0, prompts=60), a_step(1, 1, prompts=60))
+    summary.columns["largest, GRPO"][1] = 10.0
+    summary.columns["largest, Durian"][0] = 10.0 * times
+    found = by_title(verdict.verdict(summary))
+    title = {
+        "good": f"Durian's largest advantage is {10 * times:.1f}, GRPO's 10.0",
+        "careful": f"Durian's largest advantage, {10 * times:.1f}, exceeds GRPO's, 10.0",
+    }[tone]
+    assert found[title].tone == tone
+
+
+@pytest.mark.parametrize(
+    ("real", "chance", "told"), [(0.375, 0.25, True), (0.374, 0.25, False), (0.01, 0.0, True), (0.009, 0.0, False)]
+)
+def test_stds_that_differ_by_half_as_much_again_as_by_chance_are_none(real, chance, told):
+    summary = summed(a_step(0, prompts=60))
+    summary.columns["spread, confidence"][0] = real
+    summary.columns["spread by chance, confidence"][0] = chance
+    more, hardly = (f"Buckets of confidence differ {how} chance" for how in ("by more than", "hardly more than by"))
+    found = by_title(verdict.verdict(summary))
+    finding = found[more if told else hardly]
+    assert (more in found, finding.tone) == (told, "good" if told else "careful")
+    assert f"Stds of buckets differ by {verdict.percent(real)};" in finding.text
+    assert f"they still differ by {verdict.percent(chance)}." in finding.text
+
+
+@pytest.mark.parametrize("score", ["visual_entropy", "confidence"])
+@pytest.mark.parametrize(
+    ("accuracies", "error", "what"),
+    [
+        ((0.25, 0.75), 0.2, "does not tell hard prompts from easy ones"),  # 0.5 is twice 0.25, of 0.15 and 0.2
+        ((0.25, 0.75), 0.19, "up"),
+        ((0.75, 0.25), 0.19, "down"),
+    ],
+)
+def test_accuracies_of_the_outer_tenths_differ_by_more_than_twice_their_standard_error(
+    monkeypatch, score, accuracies, error, what
+):
+    summary = summed(a_step(0, prompts=60))
+    low, high = (Tenth(6, accuracy, spread, 0.1) for accuracy, spread in zip(accuracies, (0.15, error), strict=True))
+    empty = Tenth(0, 0.0, 0.0, 0.0)
+    monkeypatch.setattr(summary, "tenths", lambda of: [empty, low, Tenth(6, 0.5, 0.0, 0.0), high, empty])
+    found = by_title(verdict.verdict(summary))
+    name, as_expected = verdict.CALLED[score].capitalize(), "up" if score == "confidence" else "down"
+    if what in ("up", "down"):
+        what, tone = (
+            ("tells hard prompts from easy ones", "good")
+            if what == as_expected
+            else ("points the other way", "careful")
+        )
+    else:
+        tone = "careful"
+    finding = found[f"{name} {what}"]
+    assert finding.tone == tone
+    assert f"Accuracy is {accuracies[0]:.0%} in the lowest tenth of prompts and {accuracies[1]:.0%} in" in finding.text
+    if "other" in what:
+        harder = "easier" if score == "confidence" else "harder"
+        assert f"expects prompts of high {verdict.CALLED[score]} to be {harder}." in finding.text
+
+
+def test_a_missing_score_leaves_its_component_out():
+    for score, component in (("visual_entropy", "perceptual"), ("confidence", "reasoning")):
+        step = a_step(0, prompts=60)._replace(**{score: None})
+        finding = by_title(said(step))[f"No {verdict.CALLED[score]} in this log"]
+        assert finding.text.startswith(f"Durian's {component} component is left out")
+
+
+def test_a_verdict_is_made_of_sentences():
+    step = a_step(0)
+    steps = [
+        step,
+        a_step(0, prompts=200),
+        a_step(3, prompts=3),
+        a_step(0, entropy=False),
+        a_step(0, entropy=False, confidence=False),
+        step._replace(rewards=step.rewards + 1),
+        step._replace(rewards=torch.ones(240).double()),
+        step._replace(rewards=torch.full((240,), math.nan).double()),
+        step._replace(confidence=torch.zeros(240).double()),
+    ]
+    for found in map(said, steps):
+        for text in (found.headline, found.because, *(finding.text for finding in found.findings)):
+            assert text[0].isupper() or text[0].isdigit()
+            assert text.endswith(".")
+        assert {finding.tone for finding in found.findings} <= {"plain", "good", "careful"}
+        assert not [finding.title for finding in found.findings if finding.title.endswith(".")]
+    assert [len(said(each).findings) for each in steps[-3:-1]] == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("share", "text"), [(0.0, "0%"), (0.0004, "0.0%"), (0.0994, "9.9%"), (0.0995, "10%"), (0.25, "25%"), (1.0, "100%")]
+)
+def test_small_shares_have_a_decimal(share, text):
+    assert verdict.percent(share) == text
