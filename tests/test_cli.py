@@ -78,15 +78,42 @@ def test_metrics_of_a_log_are_those_of_the_library_step_by_step(tmp_path, capsys
         assert json.loads(line) == {"step": step} | durian_metrics(parts, rewards[step], prompt_index=index)
 
 
+@pytest.mark.parametrize(
+    ("options", "given"),
+    [
+        ([], {}),
+        (["--weights", "1", "2", "3"], {"weights": (1.0, 2.0, 3.0)}),
+        (["--entropy-quantiles", "0.2", "0.5", "0.9"], {"entropy_quantiles": (0.2, 0.5, 0.9)}),
+        (["--num-confidence-buckets", "3"], {"num_confidence_buckets": 3}),
+        (["--eps", "0.25"], {"eps": 0.25}),
+        (["--correction", "0"], {"correction": 0}),
+        (["--correction", "1"], {}),
+    ],
+)
+def test_each_option_reaches_the_library(tmp_path, capsys, options, given):
+    generator = torch.Generator().manual_seed(1)
+    rewards, entropy, confidence = torch.rand(3, 40, generator=generator, dtype=torch.float64)
+    entropy, confidence, index = entropy[:8].repeat(5), confidence[:8].repeat(5), torch.arange(40) % 8
+    columns = {"prompt": index, "reward": rewards, "visual_entropy": entropy, "confidence": confidence}
+    rows = zip(*(column.tolist() for column in columns.values()), strict=True)
+    log = write(tmp_path / "log", [dict(zip(columns, row, strict=True)) for row in rows])
+    status, out, err = run(capsys, "metrics", log, *options)
+    parts = durian_adv.durian_components(
+        rewards, visual_entropy=entropy, confidence=confidence, prompt_index=index, **given
+    )
+    assert (status, err) == (0, "")
+    assert json.loads(out) == durian_metrics(parts, rewards, prompt_index=index)
+
+
 def test_a_null_reward_is_an_invalid_rollout_and_a_null_score_an_unknown_one(tmp_path, capsys):
     rollouts = [
         {"prompt": 1, "reward": 1, "visual_entropy": 2.0},
         {"prompt": 1, "reward": None, "visual_entropy": None},
         {"prompt": 1, "reward": False},
     ]
-    status, out, _ = run(capsys, "metrics", write(tmp_path / "log", rollouts))
+    status, out, err = run(capsys, "metrics", write(tmp_path / "log", rollouts))
     found = json.loads(out)
-    assert status == 0
+    assert (status, err) == (0, "durian-adv metrics: no rollout has confidence, its component is left out\n")
     assert "step" not in found
     assert found["durian/rollouts"] == 2
     assert found["durian/visual_entropy_mean"] == 2

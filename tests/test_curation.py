@@ -363,6 +363,34 @@ def test_the_command_splits_the_rows_of_a_dataset_and_keeps_them_as_they_are(tmp
     assert lines(tmp_path / "2.jsonl") == [{**rows[0], "accuracy": 0.125}, {**rows[3], "accuracy": 0.0}]
 
 
+@pytest.mark.parametrize(
+    ("options", "given"),
+    [
+        ([], {}),
+        (["--band", "0.3", "0.7"], {"band": (0.3, 0.7)}),
+        (["--cut", "0.7"], {"cut": 0.7}),
+        (["--keep", "certain", "--band", "0", "0.95"], {"keep": "certain", "band": (0.0, 0.95)}),
+        (["--keep", "possible"], {"keep": "possible"}),
+        (["--keep", "estimate"], {}),
+        (["--confidence-level", "0.5"], {"confidence_level": 0.5}),
+        (["--method", "wilsoncc"], {"method": "wilsoncc"}),
+        (["--method", "exact"], {"method": "exact"}),
+        (["--method", "wilson"], {}),
+    ],
+)
+def test_each_option_reaches_the_library(tmp_path, options, given):
+    correct = [0, 1, 3, 4, 6, 8]
+    log = samplings(tmp_path / "log.jsonl", [(i, k < right) for i, right in enumerate(correct) for k in range(8)])
+    out = [tmp_path / "1.jsonl", tmp_path / "2.jsonl"]
+    assert main(["curate", log, *map(str, out), *options]) == 0
+    found = curate(correct, samplings=8, **given)
+    columns = ("samplings", "correct", "accuracy", "low", "high")
+    numbers = zip(*(getattr(found, name).tolist() for name in columns), strict=True)
+    rows = [{"prompt": i} | dict(zip(columns, row, strict=True)) for i, row in enumerate(numbers)]
+    for stage, path in zip(("stage_1", "stage_2"), out, strict=True):
+        assert lines(path) == [row for row, fate in zip(rows, found.fate, strict=True) if fate == stage]
+
+
 def test_the_prompt_of_a_rollout_log_is_its_step_and_its_number(tmp_path, capsys):
     log = tmp_path / "rollouts.jsonl"
     rows = [{"step": step, "prompt": 0, "reward": float(k < 3 * step)} for step in (1, 2) for k in range(8)]
