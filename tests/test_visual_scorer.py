@@ -5,8 +5,11 @@ from __future__ import annotations
 import logging
 import math
 import pickle
+import sys
+import types
 from collections import UserDict
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import torch
@@ -14,6 +17,7 @@ from photographs import crop, encoded
 from small_encoder import SMALL, Counting, entropy, score
 
 from durian_adv.visual import EntropyScorer, load_encoder
+from durian_adv.visual.efficientnet import encode_images, load_network
 
 
 def test_the_scorer_adds_a_column_to_a_plain_batch_and_returns_it_alone_for_other_mappings():
@@ -72,10 +76,16 @@ def test_an_arrow_table_keeps_its_types_and_gets_a_column_more():
         (lambda: EntropyScorer(batch_size=0), "batch_size: expected at least 1 image"),
         (lambda: EntropyScorer(batch_size="8"), "batch_size: expected a number of images"),
         (lambda: EntropyScorer(**SMALL)({"text": ["?"]}), "images: expected a column 'images' or 'image', got text"),
+        (lambda: EntropyScorer(**SMALL)({"a": [], "b": []}), "images: expected a column 'images' or 'image', got a, b"),
+        (lambda: EntropyScorer(**SMALL)({}), "images: expected a column 'images' or 'image', got none"),
         (lambda: EntropyScorer(images="x", **SMALL)({"image": []}), "images: expected a column 'x', got image"),
-        (lambda: EntropyScorer(**SMALL)([1]), "batch: expected an Arrow table or a mapping of columns, got list"),
+        (
+            lambda: EntropyScorer(**SMALL)([1]),
+            r"batch: expected an Arrow table or a mapping of columns, got list \(batch_format='pyarrow'\)$",
+        ),
         (lambda: load_encoder(layer="stem"), "layer: expected one of"),
-        (lambda: load_encoder(size=16), "size: expected at least 32 pixels"),
+        (lambda: load_encoder(size=31), "size: expected at least 32 pixels, got 31"),
+        (lambda: load_encoder(size="32"), "size: expected a number of pixels, got str"),
         (lambda: load_encoder(features="all"), "features: expected one of"),
         (lambda: load_encoder(dtype="float8"), "dtype: expected one of"),
         (lambda: load_encoder(device="gpu"), r"device: expected one of this machine, got gpu \(Expected one of cpu"),
@@ -119,3 +129,62 @@ def test_images_are_brought_between_two_numbers_of_pixels_first(size, seen):
 def test_an_encoder_on_a_gpu_by_default_where_there_is_one():
     place = next(load_encoder(**SMALL)._network.parameters()).device.type
     assert place == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [("stride8", (40, 16, 16)), ("stride16", (112, 8, 8)), ("stride32", (320, 4, 4)), ("head", (1280, 4, 4))],
+)
+def test_a_layer_has_its_features_of_patches(layer, shape):
+    images = [np.asarray(crop(number, (128, 128))) for number in (0, 1)]
+    network = load_network(layer)
+    assert not network.training
+    assert not any(parameter.requires_grad for parameter in network.parameters())
+    pixels = torch.tensor(np.stack(images)).movedim(-1, 1).double()
+    features = encode_images(network, images)
+    assert features.shape == (2, *shape)
+    assert torch.equal(features, network(((pixels - 127) / 128).float()))  # as the network was trained
+
+
+def test_encoders_are_named_by_all_that_entropies_depend_on():
+    assert load_encoder().name == EntropyScorer().load()[0].name == "efficientnet-lite0, head, 448 px"
+    assert load_encoder(layer="stride16", size=32).name == "efficientnet-lite0, stride16, 32 px"
+    limited = load_encoder(resize_first=(64, 100), **SMALL)
+    assert limited.name == "efficientnet-lite0, stride8, 64 px, resized to 64 to 100 pixels first"
+
+
+def test_a_model_of_transformers_gets_its_options(monkeypatch):
+    adapter = types.ModuleType("adapter")  # the real one is tested beside transformers, in tests/entropy
+    adapter.TransformersEncoder = lambda *given: types.SimpleNamespace(name=given)
+    monkeypatch.setitem(sys.modules, "durian_adv.adapters.transformers_encoder", adapter)
+    options = {"features": "projected", "device": "cpu", "dtype": "bfloat16", "min_pixels": 9, "max_pixels": 9}
+    expected = ("some/model", "projected", torch.device("cpu"), torch.bfloat16, 9, 9)
+    assert load_encoder("some/model", **options).name == expected
+    assert EntropyScorer("some/model", **options).load()[0].name == expected
+    assert load_encoder("some/model", device="cpu").name == (
+        *expected[:1],
+        "patches",
+        expected[2],
+        torch.float32,
+        *[None] * 2,
+    )
+
+
+def test_the_options_of_the_scorer_reach_its_encoder_and_its_batches(tmp_path):
+    (tmp_path / "a.png").write_bytes(encoded(crop(0)))
+    for options, name in (({"layer": "stride32"}, "stride32, 64 px"), ({"size": 96}, "stride8, 96 px")):
+        assert EntropyScorer(**{**SMALL, **options}).load()[0].name == f"efficientnet-lite0, {name}"
+    assert EntropyScorer(resize_first=(64, 99), **SMALL).load()[0].name.endswith("64 to 99 pixels first")
+    for options, at_fault in (
+        ({"features": "all"}, "features"),
+        ({"dtype": "int"}, "dtype"),
+        ({"device": "x"}, "device"),
+    ):
+        with pytest.raises(ValueError, match=f"^{at_fault}: "):
+            EntropyScorer(**SMALL, **options).load()
+    for batch_size, batches in (({"batch_size": 2}, [2, 2, 2, 2, 1]), ({"batch_size": 1}, [1] * 9), ({}, [8, 1])):
+        encoder = Counting()
+        scorer = EntropyScorer(encoder, root=str(tmp_path), cache=str(tmp_path / f"c{len(batches)}"), **batch_size)
+        scorer({"image": ["a.png", *map(crop, range(1, 9))]})
+        assert encoder.batches == batches
+        assert len(scorer.load()[1]) == 9
