@@ -54,6 +54,28 @@ def test_images_wait_for_others_of_their_size_but_not_forever():
     assert two.batches == [4, 4]
 
 
+@pytest.mark.parametrize("grouped", [False, True])
+def test_a_full_batch_does_not_wait(grouped):
+    encoder, taken = Counting(grouped), []
+    found = row_entropies((taken.append(i) or crop(i) for i in range(4)), encoder, {}, **OPTIONS)
+    assert [next(found)[0], next(found)[0], taken, encoder.batches] == [0, 1, [0, 1], [2]]
+
+
+def test_every_image_of_a_row_is_looked_at_even_if_one_cannot_be_read():
+    known = {}
+    (value,), told = score([[b"?", crop(0), b"!"]], Counting(), known)
+    assert math.isnan(value)
+    assert [what[:2] for what in told] == [(0, 0), (0, 2)]
+    assert list(known.values()) == pytest.approx([entropy(crop(0))], abs=1e-6)
+
+
+def test_an_encoder_that_loses_an_image_is_an_error():
+    encoder = Counting()
+    encoder.entropies = lambda prepared: [1.0] * (len(prepared) - 1)
+    with pytest.raises(ValueError, match="shorter"):
+        score([crop(0), crop(1)], encoder)
+
+
 def test_where_too_many_wait_the_fullest_batch_goes_first():
     # eight batches of four: ten sizes, three images of each, then two more of another size
     cells = [crop(i, (33 + i // 3, 64)) for i in range(30)] + [crop(i, (50, 64)) for i in range(30, 32)]
@@ -101,6 +123,8 @@ def test_another_file_is_no_cache(tmp_path):
     (tmp_path / "c").write_text("something else " * 100)
     with pytest.raises(ValueError, match="c: expected a cache of entropies"):
         Cache(tmp_path / "c", "one")
+    with pytest.raises(ValueError, match="none/c: expected a name in a folder that is there, got none"):
+        Cache(tmp_path / "none/c", "one")
 
 
 def test_what_is_known_is_not_computed_again(tmp_path):
