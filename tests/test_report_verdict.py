@@ -1,6 +1,7 @@
 """What a report says of its numbers."""
 
 import math
+import re
 
 import pytest
 import reference
@@ -68,15 +69,18 @@ def test_difficulty_that_tells_nothing_and_that_points_the_other_way():
     assert "Buckets of confidence" not in titles(said(*one))  # one bucket does not differ from itself
 
 
-def test_an_advantage_larger_than_grpo_s_is_said():
-    # a bucket of sure prompts where one rollout of many is wrong
+def with_a_sure_bucket():
+    """A bucket of sure prompts where one rollout of many is wrong."""
     rewards = torch.ones(24, 8, dtype=torch.float64)
     rewards[0, 0] = 0
     rewards[12:, ::2] = 0
     index = torch.arange(24).repeat_interleave(8)
     sure = torch.arange(24.0, 0.0, -1.0).double()[index]
-    step = Step(None, list(range(24)), index, rewards.flatten(), None, sure)
-    assert "exceeds GRPO's" in titles(said(step, buckets=2))
+    return Step(None, list(range(24)), index, rewards.flatten(), None, sure)
+
+
+def test_an_advantage_larger_than_grpo_s_is_said():
+    assert "exceeds GRPO's" in titles(said(with_a_sure_bucket(), buckets=2))
     assert "good: Durian's largest advantage" in titles(said(a_step(0, prompts=90), buckets=1))
 
 
@@ -89,9 +93,21 @@ def test_prompts_without_a_score_are_not_a_bucket():
 @pytest.mark.parametrize(
     ("scale", "title", "edge"),
     [
-        (lambda r: 0.2 + 0.3 * (r > 0.5), "No reward exceeds 0.5: set --success-threshold", "The largest is 0.5"),
-        (lambda r: -10 + 5.0 * (r > 0.5), "No reward exceeds 0.5: set --success-threshold", "The largest is -5"),
-        (lambda r: 1.0 + (r > 0.5), "Every reward exceeds 0.5: set --success-threshold", "The smallest is 1,"),
+        (
+            lambda r: 0.2 + 0.3 * (r > 0.5),
+            "No reward exceeds 0.5: set --success-threshold",
+            "The largest is 0.5, so no rollout counts",
+        ),
+        (
+            lambda r: -10 + 5.0 * (r > 0.5),
+            "No reward exceeds 0.5: set --success-threshold",
+            "The largest is -5, so no rollout counts",
+        ),
+        (
+            lambda r: 1.0 + (r > 0.5),
+            "Every reward exceeds 0.5: set --success-threshold",
+            "The smallest is 1, so every rollout counts",
+        ),
     ],
 )
 def test_a_threshold_that_parts_no_rewards_is_said_and_nothing_by_correctness(scale, title, edge):
@@ -234,7 +250,7 @@ def test_accuracies_of_the_outer_tenths_differ_by_more_than_twice_their_standard
     summary = summed(a_step(0, prompts=60))
     low, high = (Tenth(6, accuracy, spread, 0.1) for accuracy, spread in zip(accuracies, (0.15, error), strict=True))
     empty = Tenth(0, 0.0, 0.0, 0.0)
-    monkeypatch.setattr(summary, "tenths", lambda of: [empty, low, Tenth(6, 0.5, 0.0, 0.0), high, empty])
+    monkeypatch.setattr(summary, "tenths", lambda of: [empty, low, empty, high, empty])
     found = by_title(verdict.verdict(summary))
     name, as_expected = verdict.CALLED[score].capitalize(), "up" if score == "confidence" else "down"
     if what in ("up", "down"):
@@ -262,24 +278,30 @@ def test_a_missing_score_leaves_its_component_out():
 
 def test_a_verdict_is_made_of_sentences():
     step = a_step(0)
-    steps = [
-        step,
-        a_step(0, prompts=200),
-        a_step(3, prompts=3),
-        a_step(0, entropy=False),
-        a_step(0, entropy=False, confidence=False),
-        step._replace(rewards=step.rewards + 1),
-        step._replace(rewards=torch.ones(240).double()),
-        step._replace(rewards=torch.full((240,), math.nan).double()),
-        step._replace(confidence=torch.zeros(240).double()),
+    found = [
+        said(step),
+        said(a_step(0, prompts=200)),
+        said(a_step(0, prompts=200), buckets=40),
+        said(a_step(0, prompts=200, slope=-2.0)),
+        said(a_step(3, prompts=3)),
+        said(a_step(0, entropy=False)),
+        said(a_step(0, confidence=False)),
+        said(a_step(0, entropy=False, confidence=False)),
+        said(with_a_sure_bucket(), buckets=2),
+        said(with_a_sure_bucket(), buckets=24),
+        said(step._replace(rewards=torch.tensor([1.0, 0.0]).double().repeat(120))),
+        said(step._replace(rewards=step.rewards + 1)),
+        said(step._replace(confidence=torch.zeros(240).double())),
+        *(nothing := [said(step._replace(rewards=torch.full((240,), value).double())) for value in (1.0, math.nan)]),
     ]
-    for found in map(said, steps):
-        for text in (found.headline, found.because, *(finding.text for finding in found.findings)):
-            assert text[0].isupper() or text[0].isdigit()
+    for each in found:
+        for text in (each.headline, each.because, *(finding.text for finding in each.findings)):
             assert text.endswith(".")
-        assert {finding.tone for finding in found.findings} <= {"plain", "good", "careful"}
-        assert not [finding.title for finding in found.findings if finding.title.endswith(".")]
-    assert [len(said(each).findings) for each in steps[-3:-1]] == [0, 0]
+            assert not [sentence for sentence in text.split(". ") if sentence[0].islower()]
+            assert set(re.findall("[A-Z]{2,}", text)) <= {"GRPO", "PPO", "TRL"}  # names, and nothing is shouted
+        assert {finding.tone for finding in each.findings} <= {"plain", "good", "careful"}
+        assert not [finding.title for finding in each.findings if finding.title.endswith(".")]
+    assert [each.findings for each in nothing] == [[], []]
 
 
 @pytest.mark.parametrize(
