@@ -129,6 +129,13 @@ def test_prompts_without_a_score_are_not_counted_as_having_one():
     entropy = torch.where(step.prompt_index == 0, step.visual_entropy, math.nan)
     found = said(step._replace(visual_entropy=entropy))
     assert found.headline == "Too few prompts a step to tell: 1 of 40 have a score, on average."
+    # a step without signal counts as well
+    nothing = a_step(1, 1, prompts=10)._replace(rewards=torch.ones(80).double())
+    found = said(step._replace(visual_entropy=entropy), nothing._replace(visual_entropy=None, confidence=None))
+    assert found.headline == "Too few prompts a step to tell: 1 of 25 have a score, on average."
+    two = torch.where(nothing.prompt_index < 2, nothing.visual_entropy, math.nan)
+    found = said(step._replace(visual_entropy=entropy), nothing._replace(visual_entropy=two, confidence=None))
+    assert found.headline == "Too few prompts a step to tell: 1.5 of 25 have a score, on average."
 
 
 # --- where the lines are ----------------------------------------------------------------------------
@@ -174,6 +181,7 @@ def test_angles_part_hardly_from_a_little_from_clearly_and_half_an_angle_is_much
 def test_a_bucket_of_two_prompts_is_not_far_too_few_and_one_of_ten_is_enough(prompts, tone, size):
     found = said(a_step(0, prompts=prompts, entropy=False), buckets=2)
     assert "Too few" not in found.headline
+    assert "Buckets of confidence differ" in titles(found)
     assert by_title(found)[size].tone == tone
     assert f"smallest held {prompts // 2}." in by_title(found)[size].text
 
@@ -187,6 +195,10 @@ def test_too_few_prompts_are_told_with_what_is_known_without_more():
     assert "careful: 3 buckets of confidence: 1 prompt in each, far too few" in titles(found)
     halves = said(a_step(3, prompts=3, entropy=False), buckets=2)
     assert "careful: 2 buckets of confidence: 1.5 prompts in each, far too few" in titles(halves)
+    assert "careful: 1 bucket of confidence: 1 prompt in it, far too few" in titles(
+        said(a_step(1, prompts=1, width=40))
+    )
+    assert "good: 1 bucket of confidence: about 30 prompts in it" in titles(said(a_step(0), buckets=1))
     assert len(said(a_step(0, entropy=False, confidence=False)).findings) == 1
 
 

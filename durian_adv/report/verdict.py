@@ -167,24 +167,25 @@ def _size(summary: Summary, score: str) -> Finding:
     buckets = summary.buckets(score)
     usual = _usual(summary, score)
     fewest = int(min(bucket.fewest for bucket in buckets.values()))
-    named = f"{len(buckets)} bucket{'s' * (len(buckets) > 1)} of {CALLED[score]}"
+    plural, each = ("s", "each") if len(buckets) > 1 else ("", "it")
+    named = f"{len(buckets)} bucket{plural} of {CALLED[score]}"
     if usual < FEW:
         return Finding(
             "careful",
-            f"{named}: {usual:.3g} prompt{'s' * (usual != 1)} in {'each' if len(buckets) > 1 else 'it'}, far too few",
+            f"{named}: {usual:.3g} prompt{'s' * (usual != 1)} in {each}, far too few",
             "The std they share is that of a single prompt, so Durian is GRPO again, or noisier. Take more prompts a "
             "step, fewer buckets, or a window of recent prompts (durian_adv.window).",
         )
     if usual < ENOUGH:
         return Finding(
             "careful",
-            f"{named}: about {usual:.0f} prompts in each, few",
+            f"{named}: about {usual:.0f} prompts in {each}, few",
             f"The smallest held {fewest}. The paper has about 43 in each of its 12. Under {ENOUGH}, much of a std is "
             "chance: take fewer buckets (--num-confidence-buckets, --entropy-quantiles) or more prompts a step.",
         )
     return Finding(
         "good",
-        f"{named}: about {usual:.0f} prompts in each",
+        f"{named}: about {usual:.0f} prompts in {each}",
         f"Enough for a std (here: {ENOUGH} or more); the smallest held {fewest}.",
     )
 
