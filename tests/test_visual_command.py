@@ -18,6 +18,7 @@ from photographs import crop, encoded
 from small_encoder import FLAGS, entropy
 
 from durian_adv.cli import main
+from durian_adv.visual.data import JsonLines, for_output
 
 
 def lines(path):
@@ -47,7 +48,9 @@ def test_a_folder_becomes_a_table(folder, tmp_path, capsys, suffix):
     expected = [*(entropy(crop(i)) for i in range(4)), math.nan, entropy(crop(0))]
     for row, value in zip(rows, expected, strict=True):
         for found in (row["visual_entropy"], row["extra_info"]["visual_entropy"]):
-            assert (math.nan if found is None else found) == pytest.approx(value, abs=1e-6, nan_ok=True)
+            if suffix == ".jsonl" and found is None:  # JSON knows no NaN, and parquet tells it from null
+                found = math.nan
+            assert found == pytest.approx(value, abs=1e-6, nan_ok=True)
     err = capsys.readouterr().err
     assert "row 4, image 0: cannot be read: broken.jpg: ValueError: expected an image, got 1 bytes" in err
     assert err.splitlines()[-1] == (
@@ -194,7 +197,29 @@ def test_what_a_killed_run_left_half_written_is_replaced(folder, tmp_path, folde
 def test_tables_without_rows_are_tables_with_a_column_more(tmp_path):
     pyarrow.parquet.write_table(pa.table({"image": pa.array([], pa.string())}), tmp_path / "in.parquet")
     assert main(["entropy", str(tmp_path / "in.parquet"), str(tmp_path / "out.parquet"), *FLAGS]) == 0
-    assert pyarrow.parquet.read_table(tmp_path / "out.parquet").column_names == ["image", "visual_entropy"]
+    schema = pyarrow.parquet.read_schema(tmp_path / "out.parquet")
+    assert schema == pa.schema({"image": pa.string(), "visual_entropy": pa.float64()})
+
+
+def test_a_table_that_has_grown_meanwhile_is_an_error(tmp_path):
+    table = tmp_path / "in.jsonl"
+    table.write_text('{"image": "x"}\n')
+    source = JsonLines(table, None, tmp_path)
+    table.write_text('{"image": "x"}\n{"image": "y"}\n')
+    with pytest.raises(ValueError, match="shorter"):
+        source.write([1.0], tmp_path / "out.jsonl", False)
+
+
+def test_a_data_set_on_disk_is_written_as_a_folder(tmp_path):
+    class OnDisk:
+        """Of no kind that has a suffix."""
+
+    source = OnDisk()
+    assert for_output(source, tmp_path / "out") is source
+    with pytest.raises(
+        ValueError, match=r"out.jsonl: expected a name with no suffix, as a folder is written, for this"
+    ):
+        for_output(source, tmp_path / "out.jsonl")
 
 
 def test_a_killed_run_goes_on_where_it_was(tmp_path, capsys):
@@ -351,16 +376,22 @@ def test_what_cannot_be_used_is_an_error_without_a_traceback(tmp_path, monkeypat
 
 
 @pytest.mark.parametrize(
-    ("missing", "options"), [("datasets", []), ("transformers", ["--encoder", "some/model"]), ("tqdm", [])]
+    ("missing", "options", "file"),
+    [
+        ("datasets", [], "state.json"),
+        ("datasets", [], "dataset_dict.json"),
+        ("transformers", ["--encoder", "some/model"], None),
+        ("tqdm", [], None),
+    ],
 )
 def test_a_package_that_is_not_there_is_named_with_the_extra_that_brings_it(
-    folder, tmp_path, monkeypatch, capsys, missing, options
+    folder, tmp_path, monkeypatch, capsys, missing, options, file
 ):
     monkeypatch.setitem(sys.modules, missing, None)
     for adapter in ("datasets_on_disk", "transformers_encoder"):
         monkeypatch.delitem(sys.modules, f"durian_adv.adapters.{adapter}", raising=False)
-    if missing == "datasets":
-        (folder / "state.json").write_text("{}")
+    if file is not None:
+        (folder / file).write_text("{}")
     assert main(["entropy", str(folder), str(tmp_path / "out.jsonl"), *options]) == 2
     err = capsys.readouterr().err
     assert missing in err
