@@ -199,6 +199,38 @@ def test_the_help_has_each_command_and_each_option_says_what_it_is_for(capsys):
         assert command.description.endswith("."), name
         for action in command._actions:
             assert is_a_fragment(action.help), (name, action.dest)
+            # what is to be given stands in capitals
+            if action.option_strings and action.nargs != 0 and action.choices is None:
+                values = action.metavar if isinstance(action.metavar, tuple) else (action.metavar,)
+                assert all(value is not None and value.isupper() for value in values), (name, action.dest)
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "choices"),
+    [
+        ("metrics log", "--confidence-reduction", "sum mean"),
+        ("report log", "--confidence-reduction", "sum mean"),
+        ("metrics log", "--correction", "0 1"),
+        ("curate none.jsonl 1.jsonl 2.jsonl", "--keep", "estimate possible certain"),
+        ("curate none.jsonl 1.jsonl 2.jsonl", "--method", "wilson wilsoncc exact"),
+        ("entropy none out.jsonl", "--features", "patches projected"),
+        ("entropy none out.jsonl", "--layer", "stride8 stride16 stride32 head"),
+        ("entropy none out.jsonl", "--dtype", "float32 bfloat16 float16"),
+    ],
+)
+def test_each_choice_is_taken_and_no_other(capsys, command, option, choices):
+    for choice in choices.split():
+        assert main([*command.split(), option, choice]) == 2  # as there is no such file
+        assert f"durian-adv {command.split()[0]}: " in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*command.split(), option, "2"])
+    assert f"argument {option}: invalid choice: " in capsys.readouterr().err
+
+
+def test_a_key_is_all_that_follows_the_first_equals_sign(tmp_path, capsys):
+    log = write(tmp_path / "log", [{"prompt": 1, "a=b": 1}, {"prompt": 1, "a=b": 0}])
+    status, out, _ = run(capsys, "metrics", log, "--key", "reward=a=b")
+    assert (status, json.loads(out)["durian/rollouts"]) == (0, 2)
 
 
 def is_a_fragment(text):

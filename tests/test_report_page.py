@@ -120,6 +120,15 @@ def test_a_long_log_is_not_held_in_memory(tmp_path, monkeypatch):
     assert peaks[1] - peaks[0] < 36 * 8_000  # bytes; each step has 320 rollouts of 32 bytes, in Python many more
 
 
+def test_a_report_goes_to_a_folder_of_its_name_if_none_is_given(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "log").write_text("".join(lines([a_step(0)])))
+    assert main(["report", "log"]) == 0
+    assert {path.name for path in (tmp_path / "durian-report").iterdir()} == {"report.html", "steps.csv"}
+    assert main(["report", "log", "--out", "deep/er"]) == main(["report", "log"]) == 0
+    assert (tmp_path / "deep/er/report.html").read_text() == (tmp_path / "durian-report/report.html").read_text()
+
+
 @pytest.mark.parametrize(
     ("text", "complaint"), [("", "expected at least one rollout"), ('{"prompt": 1}', "expected the key 'reward'")]
 )
