@@ -214,8 +214,9 @@ def test_no_more_than_thirty_steps_are_all_shown(tmp_path, capsys, steps):
 
 def test_one_prompt_is_not_asked_whether_its_difficulty_is_measured(tmp_path, capsys):
     for prompts in (1, 2):
-        _, page, _ = report(tmp_path, capsys, [a_step(0, prompts=prompts, width=40)])
+        _, page, _ = report(tmp_path, capsys, [a_step(0, None, prompts=prompts, width=40)])
         assert ("Is difficulty measured?" in page) == (prompts > 1)
+        assert f"{40 * prompts} rollouts of {prompts} prompt{'s' * (prompts > 1)};" in " ".join(page.split())
     assert "Is difficulty measured?" not in report(tmp_path, capsys, [a_step(0, entropy=False, confidence=False)])[1]
     assert "Is difficulty measured?" in report(tmp_path, capsys, [a_step(0, entropy=False)])[1]
 
