@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from steps import a_step, components, summed
 
-from durian_adv import baselines, durian_components
+from durian_adv import baselines, durian_components, quantile_buckets
 from durian_adv.diagnostics import durian_metrics
 from durian_adv.report.summary import METHODS, RATIO_BINS, TENTHS, Summary
 
@@ -83,14 +83,31 @@ def test_the_prompts_that_change_most_are_those_of_all_steps():
         assert (members > 0.5).sum() == change.correct
 
 
-def test_tenths_are_means_and_their_standard_errors():
-    step = a_step(0, prompts=40)
+@pytest.mark.parametrize("prompts", [40, 25, 10, 3])
+def test_tenths_are_means_and_their_standard_errors(prompts):
+    step = a_step(0, prompts=prompts)
+    right = step.rewards.view(prompts, 8) > 0.5
+    place = quantile_buckets(step.confidence.view(prompts, 8)[:, 0], TENTHS)
     tenths = summed(step).tenths("confidence")
-    accuracy = (step.rewards.view(40, 8) > 0.5).double().mean(1)[step.confidence.view(40, 8)[:, 0].argsort()]
-    for k, members in enumerate(accuracy.view(TENTHS, 4)):
-        assert tenths[k].prompts == 4
-        assert tenths[k].accuracy == pytest.approx(members.mean().item())
-        assert tenths[k].error == pytest.approx(members.std().item() / 2)
+    assert len(tenths) == TENTHS
+    for k, tenth in enumerate(tenths):
+        members = right[place == k].double().mean(1)
+        accuracy = members.mean().item() if len(members) else 0.0
+        error = members.std().item() / len(members) ** 0.5 if len(members) > 1 else 0.0
+        errors = (~right[place == k]).sum().item() / (~right).sum().item()
+        assert tenth == pytest.approx((len(members), accuracy, error, errors))
+
+
+def test_one_wrong_rollout_is_all_that_is_wrong():
+    step = a_step(0)
+    rewards = torch.ones(240).double()
+    rewards[0] = 0
+    tenths = summed(step._replace(rewards=rewards)).tenths("confidence")
+    assert sorted(tenth.errors for tenth in tenths) == [0] * 9 + [1]
+
+
+def test_a_prompt_of_one_rollout_has_a_score():
+    assert summed(a_step(0, width=1)).columns["scored, confidence"][0] == 30
 
 
 def test_shuffled_scores_show_what_chance_does():

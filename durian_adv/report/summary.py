@@ -226,7 +226,7 @@ class Summary:
         self.compared += len(chosen)
 
     def _add_score(self, name: str, score: Tensor, outcomes: PromptOutcomes) -> None:
-        scored = ((outcomes.rollouts > 0) & ~score.isnan()).nonzero().squeeze(1)
+        scored = (~score.isnan()).nonzero().squeeze(1)  # prompts without a rollout have none
         self._put(f"scored, {name}", float(len(scored)))
         tenth = quantile_buckets(score[scored], TENTHS)
         rollouts, correct = outcomes.rollouts[scored].double(), outcomes.correct[scored].double()
@@ -255,7 +255,7 @@ class Summary:
             self._put(f"spread, {name}", _spread(std[chosen]))
         chance: defaultdict[str, float] = defaultdict(float)
         for _ in range(_SHUFFLES if scores else 0):
-            shuffled = {name: self._shuffled(score, outcomes)[index] for name, score in scores.items()}
+            shuffled = {name: self._shuffled(score)[index] for name, score in scores.items()}
             by_chance = self._components(
                 step.rewards, shuffled.get("visual_entropy"), shuffled.get("confidence"), index
             )
@@ -265,8 +265,8 @@ class Summary:
         for name in scores:
             self._put(f"spread by chance, {name}", chance[name])
 
-    def _shuffled(self, score: Tensor, outcomes: PromptOutcomes) -> Tensor:
-        scored = ((outcomes.rollouts > 0) & ~score.isnan()).nonzero().squeeze(1)
+    def _shuffled(self, score: Tensor) -> Tensor:
+        scored = (~score.isnan()).nonzero().squeeze(1)
         moved = score.clone()
         moved[scored] = score[scored[torch.randperm(len(scored), generator=self._generator)]]
         return moved
@@ -293,7 +293,7 @@ class Summary:
         if not cosines:
             return 0.0
         middle = (cosines[(len(cosines) - 1) // 2] + cosines[len(cosines) // 2]) / 2
-        return math.degrees(math.acos(min(1.0, middle)))
+        return math.degrees(math.acos(middle))
 
     def tenths(self, score: str) -> list[Tenth]:
         """Return the tenths of a score, from the lowest up; without prompts none."""
