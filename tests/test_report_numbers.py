@@ -136,6 +136,7 @@ def test_prompts_that_a_method_pulls_at_nothing_are_not_compared():
     assert any(effective[:10])
     summary = summed(step._replace(rewards=far))
     assert summary.compared == sum(effective[10:])
+    assert all(math.isfinite(value) for sums in summary.pull.values() for value in sums)
     assert min(change.ratio for change in summary.lowered) > 0
 
 
@@ -188,7 +189,9 @@ def test_ratios_are_counted_in_eighths_of_a_power_of_two():
     grpo, durian = (advantages[name].abs().sum(1).numpy() for name in ("GRPO", "Durian"))
     there = grpo > 0
     power = np.log2(durian[there] / durian.sum() / (grpo[there] / grpo.sum()))
-    assert summed(step).ratios.tolist() == np.histogram(power, RATIO_BINS)[0].tolist()
+    found = summed(step).ratios
+    assert found.tolist() == np.histogram(power, RATIO_BINS)[0].tolist()
+    assert found.dtype == torch.int64
 
 
 @pytest.mark.parametrize(("factor", "place"), [(1e6, -1), (1e-6, 0)])
@@ -210,7 +213,7 @@ def test_prompts_that_change_alike_are_listed_in_the_order_of_the_log():
     assert summary.notable == 0
     for kept in (summary.raised, summary.lowered):
         assert [change.step for change in kept] == ["a", "a", "a", "b", "b"]
-        assert {change.prompt for change in kept[:3]} == {"p0", "p1", "p2"}
+        assert [change.prompt for change in kept] == ["p0", "p1", "p2", "p0", "p1"]
         for change in kept:
             assert (change.correct, change.rollouts) == (1, 8)
             assert change.ratio == pytest.approx(1)
@@ -296,6 +299,15 @@ def test_the_options_reach_the_numbers():
     assert other.columns["largest, batch std"][0] == largest
     assert other.columns["std of all rewards"][0] == pytest.approx(step.rewards.std(correction=0).item(), rel=1e-12)
     assert (other.columns["accuracy"][0], default.parted, other.parted) == (0.0, True, False)
+    assert default.columns["extreme_failure"][0] > other.columns["extreme_failure"][0] == 0
+
+
+def test_one_rollout_may_be_all_that_is_correct_and_one_prompt_all_that_is_effective():
+    one = a_step(0, prompts=1, width=1)._replace(rewards=torch.ones(1).double())
+    assert summed(one).columns["accuracy"][0] == 1
+    failure = a_step(0, prompts=1, width=4)._replace(rewards=torch.tensor([1.0, 0, 0, 0]).double())
+    summary = summed(failure)
+    assert (summary.columns["extreme_failure"][0], summary.columns["extreme_success"][0]) == (1, 0)
 
 
 def test_an_angle_is_the_median_over_the_steps_with_signal_and_a_mean_leaves_out_steps_without_the_number():
@@ -310,6 +322,25 @@ def test_an_angle_is_the_median_over_the_steps_with_signal_and_a_mean_leaves_out
     assert math.isnan(spread[0])
     assert some.mean("spread, visual_entropy") == pytest.approx((spread[1] + spread[2]) / 2)
     assert some.mean("spread, nothing") == 0.0
+
+
+def test_chance_is_the_same_in_every_run_and_leaves_that_of_others_alone():
+    spreads = set()
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        before = torch.get_rng_state()
+        spreads.add(summed(a_step(0, prompts=60)).columns["spread by chance, confidence"][0])
+        assert torch.equal(torch.get_rng_state(), before)
+    assert len(spreads) == 1
+
+
+def test_stds_that_are_rounded_to_nothing_do_not_differ():
+    step = a_step(0)
+    smallest = summed(step._replace(rewards=(step.rewards > 0.5) * 5e-324))
+    nothing = summed(step._replace(rewards=torch.ones(240).double()))
+    for summary in (smallest, nothing):
+        for name in ("spread", "spread by chance"):
+            assert summary.columns[f"{name}, confidence"][0] == 0
 
 
 def test_shuffling_keeps_scores_among_the_prompts_that_have_one():

@@ -143,12 +143,11 @@ class Summary:
 
     def _std_of_all(self, step: Step) -> float:
         """Return what batch std divides by: the std of a bucket that all prompts share."""
-        everyone = torch.zeros_like(step.rewards)
+        alike = torch.zeros_like(step.rewards)
         shared = durian_components(
             step.rewards,
-            confidence=everyone,
+            confidence=alike,
             prompt_index=step.prompt_index,
-            num_confidence_buckets=1,
             correction=self._correction,
         ).reasoning_std
         assert shared is not None  # as there is a confidence
@@ -222,7 +221,7 @@ class Summary:
                     )
                 )
             pick = heapq.nlargest if largest else heapq.nsmallest
-            kept_so_far[:] = pick(LISTED, [*kept_so_far, *changes], key=lambda change: change[:2])
+            kept_so_far[:] = pick(LISTED, [*kept_so_far, *changes])
         self.compared += len(chosen)
 
     def _add_score(self, name: str, score: Tensor, outcomes: PromptOutcomes) -> None:
