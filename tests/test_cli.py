@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -195,8 +196,9 @@ def test_the_help_has_each_command_and_each_option_says_what_it_is_for(capsys):
     told = {name: text for line in listed for name, _, text in [line.strip().partition(" ")] if text}
     for name, command in commands.choices.items():
         assert is_a_fragment(told[name].strip()), name
-        assert command.description[0].isupper(), name
         assert command.description.endswith("."), name
+        assert all(sentence[0].isupper() for sentence in command.description.split(". ")), name
+        assert set(re.findall("[A-Z]{2,}", command.description)) <= {"CSV", "GRPO", "HTML", "JSON", "PNG"}, name
         for action in command._actions:
             assert is_a_fragment(action.help), (name, action.dest)
             # what is to be given stands in capitals

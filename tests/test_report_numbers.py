@@ -106,8 +106,9 @@ def test_one_wrong_rollout_is_all_that_is_wrong():
     assert sorted(tenth.errors for tenth in tenths) == [0] * 9 + [1]
 
 
-def test_a_prompt_of_one_rollout_has_a_score():
-    assert summed(a_step(0, width=1)).columns["scored, confidence"][0] == 30
+def test_a_prompt_of_one_rollout_has_a_score_and_no_signal():
+    summary = summed(a_step(0, width=1))
+    assert summary.columns["scored, confidence"][0] == summary.kinds["no_signal"] == 30
 
 
 def test_shuffled_scores_show_what_chance_does():
@@ -283,6 +284,7 @@ def test_a_step_s_numbers_are_those_of_its_metrics():
     assert summary.columns["accuracy"][0] == pytest.approx((rewards > 0.5).sum().item() / (29 * 8))
     assert (summary.smallest, summary.largest) == pytest.approx((0.1, 1.0))
     assert summary.names == [0, 1]
+    assert summed(step).kinds["no_signal"] == round(metrics["durian/no_signal_share"] * 29)
 
 
 def test_the_options_reach_the_numbers():
