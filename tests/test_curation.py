@@ -524,6 +524,43 @@ def test_numbers_and_their_text_are_one_id(tmp_path, capsys, ids):
     assert "1 not sampled" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (['{"id": "mid"}', "", '{"id": null}'], "data.jsonl, line 3: id: expected an integer or a string, got None"),
+        (
+            ['{"id": 1}', '{"id": "1"}'],
+            "data.jsonl, line 2: expected ids of one type, got '1' where another row has 1",
+        ),
+    ],
+)
+def test_an_id_of_a_dataset_that_cannot_be_used_is_named_with_its_line(tmp_path, capsys, rows, message):
+    log, data = samplings(tmp_path / "log.jsonl"), tmp_path / "data.jsonl"
+    data.write_text("\n".join(rows))
+    out = [str(tmp_path / "1.jsonl"), str(tmp_path / "2.jsonl")]
+    assert main(["curate", log, *out, "--dataset", str(data)]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_an_id_of_two_columns_is_told_whole(tmp_path, capsys):
+    log = tmp_path / "log.jsonl"
+    log.write_text("".join(json.dumps({"step": 1, "prompt": prompt, "correct": 1}) + "\n" for prompt in (2, "2")))
+    out = [str(tmp_path / "1.jsonl"), str(tmp_path / "2.jsonl")]
+    assert main(["curate", str(log), *out, "--prompt", "step", "prompt"]) == 2
+    assert "line 2: expected ids of one type, got 1, '2' where another row has 1, 2\n" in capsys.readouterr().err
+
+
+def test_of_no_samplings_there_are_no_prompts(tmp_path, capsys):
+    log = tmp_path / "log.parquet"
+    pyarrow.parquet.write_table(
+        pa.table({"prompt": pa.array([], pa.string()), "correct": pa.array([], pa.bool_())}), log
+    )
+    out = [str(tmp_path / "1.jsonl"), str(tmp_path / "2.jsonl")]
+    assert main(["curate", str(log), *out]) == 0
+    assert capsys.readouterr().err == "durian-adv curate: 0 prompts: none\n"
+    assert lines(tmp_path / "1.jsonl") == lines(tmp_path / "2.jsonl") == []
+
+
 @pytest.mark.parametrize(("rows", "told"), [(LOG, "'other' where a prompt is 'easy'"), ([], "")])
 def test_a_dataset_of_which_no_row_was_sampled_is_an_error(tmp_path, capsys, rows, told):
     log = samplings(tmp_path / "log.parquet", rows or LOG)
