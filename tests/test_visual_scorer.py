@@ -26,6 +26,7 @@ def test_the_scorer_adds_a_column_to_a_plain_batch_and_returns_it_alone_for_othe
     out = scorer(batch)
     assert list(out) == ["image", "q", "visual_entropy"]
     assert out["visual_entropy"] == pytest.approx([entropy(crop(0)), math.nan], abs=1e-6, nan_ok=True)
+    assert out["visual_entropy"].dtype == np.float64
     assert list(batch) == ["image", "q"]
     assert list(scorer(UserDict(batch))) == ["visual_entropy"]
     images = EntropyScorer(images="pictures", **SMALL)({"pictures": [[crop(0)]]})
@@ -40,8 +41,8 @@ def test_the_scorer_travels_without_its_encoder_and_shares_its_cache(tmp_path):
     assert scorer.load() is scorer.load()
     assert len(pickle.dumps(scorer)) == light
     other = pickle.loads(pickle.dumps(scorer))
-    assert other({"images": [["a.png"]]})["visual_entropy"] == first
     assert len(other.load()[1]) == 1
+    assert other({"images": [["a.png"]]})["visual_entropy"] == first
 
 
 def test_the_scorer_logs_what_it_cannot_read(caplog):
@@ -65,6 +66,10 @@ def test_an_arrow_table_keeps_its_types_and_gets_a_column_more():
     expected = [entropy(crop(0)), math.nan]
     assert scored["visual_entropy"].to_pylist() == pytest.approx(expected, abs=1e-6, nan_ok=True)
     assert EntropyScorer(**SMALL)(scored).schema == scored.schema  # once more: the column is replaced
+    named = table.append_column("pictures", table["images"].take(pa.array([1, 0])))
+    assert EntropyScorer(images="pictures", **SMALL)(named)["visual_entropy"].to_pylist() == pytest.approx(
+        expected[::-1], abs=1e-6, nan_ok=True
+    )
 
 
 # --- encoders ---------------------------------------------------------------------------------------
@@ -91,6 +96,7 @@ def test_an_arrow_table_keeps_its_types_and_gets_a_column_more():
         (lambda: load_encoder(device="gpu"), r"device: expected one of this machine, got gpu \(Expected one of cpu"),
         (lambda: load_encoder(device="cuda:99"), r"device: expected one of this machine, got cuda:99 \("),
         (lambda: load_encoder(min_pixels=0), "min_pixels: expected at least 1 pixel, got 0"),
+        (lambda: load_encoder(max_pixels=0), "max_pixels: expected at least 1 pixel, got 0"),
         (lambda: load_encoder(min_pixels=9, max_pixels=8), "min_pixels: expected at most max_pixels, 8, got 9"),
         (lambda: load_encoder(max_pixels=8), "expected none with efficientnet-lite0, which takes size"),
         (lambda: load_encoder(resize_first=8), "resize_first: expected two numbers of pixels, got 8"),
@@ -146,9 +152,15 @@ def test_a_layer_has_its_features_of_patches(layer, shape):
     assert torch.equal(features, network(((pixels - 127) / 128).float()))  # as the network was trained
 
 
+def test_a_network_has_the_layer_of_16_pixels_a_patch_if_none_is_asked_for():
+    image = np.asarray(crop(0))
+    assert torch.equal(encode_images(load_network(), [image]), encode_images(load_network("stride16"), [image]))
+
+
 def test_encoders_are_named_by_all_that_entropies_depend_on():
     assert load_encoder().name == EntropyScorer().load()[0].name == "efficientnet-lite0, head, 448 px"
     assert load_encoder(layer="stride16", size=32).name == "efficientnet-lite0, stride16, 32 px"
+    assert load_encoder(resize_first=(1, 1), **SMALL).name.endswith("resized to 1 to 1 pixels first")
     limited = load_encoder(resize_first=(64, 100), **SMALL)
     assert limited.name == "efficientnet-lite0, stride8, 64 px, resized to 64 to 100 pixels first"
 
