@@ -15,10 +15,13 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 from photographs import crop, encoded
-from small_encoder import FLAGS, entropy
+from small_encoder import FLAGS, SMALL, entropy
 
 from durian_adv.cli import main
+from durian_adv.visual import load_encoder
+from durian_adv.visual.cache import Cache
 from durian_adv.visual.data import JsonLines, for_output
+from durian_adv.visual.images import content
 
 
 def lines(path):
@@ -256,6 +259,17 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path, capsys):
     untouched = tmp_path / "whole.jsonl"
     assert main(["entropy", str(home), str(untouched), "--batch-size", "1", "--size", "512"]) == 0
     assert untouched.read_text() == (tmp_path / "out.jsonl").read_text()
+
+
+def test_what_a_killed_run_had_computed_is_kept_beside_the_output_and_goes_when_it_is_written(folder, tmp_path, capsys):
+    left = tmp_path / "out.jsonl.cache"
+    cache = Cache(left, load_encoder(**SMALL).name)
+    cache[content((folder / "1.png").read_bytes()).key] = 1.25
+    cache.close()
+    assert main(["entropy", str(folder), str(tmp_path / "out.jsonl"), *FLAGS]) == 0
+    assert "3 images computed (efficientnet-lite0, stride8, 64 px), 1 known before" in capsys.readouterr().err
+    assert lines(tmp_path / "out.jsonl")[1] == {"image": "1.png", "visual_entropy": 1.25}
+    assert not left.exists()
 
 
 def test_a_cache_of_ones_own_serves_other_data_sets_and_other_encoders_do_not_use_it(folder, tmp_path, capsys):
