@@ -69,10 +69,18 @@ def test_a_folder_becomes_a_table(folder, tmp_path, capsys, suffix):
 def test_a_run_without_a_readable_image_fails_and_writes_nothing(tmp_path, capsys):
     (tmp_path / "in.jsonl").write_text('{"image": "none.png"}\n{"image": null}\n')
     cache = tmp_path / "c"
-    for flags in ([], ["--cache", str(cache)]):
+    for flags, left in (([], ["in.jsonl"]), (["--cache", str(cache)], ["c", "in.jsonl"])):
         assert main(["entropy", str(tmp_path / "in.jsonl"), str(tmp_path / "out.jsonl"), *FLAGS, *flags]) == 2
         assert "in.jsonl: expected images that can be read, got none among 1; nothing is" in capsys.readouterr().err
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["c", "in.jsonl"]
+        assert sorted(p.name for p in tmp_path.iterdir()) == left
+
+
+def test_images_that_cannot_be_read_are_counted_and_so_are_their_rows(folder, tmp_path, capsys):
+    rows = [["none.png", "photos/0.png"], ["none.png", "no.png"], "photos/1.png"]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps({"image": row}) + "\n" for row in rows))
+    assert main(["entropy", str(tmp_path / "in.jsonl"), str(tmp_path / "out.jsonl"), *FLAGS]) == 0
+    assert "3 rows, 2 images computed" in (err := capsys.readouterr().err)
+    assert err.endswith("3 not readable in 2 rows\n")
 
 
 @pytest.mark.parametrize("extra", [[], ["--extra-info"]])
