@@ -21,6 +21,7 @@ from durian_adv.cli import main
 from durian_adv.visual import load_encoder
 from durian_adv.visual.cache import Cache
 from durian_adv.visual.data import JsonLines, for_output
+from durian_adv.visual.efficientnet import EfficientNetEncoder
 from durian_adv.visual.images import content
 
 
@@ -73,6 +74,18 @@ def test_a_run_without_a_readable_image_fails_and_writes_nothing(tmp_path, capsy
         assert main(["entropy", str(tmp_path / "in.jsonl"), str(tmp_path / "out.jsonl"), *FLAGS, *flags]) == 2
         assert "in.jsonl: expected images that can be read, got none among 1; nothing is" in capsys.readouterr().err
         assert sorted(p.name for p in tmp_path.iterdir()) == left
+
+
+@pytest.mark.parametrize(("options", "batches"), [([], [8, 1]), (["--batch-size", "4"], [4, 4, 1])])
+def test_images_are_encoded_eight_together_if_nothing_is_said(tmp_path, monkeypatch, options, batches):
+    for i in range(9):
+        crop(i).save(tmp_path / f"{i}.png")
+    sizes, inner = [], EfficientNetEncoder.entropies
+    monkeypatch.setattr(
+        EfficientNetEncoder, "entropies", lambda encoder, images: sizes.append(len(images)) or inner(encoder, images)
+    )
+    assert main(["entropy", str(tmp_path), str(tmp_path / "out.jsonl"), *FLAGS, *options]) == 0
+    assert sizes == batches
 
 
 def test_images_that_cannot_be_read_are_counted_and_so_are_their_rows(folder, tmp_path, capsys):
@@ -387,6 +400,11 @@ def test_a_cache_of_ones_own_serves_other_data_sets_and_other_encoders_do_not_us
             lambda p: (p / "in.jsonl").write_text('{"image": "x"}'),
             ["in.jsonl", "o.jsonl", "--batch-size", "0"],
             "--batch-size: expected at least 1 image",
+        ),
+        (
+            lambda p: (p / "in.jsonl").write_text('{"image": "x"}'),
+            ["in.jsonl", "o.jsonl", "--min-pixels", "9", "--max-pixels", "8"],
+            "min_pixels: expected at most max_pixels, 8, got 9",
         ),
     ],
 )
