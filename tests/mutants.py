@@ -66,7 +66,7 @@ TESTS = {
     "commands.metrics": "cli",
     "commands.rollouts": "cli report_page",
     "commands.curate": "cli curation",
-    # "commands.report": "cli report_page report_figures",
+    "commands.report": "cli report_page report_figures",
     "commands.entropy": "cli visual_command",
     "commands.preflight": "cli preflight",
 }

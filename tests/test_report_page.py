@@ -235,9 +235,11 @@ def test_options_in_a_sentence_are_set_as_code_and_what_is_around_them_is_text(t
     assert "set <code>--success-threshold</code></strong>" in page
 
 
-def test_a_terminal_sees_how_far_the_log_has_been_read(tmp_path, capsys, monkeypatch):
+def test_a_terminal_sees_how_far_the_log_has_been_read_and_a_file_does_not(tmp_path, capsys, monkeypatch):
+    assert report(tmp_path, capsys, [a_step(k, k) for k in range(3)])[2].err == ""
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     told = report(tmp_path, capsys, [a_step(k, k) for k in range(3)])[2].err
     size = (tmp_path / "log.jsonl").stat().st_size
+    assert told.startswith("\rreading:   0%|")
     assert f"steps: 3: 100%|{'█' * 10}| {size / 1000:.1f}k/{size / 1000:.1f}k [" in told
     assert "B/s]" in told
