@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import threading
 
 import pytest
 import torch
@@ -22,6 +24,12 @@ settings.register_profile(  # many runs of the whole suite: see docs/trust.md
     "mutants", max_examples=6, derandomize=True, database=None, phases=[Phase.explicit, Phase.generate], **_COMMON
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+with contextlib.suppress(ModuleNotFoundError):
+    from tqdm import tqdm
+
+    # its own is shared by forks: a mutant that is killed while it holds it would stop all that come after
+    tqdm.set_lock(threading.RLock())
 
 torch.set_num_threads(1)  # the arrays are small: a second thread costs more than it saves
 

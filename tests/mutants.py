@@ -53,6 +53,22 @@ TESTS = {
     "distributed": "distributed",
     "cli": "cli",
     "adapters.batch": "adapters_batch",
+    "visual.images": "visual_images",
+    "visual.cache": "visual_scoring",
+    "visual.scoring": "visual_scoring visual_images",
+    "visual.data": "visual_command",
+    "visual.encoders": "visual_scorer",
+    "visual.efficientnet": "visual_scorer",
+    "visual.scorer": "visual_scorer",
+    "report.verdict": "report_verdict",
+    "report.summary": "report_numbers report_verdict",
+    "report.page": "report_page",
+    "commands.metrics": "cli",
+    "commands.rollouts": "cli report_page",
+    "commands.curate": "cli curation",
+    "commands.report": "cli report_page report_figures",
+    "commands.entropy": "cli visual_command",
+    "commands.preflight": "cli preflight",
 }
 # slow, or about the modules as they stand in the tree
 LEFT_OUT = (
@@ -63,6 +79,18 @@ LEFT_OUT = (
     "tests/test_certified.py::test_the_rounding_of_rows_of_like_numbers_moves_no_interval",
     "tests/test_entropy.py::test_memory_beyond_the_input_does_not_grow_with_the_number_of_images",
     "tests/test_rollout_log.py::test_memory_does_not_grow_with_the_log",
+    "tests/test_visual_command.py::test_a_killed_run_goes_on_where_it_was",
+    "tests/test_report_page.py::test_a_long_log_is_not_held_in_memory",
+    *(
+        f"tests/test_report_figures.py::test_{name}"
+        for name in (
+            "the_same_log_gives_the_same_page",
+            "a_log_at_the_edges_has_a_page_without_a_warning",
+            "more_buckets_than_bars_are_a_line",
+            "what_goes_by_correctness_is_left_out_where_it_is_not_known",
+            "durian_without_scores_is_drawn_as_grpo",
+        )
+    ),
     # of several processes, in which mutmut sees no call: see docs/trust.md
     *(
         f"tests/test_distributed.py::test_{name}"

@@ -1,6 +1,8 @@
 """The command, run as a user runs it."""
 
+import argparse
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +11,7 @@ import pytest
 import torch
 
 import durian_adv
-from durian_adv.cli import main
+from durian_adv.cli import COMMANDS, main
 from durian_adv.diagnostics import durian_metrics
 
 
@@ -77,15 +79,42 @@ def test_metrics_of_a_log_are_those_of_the_library_step_by_step(tmp_path, capsys
         assert json.loads(line) == {"step": step} | durian_metrics(parts, rewards[step], prompt_index=index)
 
 
+@pytest.mark.parametrize(
+    ("options", "given"),
+    [
+        ([], {}),
+        (["--weights", "1", "2", "3"], {"weights": (1.0, 2.0, 3.0)}),
+        (["--entropy-quantiles", "0.2", "0.5", "0.9"], {"entropy_quantiles": (0.2, 0.5, 0.9)}),
+        (["--num-confidence-buckets", "3"], {"num_confidence_buckets": 3}),
+        (["--eps", "0.25"], {"eps": 0.25}),
+        (["--correction", "0"], {"correction": 0}),
+        (["--correction", "1"], {}),
+    ],
+)
+def test_each_option_reaches_the_library(tmp_path, capsys, options, given):
+    generator = torch.Generator().manual_seed(1)
+    rewards, entropy, confidence = torch.rand(3, 40, generator=generator, dtype=torch.float64)
+    entropy, confidence, index = entropy[:8].repeat(5), confidence[:8].repeat(5), torch.arange(40) % 8
+    columns = {"prompt": index, "reward": rewards, "visual_entropy": entropy, "confidence": confidence}
+    rows = zip(*(column.tolist() for column in columns.values()), strict=True)
+    log = write(tmp_path / "log", [dict(zip(columns, row, strict=True)) for row in rows])
+    status, out, err = run(capsys, "metrics", log, *options)
+    parts = durian_adv.durian_components(
+        rewards, visual_entropy=entropy, confidence=confidence, prompt_index=index, **given
+    )
+    assert (status, err) == (0, "")
+    assert json.loads(out) == durian_metrics(parts, rewards, prompt_index=index)
+
+
 def test_a_null_reward_is_an_invalid_rollout_and_a_null_score_an_unknown_one(tmp_path, capsys):
     rollouts = [
         {"prompt": 1, "reward": 1, "visual_entropy": 2.0},
         {"prompt": 1, "reward": None, "visual_entropy": None},
         {"prompt": 1, "reward": False},
     ]
-    status, out, _ = run(capsys, "metrics", write(tmp_path / "log", rollouts))
+    status, out, err = run(capsys, "metrics", write(tmp_path / "log", rollouts))
     found = json.loads(out)
-    assert status == 0
+    assert (status, err) == (0, "durian-adv metrics: no rollout has confidence, its component is left out\n")
     assert "step" not in found
     assert found["durian/rollouts"] == 2
     assert found["durian/visual_entropy_mean"] == 2
@@ -154,3 +183,63 @@ def test_the_parser_says_its_name_its_version_and_what_it_is_for(capsys):
             assert durian_adv.__doc__ in " ".join(out.split())
         else:
             assert "durian-adv: error: the following arguments are required: command" in err
+
+
+def test_the_help_has_each_command_and_each_option_says_what_it_is_for(capsys):
+    parser = argparse.ArgumentParser()
+    commands = parser.add_subparsers()
+    for command in COMMANDS:
+        command.add(commands)
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    listed = capsys.readouterr().out.partition("{curate,entropy,metrics,preflight,report}\n")[2].splitlines()
+    told = {name: text for line in listed for name, _, text in [line.strip().partition(" ")] if text}
+    for name, command in commands.choices.items():
+        assert is_a_fragment(told[name].strip()), name
+        assert command.description.endswith("."), name
+        assert all(sentence[0].isupper() for sentence in command.description.split(". ")), name
+        assert not shouted(command.description), name
+        for action in command._actions:
+            assert is_a_fragment(action.help), (name, action.dest)
+            # what is to be given stands in capitals
+            if action.option_strings and action.nargs != 0 and action.choices is None:
+                values = action.metavar if isinstance(action.metavar, tuple) else (action.metavar,)
+                assert all(value is not None and value.isupper() for value in values), (name, action.dest)
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "choices"),
+    [
+        ("metrics log", "--confidence-reduction", "sum mean"),
+        ("report log", "--confidence-reduction", "sum mean"),
+        ("metrics log", "--correction", "0 1"),
+        ("curate none.jsonl 1.jsonl 2.jsonl", "--keep", "estimate possible certain"),
+        ("curate none.jsonl 1.jsonl 2.jsonl", "--method", "wilson wilsoncc exact"),
+        ("entropy none out.jsonl", "--features", "patches projected"),
+        ("entropy none out.jsonl", "--layer", "stride8 stride16 stride32 head"),
+        ("entropy none out.jsonl", "--dtype", "float32 bfloat16 float16"),
+    ],
+)
+def test_each_choice_is_taken_and_no_other(capsys, command, option, choices):
+    for choice in choices.split():
+        assert main([*command.split(), option, choice]) == 2  # as there is no such file
+        assert f"durian-adv {command.split()[0]}: " in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*command.split(), option, "2"])
+    assert f"argument {option}: invalid choice: " in capsys.readouterr().err
+
+
+def test_a_key_is_all_that_follows_the_first_equals_sign(tmp_path, capsys):
+    log = write(tmp_path / "log", [{"prompt": 1, "a=b": 1}, {"prompt": 1, "a=b": 0}])
+    status, out, _ = run(capsys, "metrics", log, "--key", "reward=a=b")
+    assert (status, json.loads(out)["durian/rollouts"]) == (0, 2)
+
+
+def is_a_fragment(text):
+    """House style of a help text: it goes on where the name of the option ends, and is no sentence."""
+    return not text[0].isupper() and text == text.strip(" .") and not shouted(text)
+
+
+def shouted(text):
+    """Capitals that are not names."""
+    return set(re.findall("[A-Z]{2,}", text)) - {"CSV", "GPU", "GRPO", "HTML", "JSON", "PNG"}

@@ -363,6 +363,34 @@ def test_the_command_splits_the_rows_of_a_dataset_and_keeps_them_as_they_are(tmp
     assert lines(tmp_path / "2.jsonl") == [{**rows[0], "accuracy": 0.125}, {**rows[3], "accuracy": 0.0}]
 
 
+@pytest.mark.parametrize(
+    ("options", "given"),
+    [
+        ([], {}),
+        (["--band", "0.3", "0.7"], {"band": (0.3, 0.7)}),
+        (["--cut", "0.7"], {"cut": 0.7}),
+        (["--keep", "certain", "--band", "0", "0.95"], {"keep": "certain", "band": (0.0, 0.95)}),
+        (["--keep", "possible"], {"keep": "possible"}),
+        (["--keep", "estimate"], {}),
+        (["--confidence-level", "0.5"], {"confidence_level": 0.5}),
+        (["--method", "wilsoncc"], {"method": "wilsoncc"}),
+        (["--method", "exact"], {"method": "exact"}),
+        (["--method", "wilson"], {}),
+    ],
+)
+def test_each_option_reaches_the_library(tmp_path, options, given):
+    correct = [0, 1, 3, 4, 6, 8]
+    log = samplings(tmp_path / "log.jsonl", [(i, k < right) for i, right in enumerate(correct) for k in range(8)])
+    out = [tmp_path / "1.jsonl", tmp_path / "2.jsonl"]
+    assert main(["curate", log, *map(str, out), *options]) == 0
+    found = curate(correct, samplings=8, **given)
+    columns = ("samplings", "correct", "accuracy", "low", "high")
+    numbers = zip(*(getattr(found, name).tolist() for name in columns), strict=True)
+    rows = [{"prompt": i} | dict(zip(columns, row, strict=True)) for i, row in enumerate(numbers)]
+    for stage, path in zip(("stage_1", "stage_2"), out, strict=True):
+        assert lines(path) == [row for row, fate in zip(rows, found.fate, strict=True) if fate == stage]
+
+
 def test_the_prompt_of_a_rollout_log_is_its_step_and_its_number(tmp_path, capsys):
     log = tmp_path / "rollouts.jsonl"
     rows = [{"step": step, "prompt": 0, "reward": float(k < 3 * step)} for step in (1, 2) for k in range(8)]
@@ -494,6 +522,43 @@ def test_numbers_and_their_text_are_one_id(tmp_path, capsys, ids):
     assert main(["curate", log, *out, "--dataset", str(data)]) == 0
     assert [row["id"] for row in lines(tmp_path / "1.jsonl")] == ["7", ids[1]]
     assert "1 not sampled" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (['{"id": "mid"}', "", '{"id": null}'], "data.jsonl, line 3: id: expected an integer or a string, got None"),
+        (
+            ['{"id": 1}', '{"id": "1"}'],
+            "data.jsonl, line 2: expected ids of one type, got '1' where another row has 1",
+        ),
+    ],
+)
+def test_an_id_of_a_dataset_that_cannot_be_used_is_named_with_its_line(tmp_path, capsys, rows, message):
+    log, data = samplings(tmp_path / "log.jsonl"), tmp_path / "data.jsonl"
+    data.write_text("\n".join(rows))
+    out = [str(tmp_path / "1.jsonl"), str(tmp_path / "2.jsonl")]
+    assert main(["curate", log, *out, "--dataset", str(data)]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_an_id_of_two_columns_is_told_whole(tmp_path, capsys):
+    log = tmp_path / "log.jsonl"
+    log.write_text("".join(json.dumps({"step": 1, "prompt": prompt, "correct": 1}) + "\n" for prompt in (2, "2")))
+    out = [str(tmp_path / "1.jsonl"), str(tmp_path / "2.jsonl")]
+    assert main(["curate", str(log), *out, "--prompt", "step", "prompt"]) == 2
+    assert "line 2: expected ids of one type, got 1, '2' where another row has 1, 2\n" in capsys.readouterr().err
+
+
+def test_of_no_samplings_there_are_no_prompts(tmp_path, capsys):
+    log = tmp_path / "log.parquet"
+    pyarrow.parquet.write_table(
+        pa.table({"prompt": pa.array([], pa.string()), "correct": pa.array([], pa.bool_())}), log
+    )
+    out = [str(tmp_path / "1.jsonl"), str(tmp_path / "2.jsonl")]
+    assert main(["curate", str(log), *out]) == 0
+    assert capsys.readouterr().err == "durian-adv curate: 0 prompts: none\n"
+    assert lines(tmp_path / "1.jsonl") == lines(tmp_path / "2.jsonl") == []
 
 
 @pytest.mark.parametrize(("rows", "told"), [(LOG, "'other' where a prompt is 'easy'"), ([], "")])

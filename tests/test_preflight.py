@@ -1,5 +1,6 @@
 """The command ``durian-adv preflight`` without any trainer; what each trainer's checks find is tested beside it."""
 
+import io
 import sys
 import types
 
@@ -34,6 +35,19 @@ def test_checks_are_printed_and_the_trainers_options_reach_it_as_they_are(traine
     out, err = capsys.readouterr()
     assert out.splitlines() == ["ok       plugin: loaded", "warning  prompts: few"]
     assert err == ""
+
+
+def test_a_check_is_seen_before_the_next_one_is_made(trainer, monkeypatch):
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written))
+
+    def checks(arguments):
+        yield Check("ok", "first", "done")
+        assert written.getvalue() == b"ok       first: done\n"
+
+    trainer()
+    sys.modules["of_this_test"].checks = checks
+    assert main(["preflight", "mine"]) == 0
 
 
 @pytest.mark.parametrize(("count", "summary"), [(1, "1 problem"), (2, "2 problems")])

@@ -42,7 +42,7 @@ def add(commands: Any) -> None:
     command.add_argument("--band", type=float, nargs=2, metavar=("LOW", "HIGH"), help="accuracies to keep")
     command.add_argument("--cut", type=float, metavar="P", help="accuracies below are of stage 2")
     command.add_argument("--keep", choices=("estimate", "possible", "certain"), help="how intervals count")
-    command.add_argument("--confidence-level", type=float, metavar="LEVEL")
+    command.add_argument("--confidence-level", type=float, metavar="LEVEL", help="of the interval")
     command.add_argument("--method", choices=("wilson", "wilsoncc", "exact"), help="of the interval")
     command.add_argument("--dataset", type=Path, metavar="TABLE", help="the data set whose rows are to be split")
     command.add_argument("--id", nargs="+", default=["id"], metavar="COLUMN", help="its prompt id (default: id)")

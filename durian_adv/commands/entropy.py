@@ -37,7 +37,7 @@ def add(commands: Any) -> None:
     command.add_argument("--features", choices=("patches", "projected"), help="of a vision-language model")
     command.add_argument("--layer", choices=("stride8", "stride16", "stride32", "head"), help="of EfficientNet")
     command.add_argument("--size", type=int, metavar="PIXELS", help="that EfficientNet's images are resized to")
-    command.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: a GPU where there is one)")
+    command.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 ... (default: a GPU where there is one)")
     command.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="of a model of transformers")
     for limit, what in (("min", "fewer are enlarged"), ("max", "more are made smaller")):
         command.add_argument(

@@ -27,7 +27,7 @@ def add(commands: Any) -> None:
         "as the trainer takes them. The exit status is 2 if there is a problem.",
     )
     command.set_defaults(run=run)
-    command.add_argument("trainer", choices=sorted(TRAINERS))
+    command.add_argument("trainer", choices=sorted(TRAINERS), help="whose run it is")
     command.add_argument("arguments", nargs=argparse.REMAINDER, help="the options of the run")
 
 

@@ -23,7 +23,9 @@ def add(commands: Any) -> None:
     )
     command.set_defaults(run=run)
     rollouts.add_options(command)
-    command.add_argument("--out", type=Path, default=Path("durian-report"), help="the folder to write to")
+    command.add_argument(
+        "--out", type=Path, default=Path("durian-report"), metavar="FOLDER", help="to write to (default: durian-report)"
+    )
 
 
 def run(options: argparse.Namespace) -> None:

@@ -29,11 +29,15 @@ def add_options(command: argparse.ArgumentParser) -> None:
         "--batch-prompts", type=int, metavar="N", help="of a log without steps, take each N prompts as a step"
     )
     command.add_argument("--confidence-reduction", choices=("sum", "mean"), default="sum", help="of logprobs")
-    command.add_argument("--weights", type=float, nargs=3, metavar=("GRPO", "PERC", "REAS"))
-    command.add_argument("--entropy-quantiles", type=float, nargs="+", metavar="LEVEL")
-    command.add_argument("--num-confidence-buckets", type=int, metavar="N")
-    command.add_argument("--eps", type=float)
-    command.add_argument("--correction", type=int, choices=(0, 1))
+    command.add_argument(
+        "--weights", type=float, nargs=3, metavar=("GRPO", "PERC", "REAS"), help="of the three components"
+    )
+    command.add_argument(
+        "--entropy-quantiles", type=float, nargs="+", metavar="LEVEL", help="that part the buckets of visual entropy"
+    )
+    command.add_argument("--num-confidence-buckets", type=int, metavar="N", help="of equally many prompts")
+    command.add_argument("--eps", type=float, metavar="X", help="added to each std")
+    command.add_argument("--correction", type=int, choices=(0, 1), help="each std divides by the number less this")
     command.add_argument("--success-threshold", type=float, metavar="REWARD", help="rewards above it are correct")
 
 

@@ -14,7 +14,7 @@ import markupsafe
 from durian_adv import __version__
 from durian_adv.report import verdict
 from durian_adv.report.figures import COLOURS, Picture
-from durian_adv.report.summary import METHODS, NOTABLE, SCORES, Summary
+from durian_adv.report.summary import METHODS, SCORES, Summary
 
 SHOWN_STEPS = 30  # more are left to the table beside the page
 LONGEST_NAME = 100  # of a prompt, which may be its whole text
@@ -32,7 +32,7 @@ def write(
         lstrip_blocks=True,
     )
     environment.filters.update(
-        share=_share, short=_short, number=_number, counted=_counted, reward=_reward, with_code=_with_code
+        share=verdict.percent, short=_short, number=_number, counted=_counted, reward=_reward, with_code=_with_code
     )
     found = verdict.verdict(summary)
     page = environment.get_template("page.html.jinja").render(
@@ -47,7 +47,6 @@ def write(
         ),
         log=log,
         methods=METHODS,
-        notable=NOTABLE,
         options=options,
         pictures=pictures,
         scores=SCORES,
@@ -80,10 +79,6 @@ def _steps(summary: Summary) -> list[tuple[Any, dict[str, float]]]:
     return [
         (summary.names[place], {name: values[place] for name, values in summary.columns.items()}) for place in places
     ]
-
-
-def _share(value: float) -> str:
-    return f"{value:.0%}" if value >= 0.0995 or value == 0 else f"{value:.1%}"
 
 
 def _number(value: float) -> str:

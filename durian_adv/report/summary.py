@@ -143,12 +143,11 @@ class Summary:
 
     def _std_of_all(self, step: Step) -> float:
         """Return what batch std divides by: the std of a bucket that all prompts share."""
-        everyone = torch.zeros_like(step.rewards)
+        alike = torch.zeros_like(step.rewards)
         shared = durian_components(
             step.rewards,
-            confidence=everyone,
+            confidence=alike,
             prompt_index=step.prompt_index,
-            num_confidence_buckets=1,
             correction=self._correction,
         ).reasoning_std
         assert shared is not None  # as there is a confidence
@@ -222,11 +221,11 @@ class Summary:
                     )
                 )
             pick = heapq.nlargest if largest else heapq.nsmallest
-            kept_so_far[:] = pick(LISTED, [*kept_so_far, *changes], key=lambda change: change[:2])
+            kept_so_far[:] = pick(LISTED, [*kept_so_far, *changes])
         self.compared += len(chosen)
 
     def _add_score(self, name: str, score: Tensor, outcomes: PromptOutcomes) -> None:
-        scored = ((outcomes.rollouts > 0) & ~score.isnan()).nonzero().squeeze(1)
+        scored = (~score.isnan()).nonzero().squeeze(1)  # prompts without a rollout have none
         self._put(f"scored, {name}", float(len(scored)))
         tenth = quantile_buckets(score[scored], TENTHS)
         rollouts, correct = outcomes.rollouts[scored].double(), outcomes.correct[scored].double()
@@ -255,7 +254,7 @@ class Summary:
             self._put(f"spread, {name}", _spread(std[chosen]))
         chance: defaultdict[str, float] = defaultdict(float)
         for _ in range(_SHUFFLES if scores else 0):
-            shuffled = {name: self._shuffled(score, outcomes)[index] for name, score in scores.items()}
+            shuffled = {name: self._shuffled(score)[index] for name, score in scores.items()}
             by_chance = self._components(
                 step.rewards, shuffled.get("visual_entropy"), shuffled.get("confidence"), index
             )
@@ -265,8 +264,8 @@ class Summary:
         for name in scores:
             self._put(f"spread by chance, {name}", chance[name])
 
-    def _shuffled(self, score: Tensor, outcomes: PromptOutcomes) -> Tensor:
-        scored = ((outcomes.rollouts > 0) & ~score.isnan()).nonzero().squeeze(1)
+    def _shuffled(self, score: Tensor) -> Tensor:
+        scored = (~score.isnan()).nonzero().squeeze(1)
         moved = score.clone()
         moved[scored] = score[scored[torch.randperm(len(scored), generator=self._generator)]]
         return moved
@@ -293,7 +292,7 @@ class Summary:
         if not cosines:
             return 0.0
         middle = (cosines[(len(cosines) - 1) // 2] + cosines[len(cosines) // 2]) / 2
-        return math.degrees(math.acos(min(1.0, middle)))
+        return math.degrees(math.acos(middle))
 
     def tenths(self, score: str) -> list[Tenth]:
         """Return the tenths of a score, from the lowest up; without prompts none."""

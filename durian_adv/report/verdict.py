@@ -76,7 +76,7 @@ def verdict(summary: Summary) -> Verdict:
     changed = summary.notable / summary.compared
     because = (
         f"Its advantages and GRPO's are {grpo:.0f}° apart (cosine {math.cos(math.radians(grpo)):.3f}; 0° would be "
-        f"the same update). {_percent(changed)} of the prompts that have signal would be pulled at least "
+        f"the same update). {percent(changed)} of the prompts that have signal would be pulled at least "
         f"{NOTABLE - 1:.0%} harder, or as much more softly, than by GRPO."
     )
     findings = [_against_batch_std(grpo, batch), *_extremes(summary), _largest(summary)]
@@ -131,17 +131,17 @@ def _extremes(summary: Summary) -> list[Finding]:
     ratio = summary.mean("extreme_ratio")
     kinds = ("extreme_failure", "extreme_success")
     grpo, durian = (sum(summary.mean(f"{kind}, {method}") for kind in kinds) for method in ("GRPO", "Durian"))
-    title = f"Extreme groups are {_percent(ratio)} of those with signal"
+    title = f"Extreme groups are {percent(ratio)} of those with signal"
     if ratio == 0:
         return [Finding("plain", title, "No prompt has exactly one right or one wrong rollout, GRPO's weak spot.")]
-    moved = "" if not any(map(summary.has, SCORES)) else f", and {_percent(durian)} under Durian"
+    moved = "" if not any(map(summary.has, SCORES)) else f", and {percent(durian)} under Durian"
     return [
         Finding(
             "plain",
             title,
             "They have exactly one right, or one wrong rollout. GRPO divides a prompt's rewards by their std, and "
             "where rewards are only right or wrong, these have the smallest. They carry "
-            f"{_percent(grpo)} of the update under GRPO{moved}. The paper, whose complaint they are, counts 36 to 44% "
+            f"{percent(grpo)} of the update under GRPO{moved}. The paper, whose complaint they are, counts 36 to 44% "
             "of them, with 8 rollouts a prompt; with fewer rollouts there are more.",
         )
     ]
@@ -167,24 +167,25 @@ def _size(summary: Summary, score: str) -> Finding:
     buckets = summary.buckets(score)
     usual = _usual(summary, score)
     fewest = int(min(bucket.fewest for bucket in buckets.values()))
-    named = f"{len(buckets)} bucket{'s' * (len(buckets) > 1)} of {CALLED[score]}"
+    plural, each = ("s", "each") if len(buckets) > 1 else ("", "it")
+    named = f"{len(buckets)} bucket{plural} of {CALLED[score]}"
     if usual < FEW:
         return Finding(
             "careful",
-            f"{named}: {usual:.3g} prompt{'s' * (usual != 1)} in {'each' if len(buckets) > 1 else 'it'}, far too few",
+            f"{named}: {usual:.3g} prompt{'s' * (usual != 1)} in {each}, far too few",
             "The std they share is that of a single prompt, so Durian is GRPO again, or noisier. Take more prompts a "
             "step, fewer buckets, or a window of recent prompts (durian_adv.window).",
         )
     if usual < ENOUGH:
         return Finding(
             "careful",
-            f"{named}: about {usual:.0f} prompts in each, few",
+            f"{named}: about {usual:.0f} prompts in {each}, few",
             f"The smallest held {fewest}. The paper has about 43 in each of its 12. Under {ENOUGH}, much of a std is "
             "chance: take fewer buckets (--num-confidence-buckets, --entropy-quantiles) or more prompts a step.",
         )
     return Finding(
         "good",
-        f"{named}: about {usual:.0f} prompts in each",
+        f"{named}: about {usual:.0f} prompts in {each}",
         f"Enough for a std (here: {ENOUGH} or more); the smallest held {fewest}.",
     )
 
@@ -198,8 +199,8 @@ def _usual(summary: Summary, score: str) -> float:
 def _chance(summary: Summary, score: str) -> Finding:
     real, chance = summary.mean(f"spread, {score}"), summary.mean(f"spread by chance, {score}")
     numbers = (
-        f"Stds of buckets differ by {_percent(real)}; when the same prompts are shuffled over the buckets, they still "
-        f"differ by {_percent(chance)}."
+        f"Stds of buckets differ by {percent(real)}; when the same prompts are shuffled over the buckets, they still "
+        f"differ by {percent(chance)}."
     )
     if real < CHANCE * chance or real < 0.01:
         return Finding(
@@ -235,5 +236,6 @@ def _difficulty(summary: Summary, score: str) -> Finding:
     )
 
 
-def _percent(share: float) -> str:
+def percent(share: float) -> str:
+    """Write a share as a reader wants it: with a decimal where it is small."""
     return f"{share:.0%}" if share >= 0.0995 or share == 0 else f"{share:.1%}"

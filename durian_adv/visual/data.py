@@ -89,7 +89,7 @@ class Folder:
 
     def write(self, entropies: Sequence[float], output: Path, extra_info: bool) -> None:
         """Write the output; see ``Source``."""
-        columns: dict[str, Any] = {"image": self._files, COLUMN: pa.array(entropies, pa.float64(), from_pandas=False)}
+        columns: dict[str, Any] = {"image": self._files, COLUMN: pa.array(entropies, pa.float64())}
         if extra_info:
             columns[EXTRA] = [{COLUMN: entropy} for entropy in entropies]
         tables.write_table(pa.table(columns), output)
@@ -188,7 +188,7 @@ class Parquet:
         writer, start = None, 0
         wanted = extra_info or EXTRA in self._schema.names
         for rows in self._batches():
-            values = pa.array(entropies[start : start + len(rows)], pa.float64(), from_pandas=False)
+            values = pa.array(entropies[start : start + len(rows)], pa.float64())
             start += len(rows)
             table = rows.append_column(COLUMN, values)
             if wanted:
@@ -204,7 +204,7 @@ class Parquet:
         empty = True
         for rows in self._file().iter_batches(_ROWS):
             empty = False
-            yield pa.Table.from_batches([rows], self._schema)
+            yield pa.Table.from_batches([rows])
         if empty:
             yield self._schema.empty_table()
 

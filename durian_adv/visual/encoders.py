@@ -65,15 +65,15 @@ def load_encoder(
         ``Encoder``: called with images, it returns their entropies.
 
     Raises:
-        TypeError, ValueError: an unknown layer, kind of features or dtype; limits of pixels that are none, or where
-            the processor has none; a model without weights or without a vision tower.
+        TypeError, ValueError: an unknown layer, kind of features or dtype; a device that is not there; limits of pixels
+            that are none, or where the processor has none; a model without weights or without a vision tower.
 
     >>> load_encoder(layer="stride16", size=224).name
     'efficientnet-lite0, stride16, 224 px'
     """
     _checks.choice("features", features, ("patches", "projected"))
     _checks.choice("dtype", dtype, DTYPES)
-    place = torch.device(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu")
+    place = _place(device)
     for option, pixels in (("min_pixels", min_pixels), ("max_pixels", max_pixels)):
         if pixels is not None:
             _check_pixels(option, pixels)
@@ -112,6 +112,16 @@ class _ResizedFirst:
     def entropies(self, prepared: Sequence[Any]) -> list[float]:
         """Return those of the encoder."""
         return self._encoder.entropies(prepared)
+
+
+def _place(device: str | torch.device | None) -> torch.device:
+    """Return the device, after a look whether it is there."""
+    try:
+        place = torch.device(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu")
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError) as error:  # a torch without CUDA asserts that it has it
+        raise ValueError(f"device: expected one of this machine, got {device} ({f'{error}'.splitlines()[0]})") from None
+    return place
 
 
 def _check_pair(name: str, pair: object) -> None:

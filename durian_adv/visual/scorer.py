@@ -100,8 +100,7 @@ class EntropyScorer:
         if isinstance(batch, pa.Table):
             kept = batch.drop_columns([COLUMN]) if COLUMN in batch.column_names else batch
             cells = kept.column(image_column(kept.column_names, self.images)).to_pylist()
-            # NaN stays NaN: it is not null
-            return kept.append_column(COLUMN, pa.array(self._entropies(cells), pa.float64(), from_pandas=False))
+            return kept.append_column(COLUMN, pa.array(self._entropies(cells)))
         if not isinstance(batch, Mapping):
             raise TypeError(
                 f"batch: expected an Arrow table or a mapping of columns, got {type(batch).__name__} "
