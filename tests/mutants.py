@@ -56,7 +56,7 @@ TESTS = {
     "visual.images": "visual_images",
     "visual.cache": "visual_scoring",
     "visual.scoring": "visual_scoring visual_images",
-    "visual.data": "visual_command",
+    "visual.data": "visual_data visual_command",
     "visual.encoders": "visual_scorer",
     "visual.efficientnet": "visual_scorer",
     "visual.scorer": "visual_scorer",
@@ -67,7 +67,7 @@ TESTS = {
     "commands.rollouts": "cli report_page",
     "commands.curate": "cli curation",
     "commands.report": "cli report_page report_figures",
-    "commands.entropy": "cli visual_command",
+    "commands.entropy": "cli visual_data visual_command",
     "commands.preflight": "cli preflight",
 }
 # slow, or about the modules as they stand in the tree

@@ -26,3 +26,15 @@ def encoded(image, kind="PNG", **options):
     file = io.BytesIO()
     image.save(file, kind, **options)
     return file.getvalue()
+
+
+def folder_of_photographs(home):
+    """Photographs, one twice, one broken, and something else."""
+    (home / "more").mkdir(parents=True)
+    (home / "album.png").mkdir()
+    for i in range(4):
+        crop(i).save(home / f"{i}.png")
+    crop(0).save(home / "more" / "again.PNG")
+    (home / "broken.jpg").write_bytes(b"?")
+    (home / "notes.txt").write_text("no image")
+    return home
