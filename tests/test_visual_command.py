@@ -80,7 +80,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path, capsys):
     for i in range(12):
         crop(i, (128, 128)).save(home / f"{i:02}.png")
     arguments = ["entropy", str(home), str(tmp_path / "out.jsonl"), "--batch-size", "1", "--size", "512"]
-    code = "import sys; from durian_adv.cli import main; sys.exit(main(sys.argv[1:]))"
+    code = "import sys, torch; torch.set_num_threads(1); from durian_adv.cli import main; sys.exit(main(sys.argv[1:]))"
     process = subprocess.Popen([sys.executable, "-c", code, *arguments], stderr=subprocess.DEVNULL)
     cache, known = tmp_path / "out.jsonl.cache", 0
     for _ in range(2400):
