@@ -86,6 +86,13 @@ def test_the_differences_on_the_page_are_those_of_the_csv_files():
     assert len(rows) in (0, len(declaration.PAIRS))
 
 
+def test_what_the_readme_says_is_on_the_page():
+    said = re.findall(r"([+-]\d\.\d\d) (\[[^]]+\])", (page.ROOT / "README.md").read_text(encoding="utf-8"))
+    text = page.PAGE.read_text(encoding="utf-8")
+    assert said
+    assert all(f"| {mean} | {interval} |" in text for mean, interval in said)
+
+
 # --- the statistics -------------------------------------------------------------------------------------------------
 
 
