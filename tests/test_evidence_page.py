@@ -12,7 +12,7 @@ from PIL import Image
 from benchmarks import figures
 from benchmarks.evidence import comparison, declaration, page, records
 from benchmarks.evidence.arms import ARMS
-from benchmarks.evidence.conditions import CONDITIONS, MAIN_CONDITION, Run, runs_of
+from benchmarks.evidence.conditions import COMPARED, CONDITIONS, MAIN_CONDITION, Run, runs_of
 
 FOUND = {name: records.read_all(name) for name in CONDITIONS}
 RUNS = [(CONDITIONS[name], arm, seed, record) for name, found in FOUND.items() for (arm, seed), record in found.items()]
@@ -71,19 +71,24 @@ def test_every_picture_the_page_shows_is_there_and_drawn_from_the_records():
             assert image.text["Records"] == figures.digest(page.sources(name)), "run python -m benchmarks.evidence page"
 
 
-def test_the_differences_on_the_page_are_those_of_the_csv_files():
+@pytest.mark.parametrize("condition", [MAIN_CONDITION, *COMPARED], ids=lambda condition: condition.name)
+def test_the_differences_on_the_page_are_those_of_the_csv_files(condition):
     """Read again from the files' own text, with nothing of ours in between."""
     finals = {}
-    for path in (records.FOLDER / "main").glob("*.csv"):
-        with path.open() as file:
-            next(file)
-            finals[path.stem] = float(list(csv.DictReader(file))[-1]["held_out"])
-    text = page.PAGE.read_text(encoding="utf-8")
-    rows = re.findall(r"^\| ([\w-]+) - ([\w-]+) \| (\d+) \| ([+-][\d.]+) \|", text.split("## Side tables")[0], re.M)
+    for name in dict.fromkeys((condition.name, "main")):  # the table of other arms takes its baseline from there
+        for path in (records.FOLDER / name).glob("*.csv"):
+            with path.open() as file:
+                next(file)
+                finals.setdefault(path.stem, float(list(csv.DictReader(file))[-1]["held_out"]))
+    about = condition.about[0].upper() + condition.about[1:]
+    head = "## The main comparison" if condition is MAIN_CONDITION else f"### {about}"
+    text = page.PAGE.read_text(encoding="utf-8").split(f"{head}: ")[1].split("\n##")[0]
+    rows = re.findall(r"^\| (\S+) - (\S+) \| (\d+) \| ([+-][\d.]+) \|", text, re.M)
     for arm, baseline, seeds, mean in rows:
         pairs = [(finals[f"{arm}-{seed:03}"], finals[f"{baseline}-{seed:03}"]) for seed in range(int(seeds))]
         assert float(mean) == pytest.approx(100 * np.mean([one - other for one, other in pairs]), abs=0.006)
-    assert len(rows) in (0, len(declaration.PAIRS))
+    pairs = declaration.PAIRS if condition is MAIN_CONDITION else page.side_pairs(condition)
+    assert [row[:2] for row in rows] in ([], pairs)
 
 
 def test_what_the_readme_says_is_on_the_page():

@@ -121,27 +121,20 @@ def test_many_steps_are_joined_to_means():
 
 
 def test_what_goes_by_correctness_is_left_out_where_it_is_not_known(tmp_path, capsys):
+    by_correctness = (
+        "one rollout correct",
+        "<th>correct</th>",
+        "<th>extreme</th>",
+        "share of all wrong",
+        "and extreme ones",
+    )
     step = a_step(0)
     _, page, _ = report(tmp_path, capsys, [step])
     assert {path.name for path in (tmp_path / "out").glob("*.png")} == PNGS
-    for words in (
-        "one rollout correct",
-        "<th>correct</th>",
-        "<th>extreme</th>",
-        "share of all wrong",
-        "and extreme ones",
-    ):
-        assert words in page
+    assert all(words in page for words in by_correctness)
     _, page, _ = report(tmp_path, capsys, [step._replace(rewards=step.rewards + 1)])
     assert {path.name for path in (tmp_path / "out").glob("*.png")} == {"buckets.png", "changes.png"}
-    for words in (
-        "one rollout correct",
-        "<th>correct</th>",
-        "<th>extreme</th>",
-        "share of all wrong",
-        "and extreme ones",
-    ):
-        assert words not in page
+    assert not any(words in page for words in by_correctness)
     assert "cannot be told without knowing which rollouts are" in page
     assert "cannot be said without knowing which rollouts are correct" in page
 

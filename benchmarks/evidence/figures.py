@@ -7,6 +7,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
 from benchmarks.evidence import closed_forms, declaration, mechanism, records
@@ -31,14 +32,7 @@ def forest(
         for side in (-1, 1):
             label = f"smallest difference declared detectable: {100 * detectable:.2f}" if side > 0 else None
             axes.axvline(100 * side * detectable, color=BASELINE, linestyle=":", label=label)
-        axes.axvline(0, color="#222222", linewidth=1)
-        for height, d in enumerate(found[::-1]):
-            colour = NOT_MET if d.p_corrected < 0.05 else MET
-            axes.plot([100 * d.low, 100 * d.high], [height, height], color=colour, linewidth=3, alpha=0.45)
-            axes.plot(100 * d.mean, height, "o", color=colour)
-        axes.set_yticks(range(len(found)), [f"{d.arm} - {d.baseline}" for d in found[::-1]])
-        axes.set_ylim(-0.7, len(found) - 0.3)
-        axes.grid(axis="y", visible=False)
+        _intervals(axes, found, [f"{d.arm} - {d.baseline}" for d in found])
         axes.set_xlabel("held-out accuracy, percentage points (mean over seeds; bar: paired bootstrap 95%)")
         axes.set_title(title, loc="left", weight="bold")
         axes.legend(loc="upper center", bbox_to_anchor=(0.4, -0.14), ncols=2)
@@ -53,16 +47,9 @@ def conditions(found: dict[str, list[Difference]], margin: float, path: Path, so
         figure, panels = plt.subplots(1, len(pairs), figsize=size, sharey=True, sharex=True, layout="constrained")
         for axes, pair in zip(panels, pairs, strict=True):
             axes.axvspan(-100 * margin, 100 * margin, color="#eef3ee")
-            axes.axvline(0, color="#222222", linewidth=1)
-            for height, some in enumerate(list(found.values())[::-1]):
-                (d,) = (d for d in some if (d.arm, d.baseline) == pair)
-                colour = NOT_MET if d.p_corrected < 0.05 else MET
-                axes.plot([100 * d.low, 100 * d.high], [height, height], color=colour, linewidth=3, alpha=0.45)
-                axes.plot(100 * d.mean, height, "o", color=colour)
-            labels = [f"{about}\n({some[0].seeds} seeds)" for about, some in found.items()]
-            axes.set_yticks(range(len(found)), labels[::-1])
-            axes.set_ylim(-0.7, len(found) - 0.3)
-            axes.grid(axis="y", visible=False)
+            chosen = [d for some in found.values() for d in some if (d.arm, d.baseline) == pair]
+            labels = [f"{about}\n({d.seeds} seeds)" for about, d in zip(found, chosen, strict=True)]
+            _intervals(axes, chosen, labels)
             axes.set_title(" - ".join(pair), loc="left", weight="bold")
         figure.supxlabel(
             "held-out accuracy, percentage points (bar: paired bootstrap 95%; red: p < 0.05 corrected;"
@@ -193,6 +180,18 @@ def extremes(found: Records, paper: dict[int, float], path: Path, sources: list[
         axes.set_title("1 or 7 of 8 right, among groups with signal", loc="left", weight="bold")
         axes.legend()
         save(figure, path, sources)
+
+
+def _intervals(axes: Axes, found: list[Difference], labels: list[str]) -> None:
+    """Draw differences below one another, each with its interval."""
+    axes.axvline(0, color="#222222", linewidth=1)
+    for height, d in enumerate(found[::-1]):
+        colour = NOT_MET if d.p_corrected < 0.05 else MET
+        axes.plot([100 * d.low, 100 * d.high], [height, height], color=colour, linewidth=3, alpha=0.45)
+        axes.plot(100 * d.mean, height, "o", color=colour)
+    axes.set_yticks(range(len(found)), labels[::-1])
+    axes.set_ylim(-0.7, len(found) - 0.3)
+    axes.grid(axis="y", visible=False)
 
 
 def _ratios(steps: list[dict[str, float]]) -> list[float]:
