@@ -122,27 +122,27 @@ dist: $(VENV)-release/.installed  ## wheel and sdist in dist/, checked, installe
 
 # --- environments ---
 
-$(VENV)/.installed-dev: pyproject.toml constraints.txt requirements-dev.txt
+$(VENV)/.installed-dev: pyproject.toml requirements/constraints.txt requirements/dev.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --requirement requirements-dev.txt
+	$(BIN)/pip install --quiet --requirement requirements/dev.txt
 	touch $@ $(VENV)/.installed-demo
 
-$(VENV)/.installed-demo: pyproject.toml constraints.txt requirements-demo.txt
+$(VENV)/.installed-demo: pyproject.toml requirements/constraints.txt requirements/demo.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --requirement requirements-demo.txt
+	$(BIN)/pip install --quiet --requirement requirements/demo.txt
 	touch $@
 
-$(VENV_BENCH)/.installed: pyproject.toml constraints.txt $(wildcard requirements-bench*.txt)
+$(VENV_BENCH)/.installed: pyproject.toml requirements/constraints.txt $(wildcard requirements/bench*.txt)
 	test -x $(VENV_BENCH)/bin/python || $(PYTHON) -m venv $(VENV_BENCH)
-	$(VENV_BENCH)/bin/pip install --quiet --requirement requirements-bench.txt
-	$(VENV_BENCH)/bin/pip install --quiet --no-deps --requirement requirements-bench-trainers.txt
+	$(VENV_BENCH)/bin/pip install --quiet --requirement requirements/bench.txt
+	$(VENV_BENCH)/bin/pip install --quiet --no-deps --requirement requirements/bench-trainers.txt
 	touch $@
 
 # what cannot be installed with all that it requires comes from a file of its own
-$(VENV)-%/.installed: requirements-%.txt constraints.txt pyproject.toml $(wildcard requirements-*-nodeps.txt)
+$(VENV)-%/.installed: requirements/%.txt requirements/constraints.txt pyproject.toml $(wildcard requirements/*-nodeps.txt)
 	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
 	$(@D)/bin/pip install --quiet --requirement $<
-	test ! -e requirements-$*-nodeps.txt || $(@D)/bin/pip install --quiet --no-deps --requirement requirements-$*-nodeps.txt
+	test ! -e requirements/$*-nodeps.txt || $(@D)/bin/pip install --quiet --no-deps --requirement requirements/$*-nodeps.txt
 	touch $@
 
 clean:

@@ -1,6 +1,6 @@
 """The baselines that other projects released, called where they offer a function and taken from their source where not.
 
-They live in an environment of their own, which ``make bench`` sets up from ``requirements-bench*.txt``.
+They live in an environment of their own, which ``make bench`` sets up from ``requirements/bench*.txt``.
 """
 
 import ast

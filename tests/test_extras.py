@@ -29,7 +29,7 @@ PARTS = {
     "durian-adv[demo]": ["benchmarks/rlvr/*.py", "benchmarks/figures.py"],
     "durian-adv[evidence]": ["benchmarks/evidence/*.py"],
     # `make bench`, but for advantage.py and entropy.py, whose released baselines are installed there alone
-    "requirements-bench.txt": [f"benchmarks/{name}.py" for name in ("confidence", "images", "page", "timing")],
+    "requirements/bench.txt": [f"benchmarks/{name}.py" for name in ("confidence", "images", "page", "timing")],
     "durian-adv[test]": ["tests/helpers.py", "tests/reference.py", "tests/strategies.py", "tests/conftest.py"],
 }
 

@@ -223,9 +223,9 @@ def test_every_other_estimator_is_refused(options, estimator):
 
 def test_this_openrlhf_is_the_one_tested_and_the_requirements_say_which():
     assert importlib.metadata.version("openrlhf") == openrlhf.TESTED
-    pinned = (ROOT / "requirements-openrlhf-nodeps.txt").read_text()
+    pinned = (ROOT / "requirements/openrlhf-nodeps.txt").read_text()
     assert re.search(rf"^openrlhf=={re.escape(openrlhf.TESTED)}$", pinned, re.MULTILINE)
     wanted = importlib.metadata.requires("openrlhf")
-    for line in (ROOT / "requirements-openrlhf.txt").read_text().splitlines():
+    for line in (ROOT / "requirements/openrlhf.txt").read_text().splitlines():
         if line.startswith(("ray==", "deepspeed==", "transformers==")):
             assert any(line == one.replace("[default]", "") for one in wanted), line

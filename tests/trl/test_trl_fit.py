@@ -99,8 +99,8 @@ def test_an_option_that_does_not_exist_is_refused_by_name():
 def test_this_trl_is_one_of_those_tested_and_the_extra_says_which():
     assert trl.__version__ in (OLDEST_TESTED, NEWEST_TESTED)
     root = Path(__file__).resolve().parents[2]
-    assert re.search(rf"^trl=={re.escape(NEWEST_TESTED)}$", (root / "requirements-trl.txt").read_text(), re.MULTILINE)
-    oldest = (root / "requirements-trl-oldest.txt").read_text()
+    assert re.search(rf"^trl=={re.escape(NEWEST_TESTED)}$", (root / "requirements/trl.txt").read_text(), re.MULTILINE)
+    oldest = (root / "requirements/trl-oldest.txt").read_text()
     assert re.search(rf"^trl=={re.escape(OLDEST_TESTED)}$", oldest, re.MULTILINE)
     floor = re.search(r'^trl = \["trl>=([\d.]+)"\]', (root / "pyproject.toml").read_text(), re.MULTILINE).group(1)
     assert OLDEST_TESTED.startswith(floor)
