@@ -81,7 +81,7 @@ def check_dist(dist):
         home, outside = Path(folder, "env"), Path(folder, "outside")
         venv.create(home, with_pip=True)
         python = str(home / "bin/python")
-        install = [python, "-m", "pip", "install", "--quiet", "--constraint", str(ROOT / "requirements" / "constraints.txt")]
+        install = [python, "-m", "pip", "install", "--quiet", "--constraint", f"{ROOT}/requirements/constraints.txt"]
         subprocess.run([*install, f"{wheel}[test]"], check=True)
         # the tests without the package beside them
         (tree / "tests").rename(outside)

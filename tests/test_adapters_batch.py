@@ -1,7 +1,11 @@
 """What the adapters of trainers with flat batches share; it needs none of them."""
 
+import math
+
 import pytest
 import torch
+from hypothesis import given as drawn
+from hypothesis import strategies as st
 
 from durian_adv import durian_components, sequence_confidence
 from durian_adv.adapters.batch import DurianOptions, batch_advantages, prompt_numbers, prompts_a_bucket, read_options
@@ -89,6 +93,28 @@ def test_images_without_any_entropy_are_told_where_it_counts():
         assert advantages(visual_entropy=missing, images=True, options=DurianOptions(weights=(1, 0, 1)))[0].grpo.any()
     some = torch.where(torch.arange(7) < 2, ENTROPY, torch.nan)
     assert advantages(visual_entropy=some, images=True)[0].perceptual is not None
+
+
+@drawn(st.lists(st.tuples(st.integers(0, 3), st.sampled_from([1.0, 1.5, -2.0, math.nan]), st.booleans()), min_size=1))
+def test_entropies_that_differ_within_a_prompt_are_refused(rows):
+    index, entropy, valid = (torch.tensor(column) for column in zip(*rows, strict=True))
+    of_prompts = {}
+    for prompt, value, counts in rows:
+        if counts and value == value:
+            of_prompts.setdefault(prompt, set()).add(value)
+    differ = [sorted(values) for _, values in sorted(of_prompts.items()) if len(values) > 1]
+
+    def call():
+        options = DurianOptions(weights=(1, 1, 0))
+        given = {"logprobs": None, "mask": None, "visual_entropy": entropy, "valid": valid, "options": options}
+        return batch_advantages(torch.ones(len(rows)), index, **given)
+
+    if differ:
+        low, *_, high = differ[0]
+        with pytest.raises(ValueError, match=rf"^visual_entropy: expected one number .* got {low:g} and {high:g}$"):
+            call()
+    else:
+        call()
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,8 @@ def batch_advantages(
         options: of Durian.
 
     Raises:
-        ValueError: log-probabilities or entropies that a component with a weight needs are not there.
+        ValueError: log-probabilities or entropies that a component with a weight needs are not there, or the entropies
+            of a prompt differ.
     """
     _, perceptual, reasoning = options.weights
     if perceptual == 0 or (visual_entropy is not None and bool(visual_entropy.isnan().all())):
@@ -121,10 +122,26 @@ def batch_advantages(
         valid=valid,
         **options.of_components(),
     )
+    if visual_entropy is not None:  # shapes and types are those of the library by now
+        _check_one_a_prompt(visual_entropy, prompt_index, valid)
     metrics = durian_metrics(
         components, rewards, prompt_index=prompt_index, valid=valid, success_threshold=options.success_threshold
     )
     return components, metrics
+
+
+def _check_one_a_prompt(visual_entropy: Tensor, prompt_index: Tensor, valid: Tensor | None) -> None:
+    """Refuse entropies that differ between rollouts of a prompt: the library would take their mean."""
+    known = ~visual_entropy.isnan() if valid is None else ~visual_entropy.isnan() & (valid != 0)
+    values, index = visual_entropy[known], prompt_index[known].to(torch.int64)
+    none = values.new_full((int(index.max()) + 1 if len(index) else 0,), torch.inf)
+    low = none.scatter_reduce(0, index, values, "amin")
+    high = (-none).scatter_reduce(0, index, values, "amax")
+    for first in (low < high).nonzero()[:1, 0].tolist():
+        raise ValueError(
+            "visual_entropy: expected one number for all rollouts of a prompt, whose images they share, "
+            f"got {low[first]:g} and {high[first]:g}"
+        )
 
 
 def prompts_a_bucket(prompts: float, options: DurianOptions, images: bool) -> tuple[str, bool]:

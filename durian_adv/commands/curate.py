@@ -58,6 +58,8 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
+    from tqdm import tqdm
+
     from durian_adv import curation, tables
 
     stages = {"stage_1": options.stage1, "stage_2": options.stage2}
@@ -68,7 +70,7 @@ def _run(options: argparse.Namespace) -> None:
         if path.exists() or path.resolve() in [other.resolve() for other in outputs[:place]]:
             raise ValueError(f"{path}: expected a name that is not taken yet")
     read = [*options.prompt, options.correct]
-    rows = tables.read_columns(options.samplings, read)
+    rows = tqdm(tables.read_columns(options.samplings, read), desc="reading", unit=" samplings", disable=None)
     prompts = _counts(rows, functools.partial(tables.where, options.samplings), read, options.above)
     names = ("band", "cut", "keep", "confidence_level", "method")
     given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
