@@ -13,6 +13,9 @@ TOPICS := advantage confidence entropy
 .PHONY: test-trl test-entropy test-verl train-verl test-openrlhf test-easyr1 test-others
 .PHONY: bench-verl bench-openrlhf bench-easyr1
 
+# DISCARD=yes deletes the environment of each trainer once its tests have passed: 6 GB of disk instead of 11
+discard = $(if $(DISCARD),rm -rf $(1))
+
 test: lint types unit package docs test-trl test-entropy test-verl test-openrlhf  ## everything CI runs
 	@echo "all checks passed"
 
@@ -60,15 +63,18 @@ test-trl: $(VENV)-trl/.installed $(VENV)-trl-oldest/.installed  ## the TRL adapt
 test-entropy: $(VENV)-trl/.installed $(VENV)-trl-oldest/.installed  ## entropies on two versions of transformers, in datasets, on Ray
 	$(VENV)-trl/bin/pytest tests/entropy
 	$(VENV)-trl-oldest/bin/pytest tests/entropy/test_entropy_encoders.py
+	$(call discard,$(VENV)-trl $(VENV)-trl-oldest)
 
 test-verl: $(VENV)-verl/.installed  ## the verl adapter, with a short training by main_ppo
 	$(VENV)-verl/bin/pytest tests/verl
+	$(call discard,$(VENV)-verl)
 
 train-verl: $(VENV)-verl/.installed  ## whole trainings by main_ppo on text and images, v0 and v1: 15 minutes
 	$(VENV)-verl/bin/pytest tests/verl -m training
 
 test-openrlhf: $(VENV)-openrlhf/.installed  ## the OpenRLHF adapter on the OpenRLHF tested
 	$(VENV)-openrlhf/bin/pytest tests/openrlhf
+	$(call discard,$(VENV)-openrlhf)
 
 # EasyR1 is on no package index: EASYR1 is the path of a checkout (docs/easyr1.md). Without it its tests run on verl 0.2, the
 # release it was made from, and say what that leaves out.
@@ -111,6 +117,7 @@ docs: $(VENV)-docs/.installed  ## the documentation as a site, out/site/index.ht
 	rm -rf out/site
 	$(VENV)-docs/bin/sphinx-build --fresh-env --fail-on-warning --keep-going --nitpicky --quiet docs out/site
 	$(VENV)-docs/bin/python tests/check_site.py out/site
+	$(call discard,$(VENV)-docs)
 
 dist: $(VENV)-release/.installed  ## wheel and sdist in dist/, checked, installed into a clean environment and tested there
 	rm -rf dist
