@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from hypothesis import example
 from hypothesis import given as drawn
 from hypothesis import strategies as st
 
@@ -96,6 +97,9 @@ def test_images_without_any_entropy_are_told_where_it_counts():
 
 
 @drawn(st.lists(st.tuples(st.integers(0, 3), st.sampled_from([1.0, 1.5, -2.0, math.nan]), st.booleans()), min_size=1))
+@example([(1, 1.5, True), (0, 1.0, True), (1, 1.0, True), (0, 1.0, True)])
+@example([(2, 1.0, True), (0, -2.0, True), (2, 1.5, True), (0, 1.0, True)])
+@example([(0, 1.0, True), (0, math.nan, True), (1, 1.0, True), (1, 1.5, False)])
 def test_entropies_that_differ_within_a_prompt_are_refused(rows):
     index, entropy, valid = (torch.tensor(column) for column in zip(*rows, strict=True))
     of_prompts = {}
@@ -106,7 +110,8 @@ def test_entropies_that_differ_within_a_prompt_are_refused(rows):
 
     def call():
         options = DurianOptions(weights=(1, 1, 0))
-        given = {"logprobs": None, "mask": None, "visual_entropy": entropy, "valid": valid, "options": options}
+        given = {"logprobs": None, "mask": None, "visual_entropy": entropy, "options": options}
+        given["valid"] = None if valid.all() else valid
         return batch_advantages(torch.ones(len(rows)), index, **given)
 
     if differ:

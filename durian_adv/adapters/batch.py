@@ -133,14 +133,14 @@ def batch_advantages(
 def _check_one_a_prompt(visual_entropy: Tensor, prompt_index: Tensor, valid: Tensor | None) -> None:
     """Refuse entropies that differ between rollouts of a prompt: the library would take their mean."""
     known = ~visual_entropy.isnan() if valid is None else ~visual_entropy.isnan() & (valid != 0)
-    values, index = visual_entropy[known], prompt_index[known].to(torch.int64)
-    none = values.new_full((int(index.max()) + 1 if len(index) else 0,), torch.inf)
-    low = none.scatter_reduce(0, index, values, "amin")
-    high = (-none).scatter_reduce(0, index, values, "amax")
-    for first in (low < high).nonzero()[:1, 0].tolist():
+    values, index = visual_entropy[known], torch.unique(prompt_index[known], return_inverse=True)[1]
+    low = torch.full_like(values, torch.inf).scatter_reduce(0, index, values, "amin")
+    high = torch.full_like(values, -torch.inf).scatter_reduce(0, index, values, "amax")
+    differ = low < high
+    if differ.any():
         raise ValueError(
             "visual_entropy: expected one number for all rollouts of a prompt, whose images they share, "
-            f"got {low[first]:g} and {high[first]:g}"
+            f"got {low[differ][0]:g} and {high[differ][0]:g}"
         )
 
 
