@@ -12,7 +12,7 @@ from PIL import Image
 from benchmarks import figures
 from benchmarks.evidence import comparison, declaration, page, records
 from benchmarks.evidence.arms import ARMS
-from benchmarks.evidence.conditions import COMPARED, CONDITIONS, MAIN_CONDITION, Run, runs_of
+from benchmarks.evidence.conditions import COMPARED, CONDITIONS, MAIN_CONDITION, SGD, Run, runs_of
 
 FOUND = {name: records.read_all(name) for name in CONDITIONS}
 RUNS = [(CONDITIONS[name], arm, seed, record) for name, found in FOUND.items() for (arm, seed), record in found.items()]
@@ -71,15 +71,20 @@ def test_every_picture_the_page_shows_is_there_and_drawn_from_the_records():
             assert image.text["Records"] == figures.digest(page.sources(name)), "run python -m benchmarks.evidence page"
 
 
+def held_out(path):
+    """The last accuracy in a record's own text."""
+    with path.open() as file:
+        next(file)
+        return float(list(csv.DictReader(file))[-1]["held_out"])
+
+
 @pytest.mark.parametrize("condition", [MAIN_CONDITION, *COMPARED], ids=lambda condition: condition.name)
 def test_the_differences_on_the_page_are_those_of_the_csv_files(condition):
     """Read again from the files' own text, with nothing of ours in between."""
     finals = {}
     for name in dict.fromkeys((condition.name, "main")):  # the table of other arms takes its baseline from there
         for path in (records.FOLDER / name).glob("*.csv"):
-            with path.open() as file:
-                next(file)
-                finals.setdefault(path.stem, float(list(csv.DictReader(file))[-1]["held_out"]))
+            finals.setdefault(path.stem, held_out(path))
     about = condition.about[0].upper() + condition.about[1:]
     head = "## The main comparison" if condition is MAIN_CONDITION else f"### {about}"
     text = page.PAGE.read_text(encoding="utf-8").split(f"{head}: ")[1].split("\n##")[0]
@@ -89,6 +94,32 @@ def test_the_differences_on_the_page_are_those_of_the_csv_files(condition):
         assert float(mean) == pytest.approx(100 * np.mean([one - other for one, other in pairs]), abs=0.006)
     pairs = declaration.PAIRS if condition is MAIN_CONDITION else page.side_pairs(condition)
     assert [row[:2] for row in rows] in ([], pairs)
+
+
+def test_each_arm_at_its_best_rate_is_that_of_the_csv_files():
+    text = page.PAGE.read_text(encoding="utf-8")
+    if f"### Plain SGD, each arm at its best of {len(SGD)}" not in text:
+        pytest.skip("not all learning rates have been run")
+    text = text.split(f"### Plain SGD, each arm at its best of {len(SGD)}")[1].split("\n##")[0]
+    finals = {}
+    for condition in SGD:
+        for path in (records.FOLDER / condition.name).glob("*.csv"):
+            arm, seed = path.stem.rsplit("-", 1)
+            finals.setdefault((arm, f"{condition.lr:g}"), {})[seed] = held_out(path)
+    best = {}
+    for arm, shares, rate in re.findall(r"^\| (\S+) ((?:\| [\d.]+% )+)\| ([\d.]+) \|$", text, re.MULTILINE):
+        means = [np.mean(list(finals[arm, f"{condition.lr:g}"].values())) for condition in SGD]
+        assert [float(share) for share in re.findall(r"[\d.]+", shares)] == pytest.approx(
+            100 * np.array(means), abs=0.006
+        )
+        assert f"{SGD[int(np.argmax(means))].lr:g}" == rate
+        best[arm] = finals[arm, rate]
+    assert {*best} == {*SGD[0].arms}
+    differences = re.findall(r"^\| (\S+) - (\S+) \| \d+ \| ([+-][\d.]+) \|", text, re.MULTILINE)
+    assert [(arm, baseline) for arm, baseline, _ in differences] == page.side_pairs(SGD[0])
+    for arm, baseline, mean in differences:
+        paired = [best[arm][seed] - best[baseline][seed] for seed in best[arm]]
+        assert float(mean) == pytest.approx(100 * np.mean(paired), abs=0.006)
 
 
 def test_what_the_readme_says_is_on_the_page():

@@ -44,7 +44,7 @@ class Run:
 
 
 MAIN_CONDITION = Condition("main", "Adam, binary rewards, 96 prompts x 8", seeds=20)
-PILOT_RATES, SGD_RATES = (1e-4, 3e-4, 1e-3), (0.1, 0.3, 1.0)
+PILOT_RATES = (1e-4, 3e-4, 1e-3)
 PILOTS = tuple(
     Condition(f"pilot-{rate:g}", f"learning rate {rate:g}", seeds=1, first_seed=100, steps=25, lr=rate, samples=4)
     for rate in PILOT_RATES
@@ -56,20 +56,22 @@ LONG_PILOTS = tuple(
               seeds=2, first_seed=101, lr=rate, samples=4)
     for rate in (1e-4, 3e-4)
 )  # fmt: skip
+SGD = tuple(
+    Condition(f"sgd-{rate:g}", f"plain SGD, learning rate {rate:g}", arms=FEW, seeds=4, optimizer="sgd", lr=rate)
+    for rate in (0.01, 0.03, 0.1, 0.3, 1.0)
+)
 # side tables: conditions under which arms are compared, and the paper's sweeps
 COMPARED = (
-    Condition("others", "the other arms, on the first seeds of the main comparison", arms=OTHERS),
+    Condition("others", "the other arms, on the first seeds of the main comparison", arms=OTHERS, seeds=4),
     Condition("format", "0.9 accuracy + 0.1 format, so that some groups differ in format alone", format_weight=0.1),
-    *(
-        Condition(f"sgd-{rate:g}", f"plain SGD, learning rate {rate:g}", arms=FEW, seeds=4, optimizer="sgd", lr=rate)
-        for rate in SGD_RATES
-    ),
+    *SGD,
     Condition("wide", "256 prompts a step: 12 buckets of 21", seeds=4, prompts=256,
               arms=("grpo", "batch-std", "durian", "reasoning", "random-buckets")),
     Condition("group-32", "32 responses a prompt, 64 prompts a step", arms=FEW, seeds=4, prompts=64, group_size=32),
 )  # fmt: skip
 SWEEPS = (
-    Condition("weights", "the paper's weights", arms=tuple(f"weights-{'-'.join(map(str, w))}" for w in WEIGHTS)),
+    Condition("weights", "the paper's weights", seeds=4,
+              arms=tuple(f"weights-{'-'.join(map(str, w))}" for w in WEIGHTS)),
     Condition("buckets", "numbers of confidence buckets, 256 prompts a step", seeds=4, prompts=256,
               arms=tuple(f"buckets-{count}" for count in BUCKETS)),
     *(

@@ -18,7 +18,7 @@ from benchmarks.evidence.conditions import (
     LONG_PILOTS,
     MAIN_CONDITION,
     PILOTS,
-    SGD_RATES,
+    SGD,
     SIDE,
     Condition,
 )
@@ -26,6 +26,7 @@ from benchmarks.evidence.markdown import table
 from benchmarks.evidence.suite import Settings
 from benchmarks.records import ROOT
 
+SGD_ABOUT = f"plain SGD, each arm at its best of {len(SGD)} learning rates"
 PAGE, PICTURES = ROOT / "docs" / "evidence.md", ROOT / "docs" / "evidence"
 
 
@@ -35,7 +36,13 @@ def page() -> str:
     parts = [
         prose.HEAD,
         progress(),
-        prose.answer(plan, main_differences(plan), gradient_cosines(), by_condition(plan)),
+        prose.answer(
+            plan,
+            main_differences(plan),
+            gradient_cosines(),
+            by_condition(plan),
+            whole=all(done == planned for done, planned in map(count, CONDITIONS.values())),
+        ),
         *mechanism_part(),
         *suite_part(),
         *declared_part(plan),
@@ -104,10 +111,38 @@ def side_differences(plan: dict[str, Any], condition: Condition) -> list[Differe
     return comparison.differences(side_records(condition), side_pairs(condition), plan["margin_of_equivalence"])
 
 
+def sgd_means() -> dict[str, dict[float, float]]:
+    """Return each arm's mean accuracy by learning rate of plain SGD; nothing until all rates have been run."""
+    found = {condition.lr: whole_seeds(condition) for condition in SGD}
+    if not all(found.values()):
+        return {}
+    finals = {
+        arm: {lr: [comparison.final(r) for (name, _), r in some.items() if name == arm] for lr, some in found.items()}
+        for arm in SGD[0].arms
+    }
+    return {arm: {lr: float(np.mean(values)) for lr, values in of_arm.items()} for arm, of_arm in finals.items()}
+
+
+def sgd_differences(plan: dict[str, Any]) -> list[Difference]:
+    """Return the comparisons of arms, each at its best learning rate of plain SGD, as one family."""
+    best = {arm: max(means, key=lambda lr: means[lr]) for arm, means in sgd_means().items()}
+    found = {
+        (arm, seed): record
+        for condition in SGD
+        for (arm, seed), record in whole_seeds(condition).items()
+        if best.get(arm) == condition.lr
+    }
+    return comparison.differences(found, side_pairs(SGD[0]), plan["margin_of_equivalence"])
+
+
 def by_condition(plan: dict[str, Any]) -> dict[str, list[Difference]]:
-    """Return Durian against GRPO and against batch std under every condition that has both, the main one first."""
+    """Return Durian against GRPO and against batch std under every condition that has both, the main one first.
+
+    Plain SGD is one condition, each arm at its best learning rate: at one rate for all, some arms diverge.
+    """
     found = {MAIN_CONDITION.about: main_differences(plan)}
-    found |= {condition.about: side_differences(plan, condition) for condition in COMPARED}
+    found |= {condition.about: side_differences(plan, condition) for condition in COMPARED if condition not in SGD}
+    found[SGD_ABOUT] = sgd_differences(plan)
     pairs = [("durian", "grpo"), ("durian", "batch-std")]
     chosen = {about: [d for d in some if (d.arm, d.baseline) in pairs] for about, some in found.items()}
     return {about: some for about, some in chosen.items() if len(some) == len(pairs)}
@@ -239,9 +274,10 @@ def side_part(plan: dict[str, Any]) -> list[str]:
         parts.append(difference_table(differences, margin) if differences else "Not run yet, or too few seeds.")
         if differences:
             parts.append(arm_table(condition, side_records(condition)))
-    best = best_rates()
-    if best:
-        parts += ["### Plain SGD, each arm at its best of three learning rates", prose.SGD, best]
+    if best := sgd_differences(plan):
+        (warm,) = [row["accuracy"] for row in mechanism.read(tables.FOLDER / "suite.csv") if row["form"] == "all forms"]
+        parts += [f"### {SGD_ABOUT[0].upper()}{SGD_ABOUT[1:]}", prose.SGD.format(warm=warm)]
+        parts += [rate_table(), difference_table(best, margin)]
     return parts
 
 
@@ -286,19 +322,13 @@ def where_table(found: comparison.Records, plan: dict[str, Any]) -> str:
     return table(["minus GRPO, ± standard error", *keys], rows)
 
 
-def best_rates() -> str:
-    """Return each arm at its best learning rate of plain SGD; empty where not all have been run."""
-    found = {rate: records.read_all(f"sgd-{rate:g}") for rate in SGD_RATES}
-    arms = CONDITIONS[f"sgd-{SGD_RATES[0]:g}"].arms
-    if any(len(some) < len(arms) for some in found.values()):
-        return ""
-    rows = []
-    for arm in arms:
-        means = {rate: np.mean([comparison.final(r) for (name, _), r in some.items() if name == arm])
-                 for rate, some in found.items()}  # fmt: skip
-        best = max(means, key=lambda rate: means[rate])
-        rows.append([arm, *(f"{value:.2%}" for value in means.values()), f"{means[best]:.2%} at {best:g}"])
-    return table(["arm", *(f"lr {rate:g}" for rate in SGD_RATES), "best"], rows)
+def rate_table() -> str:
+    """Return each arm's accuracy at each learning rate of plain SGD."""
+    rows = [
+        [arm, *(f"{value:.2%}" for value in means.values()), f"{max(means, key=lambda lr: means[lr]):g}"]
+        for arm, means in sgd_means().items()
+    ]
+    return table(["arm", *(f"lr {condition.lr:g}" for condition in SGD), "best"], rows)
 
 
 def sources(name: str) -> list[Path]:

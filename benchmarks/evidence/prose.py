@@ -92,9 +92,11 @@ SIDE = """## Side tables
 
 Four or five seeds each: exploratory. They can show large effects and cannot exclude small ones."""
 
-SGD = (
-    """One learning rate for all arms compares scales, not directions; each arm at its best one compares directions."""
-)
+SGD = """\
+One learning rate for all arms compares scales, not directions; each arm at its best one compares directions. A rate
+after which an arm is below the warm policy, {warm:.1%}, is too high for it, and the tables of such rates compare ways
+to fail: they stay out of the answer above. The two lowest rates were added after the other three had been seen. The
+best rate is chosen on the seeds it is compared on, for every arm alike."""
 
 PAPER = """## The paper's tables at this scale
 
@@ -127,6 +129,8 @@ def answer(
     found: list[Difference],
     cosines: dict[str, dict[str, list[float]]],
     conditions: dict[str, list[Difference]],
+    *,
+    whole: bool,
 ) -> str:
     """Say what the declared comparisons and the gradients came to, in the words of their verdicts."""
     margin = plan["margin_of_equivalence"]
@@ -159,7 +163,8 @@ def answer(
         )
         lines.append(f"- **{about[0].upper()}{about[1:]}** ({some[0].seeds} seeds, exploratory): {each}.")
     advice = choose(margin, against.get(("durian", "batch-std")))
-    return "\n\n".join(part for part in ("## The answer so far", "\n".join(lines), advice) if part)
+    head = "## The answer" if whole else "## The answer so far"
+    return "\n\n".join(part for part in (head, "\n".join(lines), advice) if part)
 
 
 def choose(margin: float, found: Difference | None) -> str:
