@@ -98,8 +98,6 @@ def test_the_differences_on_the_page_are_those_of_the_csv_files(condition):
 
 def test_each_arm_at_its_best_rate_is_that_of_the_csv_files():
     text = page.PAGE.read_text(encoding="utf-8")
-    if f"### Plain SGD, each arm at its best of {len(SGD)}" not in text:
-        pytest.skip("not all learning rates have been run")
     text = text.split(f"### Plain SGD, each arm at its best of {len(SGD)}")[1].split("\n##")[0]
     finals = {}
     for condition in SGD:
