@@ -123,9 +123,14 @@ def sgd_means() -> dict[str, dict[float, float]]:
     return {arm: {lr: float(np.mean(values)) for lr, values in of_arm.items()} for arm, of_arm in finals.items()}
 
 
+def best_rate(means: dict[float, float]) -> float:
+    """Return the learning rate with the highest accuracy."""
+    return max(means, key=lambda lr: means[lr])
+
+
 def sgd_differences(plan: dict[str, Any]) -> list[Difference]:
     """Return the comparisons of arms, each at its best learning rate of plain SGD, as one family."""
-    best = {arm: max(means, key=lambda lr: means[lr]) for arm, means in sgd_means().items()}
+    best = {arm: best_rate(means) for arm, means in sgd_means().items()}
     found = {
         (arm, seed): record
         for condition in SGD
@@ -325,7 +330,7 @@ def where_table(found: comparison.Records, plan: dict[str, Any]) -> str:
 def rate_table() -> str:
     """Return each arm's accuracy at each learning rate of plain SGD."""
     rows = [
-        [arm, *(f"{value:.2%}" for value in means.values()), f"{max(means, key=lambda lr: means[lr]):g}"]
+        [arm, *(f"{value:.2%}" for value in means.values()), f"{best_rate(means):g}"]
         for arm, means in sgd_means().items()
     ]
     return table(["arm", *(f"lr {condition.lr:g}" for condition in SGD), "best"], rows)
