@@ -16,8 +16,8 @@ from verl.protocol import DataProto
 
 from benchmarks import page, records, timing
 from benchmarks.timing import Case
-from durian_adv.adapters.batch import DurianOptions
-from durian_adv.adapters.easyr1_batch import put_advantages
+from durian_adv.adapters._batch import DurianOptions
+from durian_adv.adapters.easyr1.batch import put_advantages
 
 sys.path += [str(Path(__file__).resolve().parent.parent / "tests/easyr1" / folder) for folder in ("", "standins")]
 import batches  # of the tests

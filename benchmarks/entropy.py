@@ -23,13 +23,8 @@ from benchmarks import timing
 from benchmarks.images import natural_images, photographs
 from benchmarks.records import Measurement
 from benchmarks.timing import Case, Function
-from durian_adv import (
-    certified,
-    certified_entropy_buckets,
-    certified_entropy_intervals,
-    eigen_entropy,
-    quantile_buckets,
-)
+from durian_adv import certified_entropy_buckets, certified_entropy_intervals, eigen_entropy, quantile_buckets
+from durian_adv._src import certified
 
 GRAM, EXACT, COVARIANCE = "Gram product", "eigen_entropy", "D x D covariance"
 BUCKETS = "certified_entropy_buckets"

@@ -8,7 +8,7 @@ from skimage import data
 from torch import Tensor
 from tqdm import tqdm
 
-from durian_adv.visual.efficientnet import encode_images, load_network
+from durian_adv.data.scoring.efficientnet import encode_images, load_network
 
 PHOTOGRAPHS = (
     *("astronaut", "brick", "camera", "cell", "chelsea", "coffee", "coins", "colorwheel", "grass", "gravel"),

@@ -24,7 +24,7 @@ sys.path += [str(Path(__file__).resolve().parent.parent / "tests/openrlhf" / fol
 import released  # of the tests
 from openrlhf.trainer.ppo_utils.experience import Experience
 
-from durian_adv.adapters.openrlhf_maker import DurianExperienceMaker
+from durian_adv.adapters.openrlhf.maker import DurianExperienceMaker
 
 PROMPTS, SAMPLES, TOKENS = 512, 8, 2048
 RECORD = records.RESULTS / "trainers" / "openrlhf.csv"

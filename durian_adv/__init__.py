@@ -1,11 +1,11 @@
 """Difficulty-aware advantage normalization (Durian) for RL with language models, as pure tensor functions."""
 
-from durian_adv.advantages import combine_advantages, grpo_advantage, shared_std_advantage
-from durian_adv.buckets import quantile_buckets
-from durian_adv.certified import certified_entropy_buckets, certified_entropy_intervals
-from durian_adv.confidence import sequence_confidence
-from durian_adv.durian import DurianComponents, durian_advantage, durian_components
-from durian_adv.entropy import eigen_entropy
+from durian_adv._src.advantages import combine_advantages, grpo_advantage, shared_std_advantage
+from durian_adv._src.buckets import quantile_buckets
+from durian_adv._src.certified import certified_entropy_buckets, certified_entropy_intervals
+from durian_adv._src.confidence import sequence_confidence
+from durian_adv._src.durian import DurianComponents, durian_advantage, durian_components
+from durian_adv._src.entropy import eigen_entropy
 
 __version__ = "0.1.0"
 

@@ -1,4 +1,4 @@
-"""The estimators Durian is compared with: other choices of centre and scale over the same statistics.
+"""The estimators Durian is compared with: other choices of centre and scale over the same scales.
 
 Rewards, ``prompt_index``, ``valid``, ``eps``, ``correction``, results and errors are those of ``grpo_advantage``.
 """
@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from durian_adv import _checks, statistics
-from durian_adv.advantages import Batch, check_rewards, grpo_advantage, measure, scaled
+from durian_adv._src import checks, scales
+from durian_adv._src.advantages import Batch, check_rewards, grpo_advantage, measure, scaled
 
 
 def dr_grpo_advantage(rewards: Tensor, *, prompt_index: Tensor | None = None, valid: Tensor | None = None) -> Tensor:
@@ -57,7 +57,7 @@ def batch_std_advantage(
     tensor([[ 0.4830,  0.4830,  0.4830, -1.4491],
             [ 0.9661,  0.9661, -0.9661, -0.9661]])
     """
-    eps, correction = _checks.epsilon(eps), _checks.correction(correction)
+    eps, correction = checks.epsilon(eps), checks.correction(correction)
     check_rewards(rewards, prompt_index, valid)
     batch = measure(rewards, prompt_index, valid)
     return _over_the_batch(batch, batch.prompts, eps, correction)
@@ -80,10 +80,10 @@ def reinforce_plus_plus_baseline_advantage(
     tensor([[ 1.2247, -1.2247],
             [ 0.0000,  0.0000]])
     """
-    eps, correction = _checks.epsilon(eps), _checks.correction(correction)
+    eps, correction = checks.epsilon(eps), checks.correction(correction)
     check_rewards(rewards, prompt_index, valid)
     batch = measure(rewards, prompt_index, valid)
-    return _over_the_batch(batch, statistics.around_zero(batch.prompts), eps, correction)
+    return _over_the_batch(batch, scales.around_zero(batch.prompts), eps, correction)
 
 
 def reinforce_plus_plus_advantage(
@@ -111,8 +111,8 @@ def reinforce_plus_plus_advantage(
     return grpo_advantage(whole, valid=mask, eps=eps, correction=correction).reshape(rewards.shape)
 
 
-def _over_the_batch(batch: Batch, prompts: statistics.Prompts, eps: float, correction: int) -> Tensor:
+def _over_the_batch(batch: Batch, prompts: scales.Prompts, eps: float, correction: int) -> Tensor:
     # bucket 0 for all, in two: torch 2.6 compiles a scatter to a constant index, or into one place, wrongly
     everyone = (prompts.size < 0).long()
-    shared = statistics.bucket_std(prompts, everyone[None], 2, correction)
-    return scaled(batch, statistics.inverse(prompts, shared, eps)[0])
+    shared = scales.bucket_std(prompts, everyone[None], 2, correction)
+    return scaled(batch, scales.inverse(prompts, shared, eps)[0])

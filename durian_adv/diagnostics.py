@@ -8,10 +8,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from durian_adv import _checks, exact, ragged
-from durian_adv.advantages import Batch, check_rewards, measure
-from durian_adv.buckets import num_buckets
-from durian_adv.durian import DurianComponents
+from durian_adv._src import checks, exact
+from durian_adv._src.advantages import Batch, check_rewards, measure
+from durian_adv._src.buckets import num_buckets
+from durian_adv._src.durian import DurianComponents
+from durian_adv._src.layout import Layout, lay_out, pack
 
 
 class PromptOutcomes(NamedTuple):
@@ -84,9 +85,9 @@ def durian_metrics(
     """
     if not isinstance(components, DurianComponents):
         raise TypeError(f"components: expected DurianComponents, got {type(components).__name__}")
-    success_threshold = _checks.number("success_threshold", success_threshold)
+    success_threshold = checks.number("success_threshold", success_threshold)
     check_rewards(rewards, prompt_index, valid)
-    _checks.shape("components.advantages", components.advantages, rewards.shape, "rewards.shape")
+    checks.shape("components.advantages", components.advantages, rewards.shape, "rewards.shape")
     components, rewards = DurianComponents._make(map(_on_host, components)), rewards.detach().cpu()
     batch = measure(rewards, _on_host(prompt_index), _on_host(valid))
     outcomes = _outcomes(batch, rewards, success_threshold)
@@ -168,7 +169,7 @@ def prompt_outcomes(
     >>> outcomes.correct, outcomes.extreme_success
     (tensor([3, 2, 0]), tensor([ True, False, False]))
     """
-    success_threshold = _checks.number("success_threshold", success_threshold)
+    success_threshold = checks.number("success_threshold", success_threshold)
     check_rewards(rewards, prompt_index, valid)
     return _outcomes(measure(rewards, prompt_index, valid), rewards.detach(), success_threshold)
 
@@ -208,15 +209,15 @@ def update_by_prompt(advantages: Tensor, *, prompt_index: Tensor | None = None) 
     >>> update_by_prompt(torch.tensor([[0.5, 0.5, -1.0], [0.0, 0.0, 0.0]]))
     tensor([2., 0.], dtype=torch.float64)
     """
-    _checks.tensor("advantages", advantages)
+    checks.tensor("advantages", advantages)
     if prompt_index is None:
-        _checks.ndim("advantages", advantages, 2, "(B, G), or (N,) with prompt_index")
+        checks.ndim("advantages", advantages, 2, "(B, G), or (N,) with prompt_index")
     else:
-        _checks.ndim("advantages", advantages, 1, "(N,) with prompt_index")
-        _checks.tensor("prompt_index", prompt_index, integer=True)
-        _checks.shape("prompt_index", prompt_index, advantages.shape, "(N,)")
-        _checks.same_device("prompt_index", prompt_index, "advantages", advantages)
-    return _update(advantages.detach(), None if prompt_index is None else ragged.layout(prompt_index))
+        checks.ndim("advantages", advantages, 1, "(N,) with prompt_index")
+        checks.tensor("prompt_index", prompt_index, integer=True)
+        checks.shape("prompt_index", prompt_index, advantages.shape, "(N,)")
+        checks.same_device("prompt_index", prompt_index, "advantages", advantages)
+    return _update(advantages.detach(), None if prompt_index is None else lay_out(prompt_index))
 
 
 def cosine(first: Tensor, second: Tensor) -> float:
@@ -236,9 +237,9 @@ def cosine(first: Tensor, second: Tensor) -> float:
     >>> round(cosine(torch.tensor([[1.0, -1.0]]), torch.tensor([[3.0, 0.0]])), 4)
     0.7071
     """
-    first, second = _checks.tensor("first", first), _checks.tensor("second", second)
-    _checks.shape("second", second, first.shape, "first.shape")
-    _checks.same_device("second", second, "first", first)
+    first, second = checks.tensor("first", first), checks.tensor("second", second)
+    checks.shape("second", second, first.shape, "first.shape")
+    checks.same_device("second", second, "first", first)
     return float(_cosine(first.cpu(), second.cpu()))
 
 
@@ -277,20 +278,20 @@ def few_prompts_warning(
     """
     if not isinstance(components, DurianComponents):
         raise TypeError(f"components: expected DurianComponents, got {type(components).__name__}")
-    window = _checks.integer("window", window, "an integer >= 0")
+    window = checks.integer("window", window, "an integer >= 0")
     if window < 0:
         raise ValueError(f"window: expected an integer >= 0, got {window}")
-    fewest = _checks.number("fewest", fewest)
+    fewest = checks.number("fewest", fewest)
     if prompt_index is not None:
-        _checks.tensor("prompt_index", prompt_index, integer=True)
-        _checks.shape("prompt_index", prompt_index, components.has_signal.shape, "(N,)")
+        checks.tensor("prompt_index", prompt_index, integer=True)
+        checks.shape("prompt_index", prompt_index, components.has_signal.shape, "(N,)")
     few = []
     for name, score, levels in (
-        ("visual entropy", components.visual_entropy, _checks.levels("entropy_quantiles", entropy_quantiles)),
+        ("visual entropy", components.visual_entropy, checks.levels("entropy_quantiles", entropy_quantiles)),
         (
             "confidence",
             components.confidence,
-            _checks.bucket_count("num_confidence_buckets", num_confidence_buckets),
+            checks.bucket_count("num_confidence_buckets", num_confidence_buckets),
         ),
     ):
         if score is None:
@@ -312,14 +313,14 @@ def few_prompts_warning(
 
 def _outcomes(batch: Batch, rewards: Tensor, success_threshold: float) -> PromptOutcomes:
     # 8-bit floats know no comparison
-    correct = ragged.pack(rewards, batch.layout, torch.nan, exact.working_dtype(rewards.device)) > success_threshold
+    correct = pack(rewards, batch.layout, torch.nan, exact.working_dtype(rewards.device)) > success_threshold
     hits, size, effective = (correct & batch.valid).sum(0), batch.valid.sum(0), batch.prompts.has_signal
     many = effective & (size > 2)
     return PromptOutcomes(size, hits, effective, many & (hits == size - 1), many & (hits == 1))
 
 
-def _update(advantages: Tensor, layout: ragged.Layout | None) -> Tensor:
-    packed = ragged.pack(advantages, layout, 0.0, exact.working_dtype(advantages.device))
+def _update(advantages: Tensor, layout: Layout | None) -> Tensor:
+    packed = pack(advantages, layout, 0.0, exact.working_dtype(advantages.device))
     return exact.row_sum_of_any_size(packed.abs().t())
 
 

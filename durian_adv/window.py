@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from durian_adv import _checks, exact, ragged
-from durian_adv.durian import DurianComponents, durian_components
+from durian_adv._src import checks, exact
+from durian_adv._src.durian import DurianComponents, durian_components
+from durian_adv._src.layout import Layout, lay_out, pack, unpack
 
 
 class Window(NamedTuple):
@@ -89,10 +90,10 @@ def windowed_components(
     >>> len(window.rewards)
     2
     """
-    size = _checks.integer("size", size, "an integer >= 0")
+    size = checks.integer("size", size, "an integer >= 0")
     if size < 0:
         raise ValueError(f"size: expected an integer >= 0, got {size}")
-    _checks.tensor("rewards", rewards)
+    checks.tensor("rewards", rewards)
     _check_window(window, rewards)
     compute = partial(
         durian_components,
@@ -107,7 +108,7 @@ def windowed_components(
     alone = compute(
         exact_rewards, visual_entropy=visual_entropy, confidence=confidence, prompt_index=prompt_index, valid=valid
     )
-    layout = None if prompt_index is None else ragged.layout(prompt_index)
+    layout = None if prompt_index is None else lay_out(prompt_index)
     batch = _rows(exact_rewards, valid, alone, layout)
     if window is None or len(window.rewards) == 0:
         return _rounded(alone, rewards.dtype), _last(batch, size)
@@ -125,7 +126,7 @@ def windowed_components(
             return None
         value = value[first:]
         inner = value.T if value.ndim == 2 else value
-        return ragged.unpack(inner, layout, rewards.shape)
+        return unpack(inner, layout, rewards.shape)
 
     components = DurianComponents._make(map(of_batch, together))
     return _rounded(components, rewards.dtype), _last(joined, size)
@@ -136,18 +137,18 @@ def _check_window(window: Window | None, rewards: Tensor) -> None:
         return
     if not isinstance(window, Window):
         raise TypeError(f"window: expected a Window or None, got {type(window).__name__}")
-    _checks.tensor("window.rewards", window.rewards)
-    _checks.ndim("window.rewards", window.rewards, 2, "(W, G)")
-    _checks.same_device("window.rewards", window.rewards, "rewards", rewards)
+    checks.tensor("window.rewards", window.rewards)
+    checks.ndim("window.rewards", window.rewards, 2, "(W, G)")
+    checks.same_device("window.rewards", window.rewards, "rewards", rewards)
     for name in ("visual_entropy", "confidence"):
         score = getattr(window, name)
         if score is not None:
-            _checks.tensor(f"window.{name}", score)
-            _checks.shape(f"window.{name}", score, window.rewards.shape[:1], "(W,)")
-            _checks.same_device(f"window.{name}", score, "rewards", rewards)
+            checks.tensor(f"window.{name}", score)
+            checks.shape(f"window.{name}", score, window.rewards.shape[:1], "(W,)")
+            checks.same_device(f"window.{name}", score, "rewards", rewards)
 
 
-def _rows(rewards: Tensor, valid: Tensor | None, parts: DurianComponents, layout: ragged.Layout | None) -> Window:
+def _rows(rewards: Tensor, valid: Tensor | None, parts: DurianComponents, layout: Layout | None) -> Window:
     """Bring a batch into the form of a window: dense rewards with NaN for invalid rollouts, a prompt's own scores."""
     usable = rewards.isfinite() if valid is None else rewards.isfinite() & valid
     rewards = torch.where(usable, rewards, torch.nan)
@@ -157,7 +158,7 @@ def _rows(rewards: Tensor, valid: Tensor | None, parts: DurianComponents, layout
     def by_prompt(score: Tensor | None) -> Tensor | None:
         return None if score is None else score.new_zeros(layout.num_prompts).index_copy(0, layout.column, score)
 
-    packed = ragged.pack(rewards, layout, torch.nan, rewards.dtype).T.contiguous()
+    packed = pack(rewards, layout, torch.nan, rewards.dtype).T.contiguous()
     return Window(packed, by_prompt(parts.visual_entropy), by_prompt(parts.confidence))
 
 

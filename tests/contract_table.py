@@ -7,7 +7,7 @@ from functools import partial
 import torch
 
 import durian_adv
-from durian_adv import baselines, prior, weightings
+from durian_adv import baselines, weighting
 
 SIZES = {"b": 5, "g": 3, "p": 7, "d": 8, "t": 6}
 
@@ -89,15 +89,19 @@ TABLE = {
     },
     **{
         name: (
-            partial(getattr(prior, name), weight=weightings.exponential, normalize=True),
+            partial(getattr(weighting, name), weight=weighting.exponential, normalize=True),
             lambda x: ((x.rewards,), {"valid": x.valid, "correctness": x.rollout_confidence}),
         )
-        for name in prior.__all__
+        for name in ("accuracy_weights", "reweighted_advantage")
     },
 }
 
 OF_REWARDS = [n for n in TABLE if n.endswith("_advantage") or n in ("durian_components", "accuracy_weights")]
-OF_STD = [n for n in OF_REWARDS if n not in ("dr_grpo_advantage", "rloo_advantage", *prior.__all__)]
+OF_STD = [
+    n
+    for n in OF_REWARDS
+    if n not in ("dr_grpo_advantage", "rloo_advantage", "reweighted_advantage", "accuracy_weights")
+]
 
 
 def call(name, inputs):

@@ -28,7 +28,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 import durian_adv
-from durian_adv import baselines, diagnostics, prior, window
+from durian_adv import baselines, diagnostics, weighting, window
 
 RECORD = Path(__file__).parent / "records" / "fuzz.csv"
 EIGHT_BITS = (torch.float8_e4m3fn, torch.float8_e5m2)
@@ -369,12 +369,12 @@ FUNCTIONS = {
     ),
     "few_prompts_warning": (warning, lambda x: {"rewards": x.rewards} | options(x), check_warning),
     "reweighted_advantage": (
-        prior.reweighted_advantage,
+        weighting.reweighted_advantage,
         lambda x: {"rewards": x.rewards} | weighted(x),
         check_weighted,
     ),
     "accuracy_weights": (
-        prior.accuracy_weights,
+        weighting.accuracy_weights,
         lambda x: {"rewards": x.rewards} | weighted(x),
         lambda x, r: close(r, weighted_oracle(reference.accuracy_weights, x), x.dtype),
     ),

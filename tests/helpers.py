@@ -14,23 +14,23 @@ import torch
 from hypothesis import strategies as st
 
 import durian_adv
-from durian_adv import baselines, prior, weightings
+from durian_adv import baselines, weighting
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-6}
 COMPONENTS = ("advantages", "grpo", "perceptual", "reasoning")
 
 # weightings by accuracy: name -> (ours, the formula in plain Python)
 WEIGHTINGS = {
-    "linear": (weightings.linear, lambda p: 1 + (1 - p)),
-    "linear, slope 3": (partial(weightings.linear, slope=3.0), lambda p: 1 + 3 * (1 - p)),
-    "exponential": (weightings.exponential, lambda p: math.exp(1 - p)),
-    "exponential, rate 4": (partial(weightings.exponential, rate=4.0), lambda p: math.exp(4 * (1 - p))),
-    "power": (weightings.power, lambda p: 1.05 - p),
-    "power, exponent 2.5": (partial(weightings.power, exponent=2.5), lambda p: (1.05 - p) ** 2.5),
-    "focal": (weightings.focal, lambda p: (1 - p) ** 2),
-    "focal, gamma 0.5": (partial(weightings.focal, gamma=0.5), lambda p: (1 - p) ** 0.5),
-    "logarithmic": (weightings.logarithmic, lambda p: max(0.0, -math.log(p + 0.02))),
-    "logistic": (weightings.logistic, lambda p: 0.4 + 1.1 / (1 + math.exp(10 * (p - 0.75)))),
+    "linear": (weighting.linear, lambda p: 1 + (1 - p)),
+    "linear, slope 3": (partial(weighting.linear, slope=3.0), lambda p: 1 + 3 * (1 - p)),
+    "exponential": (weighting.exponential, lambda p: math.exp(1 - p)),
+    "exponential, rate 4": (partial(weighting.exponential, rate=4.0), lambda p: math.exp(4 * (1 - p))),
+    "power": (weighting.power, lambda p: 1.05 - p),
+    "power, exponent 2.5": (partial(weighting.power, exponent=2.5), lambda p: (1.05 - p) ** 2.5),
+    "focal": (weighting.focal, lambda p: (1 - p) ** 2),
+    "focal, gamma 0.5": (partial(weighting.focal, gamma=0.5), lambda p: (1 - p) ** 0.5),
+    "logarithmic": (weighting.logarithmic, lambda p: max(0.0, -math.log(p + 0.02))),
+    "logistic": (weighting.logistic, lambda p: 0.4 + 1.1 / (1 + math.exp(10 * (p - 0.75)))),
 }
 
 # the one thing a machine may lack: everything else works without
@@ -127,9 +127,9 @@ def estimates(case):
     out["rpp"] = baselines.reinforce_plus_plus_advantage(batch.rewards, **batch.kwargs, **std)
     out["rpp_baseline"] = baselines.reinforce_plus_plus_baseline_advantage(batch.rewards, **batch.kwargs, **std)
     for name, normalize in (("reweighted", False), ("reweighted_to_one", True)):
-        out[name] = prior.reweighted_advantage(
+        out[name] = weighting.reweighted_advantage(
             batch.rewards,
-            weight=weightings.logistic,
+            weight=weighting.logistic,
             correctness=case.correctness(),
             normalize=normalize,
             **batch.kwargs,

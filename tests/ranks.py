@@ -61,7 +61,7 @@ def _serve(rank, world, store, pipe):
     import torch.distributed as dist
 
     import durian_adv
-    from durian_adv import distributed
+    from durian_adv._src import distributed
 
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world)

@@ -9,9 +9,9 @@ from einops import rearrange
 from PIL import Image
 
 from durian_adv import eigen_entropy
-from durian_adv.visual import load_encoder
-from durian_adv.visual.efficientnet import encode_images, load_network
-from durian_adv.visual.scoring import row_entropies
+from durian_adv.data.scoring import load_encoder
+from durian_adv.data.scoring.efficientnet import encode_images, load_network
+from durian_adv.data.scoring.rows import row_entropies
 
 SMALL = {"layer": "stride8", "size": 64}
 FLAGS = ["--layer", "stride8", "--size", "64"]

@@ -7,8 +7,8 @@ import torch
 
 from durian_adv import durian_components
 from durian_adv.cli import main
-from durian_adv.report.summary import Summary
-from durian_adv.rollout_log import Step
+from durian_adv.data.logs.steps import Step
+from durian_adv.report.numbers import Summary
 
 
 def components(rewards, visual_entropy, confidence, prompt_index, buckets=3):

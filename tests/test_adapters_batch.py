@@ -9,7 +9,7 @@ from hypothesis import given as drawn
 from hypothesis import strategies as st
 
 from durian_adv import durian_components, sequence_confidence
-from durian_adv.adapters.batch import DurianOptions, batch_advantages, prompt_numbers, prompts_a_bucket, read_options
+from durian_adv.adapters._batch import DurianOptions, batch_advantages, prompt_numbers, prompts_a_bucket, read_options
 from durian_adv.diagnostics import durian_metrics
 
 REWARDS = torch.tensor([1.0, 0, 1, 1, 0, 0, 1])

@@ -13,7 +13,8 @@ from helpers import assert_matches, assert_same_bits, result_dtype
 from hypothesis import given
 from hypothesis import strategies as st
 
-from durian_adv import advantages, combine_advantages, grpo_advantage, shared_std_advantage
+from durian_adv import combine_advantages, grpo_advantage, shared_std_advantage
+from durian_adv._src import advantages
 
 epsilons = st.sampled_from((1e-6, 0.0, 1e-9, 1e-4, 1.0))
 corrections = st.sampled_from((0, 1))

@@ -14,7 +14,7 @@ import durian_adv
 from benchmarks import figures, gpu, log_size, page, records, timing
 from benchmarks.confidence import peak_memory
 from benchmarks.records import Measurement
-from durian_adv.rollout_log import read_steps
+from durian_adv.data.logs.steps import read_steps
 
 TOPICS = records.topics()
 PICTURES = sorted(page.PICTURES.glob("*.png"))

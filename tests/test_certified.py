@@ -16,15 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from skimage import data, transform
 
-from durian_adv import (
-    certified,
-    certified_entropy_buckets,
-    certified_entropy_intervals,
-    eigen_entropy,
-    entropy,
-    quantile_buckets,
-)
-from durian_adv.visual.efficientnet import encode_images, load_network
+from durian_adv import certified_entropy_buckets, certified_entropy_intervals, eigen_entropy, quantile_buckets
+from durian_adv._src import certified, entropy
+from durian_adv.data.scoring.efficientnet import encode_images, load_network
 
 NAN = float("nan")
 SPECTRA = ("flat", "rank one", "rank three", "two levels", "geometric", "cluster", 0.3, 0.8, 1.2, 1.6, 3.0, 6.0)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import durian_adv
-from durian_adv.cli import COMMANDS, main
+from durian_adv.cli.main import COMMANDS, main
 from durian_adv.diagnostics import durian_metrics
 
 

@@ -13,7 +13,8 @@ from helpers import assert_same_bits
 from hypothesis import given
 from hypothesis import strategies as st
 
-from durian_adv import confidence, sequence_confidence
+from durian_adv import sequence_confidence
+from durian_adv._src import confidence
 
 reductions = st.sampled_from(("sum", "mean"))
 NAN, INF = float("nan"), float("inf")

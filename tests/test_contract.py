@@ -62,10 +62,10 @@ def test_the_table_covers_every_function_of_the_baselines():
 def test_the_table_covers_every_function_of_the_prior():
     public = {
         n
-        for n, f in vars(durian_adv.prior).items()
-        if inspect.isfunction(f) and f.__module__ == "durian_adv.prior" and not n.startswith("_")
+        for n, f in vars(durian_adv.weighting).items()
+        if inspect.isfunction(f) and f.__module__ == "durian_adv.weighting" and not n.startswith("_")
     }
-    assert public == set(durian_adv.prior.__all__) <= set(TABLE)
+    assert public == set(durian_adv.weighting.__all__) <= set(TABLE)
 
 
 @everywhere
@@ -676,7 +676,7 @@ def test_the_import_brings_no_trainer_plotting_or_data_package():
     )  # fmt: skip
     code = (
         "import sys, torch, einops; before = set(sys.modules); import durian_adv, durian_adv.baselines;"
-        "import durian_adv.hints, durian_adv.prior, durian_adv.weightings;"
+        "import durian_adv.data.hints, durian_adv.weighting;"
         "new = {m.split('.')[0] for m in set(sys.modules) - before};"
         f"print(sorted(new & set({heavy!r})));"
         f"print(sorted(new - set(sys.stdlib_module_names) - {{'durian_adv', 'einops', 'torch'}}))"

@@ -18,7 +18,7 @@ from scipy.stats import beta, norm
 
 import durian_adv
 from durian_adv.cli import main
-from durian_adv.curation import FATES, Curation, accuracy_figure, curate
+from durian_adv.data.curation import FATES, Curation, accuracy_figure, curate
 
 outcomes = st.lists(st.lists(st.sampled_from((0, 1, math.nan)), min_size=6, max_size=6), max_size=20)
 
@@ -586,7 +586,7 @@ def test_a_name_that_tells_no_format_is_refused_before_any_work(capsys):
 
 def test_a_package_that_is_not_there_is_named_with_the_extra_that_brings_it(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    monkeypatch.delitem(sys.modules, "durian_adv.tables", raising=False)
+    monkeypatch.delitem(sys.modules, "durian_adv.data.tables", raising=False)
     monkeypatch.delattr(durian_adv, "tables", raising=False)
     assert main(["curate", "log.jsonl", "1.jsonl", "2.jsonl"]) == 2
     err = capsys.readouterr().err

@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ranks import SIZES, Pool, RankDiedError
 
-from durian_adv import distributed, durian_advantage, durian_components
+from durian_adv import durian_advantage, durian_components
+from durian_adv._src import distributed
 
 
 class Correction(enum.IntEnum):

@@ -20,8 +20,8 @@ from durian_adv import (
     grpo_advantage,
     quantile_buckets,
     shared_std_advantage,
-    statistics,
 )
+from durian_adv._src import scales
 
 STDS = ("prompt_std", "perceptual_std", "reasoning_std")
 BUCKETS = ("entropy_bucket", "confidence_bucket")
@@ -353,7 +353,7 @@ def test_a_prompt_s_score_is_the_mean_of_its_valid_ones(seed, width, scale, infi
     if infinite:
         values = np.where(rng.random(values.shape) < 0.3, rng.choice((np.inf, -np.inf), values.shape), values)
     valid = rng.random(values.shape) < 0.8
-    found = statistics.prompt_means(torch.tensor(values.T), torch.tensor(valid.T)).numpy()
+    found = scales.prompt_means(torch.tensor(values.T), torch.tensor(valid.T)).numpy()
     expected = [reference.mean_score(row[ok].tolist()) for row, ok in zip(values, valid, strict=True)]
     np.testing.assert_allclose(found, expected, rtol=1e-13, atol=4e-16 * scale)
     if valid[0].any():

@@ -23,9 +23,9 @@ EXTRAS = {"": PROJECT["dependencies"], **PROJECT["optional-dependencies"]}
 
 # what is installed by -> the files that must be importable with it and nothing else
 PARTS = {
-    "durian-adv[curation]": ["durian_adv/curation.py", "durian_adv/tables.py", "durian_adv/commands/curate.py"],
-    "durian-adv[report]": ["durian_adv/report/*.py", "durian_adv/rollout_log.py", "durian_adv/commands/report.py"],
-    "durian-adv[entropy]": ["durian_adv/visual/*.py", "durian_adv/commands/entropy.py"],
+    "durian-adv[curation]": ["durian_adv/data/curation.py", "durian_adv/data/tables.py", "durian_adv/cli/curate.py"],
+    "durian-adv[report]": ["durian_adv/report/*.py", "durian_adv/data/logs/steps.py", "durian_adv/cli/report.py"],
+    "durian-adv[entropy]": ["durian_adv/data/scoring/*.py", "durian_adv/cli/entropy.py"],
     "durian-adv[demo]": ["benchmarks/rlvr/*.py", "benchmarks/figures.py"],
     "durian-adv[evidence]": ["benchmarks/evidence/*.py"],
     # `make bench`, but for advantage.py and entropy.py, whose released baselines are installed there alone
@@ -120,7 +120,7 @@ def test_what_an_extra_is_for_can_be_imported_with_it_alone(name):
 def test_what_no_extra_is_for_needs_torch_and_einops_alone():
     claimed = {path for patterns in PARTS.values() for path in files(patterns)}
     plain = set(files(["durian_adv/*.py", "durian_adv/commands/*.py"])) - claimed
-    assert ROOT / "durian_adv/cli.py" in plain
+    assert ROOT / "durian_adv/cli/main.py" in plain
     assert imported_alone("durian-adv", sorted(plain)) == ""
 
 

@@ -9,7 +9,8 @@ import torch
 from test_api import public_names
 
 import durian_adv
-from durian_adv import _checks, baselines, diagnostics, prior, statistics, window
+from durian_adv import baselines, diagnostics, weighting, window
+from durian_adv._src import checks, scales
 
 
 def test_whatever_comes_the_result_is_right_or_the_error_the_documented_one():
@@ -20,21 +21,21 @@ def test_whatever_comes_the_result_is_right_or_the_error_the_documented_one():
 
 
 def test_every_public_function_of_tensors_is_called():
-    modules = (durian_adv, baselines, diagnostics, prior, window)
+    modules = (durian_adv, baselines, diagnostics, weighting, window)
     public = {name for module in modules for name in public_names(module) if inspect.isfunction(getattr(module, name))}
     assert set(fuzz.FUNCTIONS) == public - {"group_kinds"}  # which is called on what prompt_outcomes returns
 
 
 def test_a_wrong_statistic_is_found(monkeypatch):
-    right = statistics.own_std
-    monkeypatch.setattr(statistics, "own_std", lambda prompts, correction: right(prompts, 1))
+    right = scales.own_std
+    monkeypatch.setattr(scales, "own_std", lambda prompts, correction: right(prompts, 1))
     with pytest.raises(AssertionError):
         fuzz.counted(800, start=1000)
 
 
 def test_an_argument_that_is_not_checked_is_found(monkeypatch):
-    monkeypatch.setattr(_checks, "same_device", lambda *_: None)
-    monkeypatch.setattr(_checks, "shape", lambda *_: None)
+    monkeypatch.setattr(checks, "same_device", lambda *_: None)
+    monkeypatch.setattr(checks, "shape", lambda *_: None)
     with pytest.raises((AssertionError, RuntimeError, IndexError, BaseExceptionGroup, pytest.fail.Exception)):
         fuzz.counted(800, start=1000)
 

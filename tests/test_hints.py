@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from durian_adv.curation import curate
-from durian_adv.hints import DEFAULT_BANDS, DEFAULT_TEMPLATE, Band, hint, with_hint
+from durian_adv.data.curation import curate
+from durian_adv.data.hints import DEFAULT_BANDS, DEFAULT_TEMPLATE, Band, hint, with_hint
 
 accuracies = st.one_of(st.none(), st.just(math.nan), st.floats(0, 1))
 ROW = {"prompt": "?", "accuracy": 0.1}

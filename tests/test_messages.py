@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from durian_adv import (
-    _checks,
     baselines,
     certified_entropy_buckets,
     certified_entropy_intervals,
@@ -23,6 +22,7 @@ from durian_adv import (
     sequence_confidence,
     shared_std_advantage,
 )
+from durian_adv._src import checks
 from durian_adv.diagnostics import cosine, durian_metrics, few_prompts_warning, prompt_outcomes, update_by_prompt
 from durian_adv.window import Window, windowed_components
 
@@ -608,13 +608,13 @@ def test_a_message_names_the_argument_and_tells_what_was_expected_and_what_came(
 
 def test_arguments_at_the_ends_of_what_is_allowed_are_taken_as_they_are():
     largest = sys.float_info.max
-    assert [_checks.number("x", value) for value in (largest, -largest, 3)] == [largest, -largest, 3.0]
-    assert [_checks.epsilon(value) for value in (0, 2.5)] == [0.0, 2.5]
-    assert math.copysign(1, _checks.epsilon(-0.0)) == 1
-    assert [_checks.correction(value) for value in (0, 1)] == [0, 1]
-    assert _checks.levels("quantiles", ()) == 1
-    assert _checks.bucket_count("buckets", 2**24) == 2**24
-    assert _checks.integer("x", np.int64(3), "an integer") == 3
+    assert [checks.number("x", value) for value in (largest, -largest, 3)] == [largest, -largest, 3.0]
+    assert [checks.epsilon(value) for value in (0, 2.5)] == [0.0, 2.5]
+    assert math.copysign(1, checks.epsilon(-0.0)) == 1
+    assert [checks.correction(value) for value in (0, 1)] == [0, 1]
+    assert checks.levels("quantiles", ()) == 1
+    assert checks.bucket_count("buckets", 2**24) == 2**24
+    assert checks.integer("x", np.int64(3), "an integer") == 3
 
 
 @pytest.mark.filterwarnings("ignore")  # torch's, about tensors that few use

@@ -6,9 +6,8 @@ import types
 
 import pytest
 
-from durian_adv.cli import main
-from durian_adv.commands import preflight
-from durian_adv.commands.preflight import Check
+from durian_adv.cli import main, preflight
+from durian_adv.cli.preflight import Check
 
 
 @pytest.fixture

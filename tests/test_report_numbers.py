@@ -14,7 +14,7 @@ from steps import a_step, components, summed
 
 from durian_adv import baselines, durian_components, quantile_buckets
 from durian_adv.diagnostics import durian_metrics
-from durian_adv.report.summary import METHODS, RATIO_BINS, TENTHS, Summary
+from durian_adv.report.numbers import METHODS, RATIO_BINS, TENTHS, Summary
 
 
 @settings(max_examples=40)

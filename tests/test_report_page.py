@@ -15,11 +15,12 @@ import torch
 from steps import a_step, components, lines, report, summed
 
 import durian_adv
-from durian_adv import baselines, durian_components, rollout_log
+from durian_adv import baselines, durian_components
 from durian_adv.cli import main
+from durian_adv.data.logs import steps as step_log
 from durian_adv.report import verdict
 from durian_adv.report.figures import Picture
-from durian_adv.report.summary import METHODS, Summary
+from durian_adv.report.numbers import METHODS, Summary
 
 PICTURES = ("pull", "extremes", "difficulty", "buckets", "changes")
 
@@ -95,7 +96,7 @@ def test_several_logs_are_one(tmp_path, capsys):
 
 def test_a_long_log_is_not_held_in_memory(tmp_path, monkeypatch):
     """Rollouts go as their step has been counted; what grows with the log is a row of numbers a step."""
-    monkeypatch.setattr(rollout_log, "_HELD", 256)
+    monkeypatch.setattr(step_log, "_HELD", 256)
     monkeypatch.setattr("durian_adv.report.figures.draw", lambda summary, folder: {})
     monkeypatch.setattr("durian_adv.report.page.write", lambda *_, **__: "")
     held, most, add = [], [], Summary.add

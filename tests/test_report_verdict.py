@@ -8,9 +8,9 @@ import reference
 import torch
 from steps import a_step, components, summed
 
+from durian_adv.data.logs.steps import Step
 from durian_adv.report import verdict
-from durian_adv.report.summary import Tenth
-from durian_adv.rollout_log import Step
+from durian_adv.report.numbers import Tenth
 
 
 def said(*steps, buckets=3):

@@ -32,7 +32,7 @@ from benchmarks.rlvr.scenes import COLOURS, KINDS, PHOTOGRAPHS, Scene, draw_scen
 from benchmarks.rlvr.training import clipped_loss, train
 from benchmarks.rlvr.warmup import demonstrate, warm_up
 from durian_adv.cli import main as durian_adv
-from durian_adv.visual.efficientnet import LAYERS, encode_images, load_network
+from durian_adv.data.scoring.efficientnet import LAYERS, encode_images, load_network
 
 ROOT = Path(__file__).resolve().parent.parent
 GROUP = 4

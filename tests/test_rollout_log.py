@@ -14,8 +14,9 @@ import pytest
 import torch
 from hypothesis import given
 
-from durian_adv import rollout_log, sequence_confidence
-from durian_adv.rollout_log import read_steps
+from durian_adv import sequence_confidence
+from durian_adv.data.logs import steps as step_log
+from durian_adv.data.logs.steps import read_steps
 
 KEYS = ("prompt", "reward", "step", "visual_entropy", "confidence", "logprobs")
 
@@ -69,7 +70,7 @@ def logs(draw, kinds=KINDS):
 def test_steps_hold_the_rollouts_of_the_log_in_its_order(tmp_path_factory, rollouts, reduction, held):
     file = write(tmp_path_factory.mktemp("log") / "log", rollouts)
     with pytest.MonkeyPatch.context() as patch:  # so that small logs go to the disk, too
-        patch.setattr(rollout_log, "_HELD", held)
+        patch.setattr(step_log, "_HELD", held)
         steps = list(read_steps([file], confidence_reduction=reduction))
     assert as_rows(steps) == expected(rollouts, reduction)
     assert [step.name for step in steps] == list(expected(rollouts))
@@ -230,7 +231,7 @@ def test_progress_counts_the_bytes_of_every_file(tmp_path):
 
 
 def test_memory_does_not_grow_with_the_log(tmp_path, monkeypatch):
-    monkeypatch.setattr(rollout_log, "_HELD", 5000)
+    monkeypatch.setattr(step_log, "_HELD", 5000)
     peaks = []
     for steps in (10, 100):
         row = '{"prompt": %d, "reward": 1, "step": %d, "confidence": -1.5}\n'
@@ -258,10 +259,10 @@ def test_batches_keep_the_order_of_the_log_and_every_score(tmp_path):
 
 
 def test_what_waits_in_memory_is_counted(tmp_path, monkeypatch):
-    monkeypatch.setattr(rollout_log, "_HELD", 5)
+    monkeypatch.setattr(step_log, "_HELD", 5)
     rng = np.random.default_rng(0)
     with (tmp_path / "spool").open("w+b") as file:
-        spool, seen = rollout_log._Spool(file), []
+        spool, seen = step_log._Spool(file), []
         for step in rng.integers(0, 4, 200).tolist():
             spool.add(step, "p", 0.0, 0.0, 0.0)
             assert spool.waiting == sum(len(chunk.prompts) for chunk in spool.open.values())
@@ -270,7 +271,7 @@ def test_what_waits_in_memory_is_counted(tmp_path, monkeypatch):
 
 
 def test_a_step_that_memory_may_not_hold_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(rollout_log, "_LARGEST", 3)
+    monkeypatch.setattr(step_log, "_LARGEST", 3)
     rows = [{"prompt": i // 2, "reward": i % 2} for i in range(4)]
     file = write(tmp_path / "log", rows)
     told = "log: expected at most 3 rollouts a step, got 4 in a log without steps, which is one step; --batch-prompts"

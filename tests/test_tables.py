@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from durian_adv import json_lines, tables
+from durian_adv.data import json_lines, tables
 
 ROWS = [{"id": "é", "x": 1.5}, {"id": "b", "x": math.nan}, {"id": "c", "x": None}]
 

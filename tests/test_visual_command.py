@@ -17,10 +17,10 @@ from photographs import crop, folder_of_photographs
 from small_encoder import FLAGS, SMALL
 
 from durian_adv.cli import main
-from durian_adv.visual import load_encoder
-from durian_adv.visual.cache import Cache
-from durian_adv.visual.efficientnet import EfficientNetEncoder
-from durian_adv.visual.images import content
+from durian_adv.data.scoring import load_encoder
+from durian_adv.data.scoring.cache import Cache
+from durian_adv.data.scoring.efficientnet import EfficientNetEncoder
+from durian_adv.data.scoring.images import content
 
 
 def lines(path):

@@ -12,7 +12,7 @@ from photographs import crop, encoded, folder_of_photographs
 from small_encoder import FLAGS, entropy
 
 from durian_adv.cli import main
-from durian_adv.visual.data import JsonLines, for_output
+from durian_adv.data.scoring.data import JsonLines, for_output
 
 
 def lines(path):

@@ -12,7 +12,7 @@ from photographs import crop, encoded
 from PIL import Image
 from small_encoder import entropy, score, shared_encoder
 
-from durian_adv.visual.images import content, images_of
+from durian_adv.data.scoring.images import content, images_of
 
 
 def forms(image, folder):

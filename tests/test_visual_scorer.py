@@ -16,8 +16,8 @@ import torch
 from photographs import crop, encoded
 from small_encoder import SMALL, Counting, entropy, score
 
-from durian_adv.visual import EntropyScorer, load_encoder
-from durian_adv.visual.efficientnet import encode_images, load_network
+from durian_adv.data.scoring import EntropyScorer, load_encoder
+from durian_adv.data.scoring.efficientnet import encode_images, load_network
 
 
 def test_the_scorer_adds_a_column_to_a_plain_batch_and_returns_it_alone_for_other_mappings():
@@ -168,7 +168,7 @@ def test_encoders_are_named_by_all_that_entropies_depend_on():
 def test_a_model_of_transformers_gets_its_options(monkeypatch):
     adapter = types.ModuleType("adapter")  # the real one is tested beside transformers, in tests/entropy
     adapter.TransformersEncoder = lambda *given: types.SimpleNamespace(name=given)
-    monkeypatch.setitem(sys.modules, "durian_adv.adapters.transformers_encoder", adapter)
+    monkeypatch.setitem(sys.modules, "durian_adv.data.scoring.transformers_encoder", adapter)
     options = {"features": "projected", "device": "cpu", "dtype": "bfloat16", "min_pixels": 9, "max_pixels": 9}
     expected = ("some/model", "projected", torch.device("cpu"), torch.bfloat16, 9, 9)
     assert load_encoder("some/model", **options).name == expected

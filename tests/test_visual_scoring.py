@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from photographs import crop
 from small_encoder import Counting, entropy, score, shared_encoder
 
-from durian_adv.visual.cache import Cache
-from durian_adv.visual.scoring import row_entropies
+from durian_adv.data.scoring.cache import Cache
+from durian_adv.data.scoring.rows import row_entropies
 
 OPTIONS = {"batch_size": 2, "root": None, "unreadable": print}
 

@@ -6,6 +6,7 @@ from functools import partial
 
 import numpy as np
 import torch
+from durian_adv.weighting import exponential, reweighted_advantage
 from torch import Tensor
 
 from durian_adv import durian_components, grpo_advantage, quantile_buckets, shared_std_advantage
@@ -15,8 +16,6 @@ from durian_adv.baselines import (
     reinforce_plus_plus_baseline_advantage,
     rloo_advantage,
 )
-from durian_adv.prior import reweighted_advantage
-from durian_adv.weightings import exponential
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from benchmarks.rlvr.policy import Policy
 from benchmarks.rlvr.prompts import Prompts, ask_about
 from benchmarks.rlvr.scenes import draw_scenes
 from benchmarks.rlvr.warmup import warm_up
-from durian_adv.visual.efficientnet import load_network
+from durian_adv.data.scoring.efficientnet import load_network
 
 CACHE, SHIPPED = ROOT / "out" / "evidence", RESULTS / "evidence"
 SPLITS = {"train": 0, "held_out": 1}

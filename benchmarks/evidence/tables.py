@@ -20,7 +20,7 @@ from benchmarks.rlvr.prompts import Prompts
 from benchmarks.rlvr.questions import Question
 from benchmarks.rlvr.rollout import verify
 from durian_adv import eigen_entropy, quantile_buckets, sequence_confidence
-from durian_adv.visual.efficientnet import LAYERS, encode_images, load_network
+from durian_adv.data.scoring.efficientnet import LAYERS, encode_images, load_network
 
 FOLDER = records.FOLDER / "tables"
 SAMPLES, SEED = 16, 300

@@ -15,7 +15,7 @@ from benchmarks.rlvr.language import decode
 from benchmarks.rlvr.records import rollout_lines
 from benchmarks.rlvr.report import environment, summarize, table
 from benchmarks.rlvr.rollout import sample_responses
-from durian_adv.visual.efficientnet import LAYERS
+from durian_adv.data.scoring.efficientnet import LAYERS
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:

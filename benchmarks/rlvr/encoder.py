@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from benchmarks.rlvr.scenes import COLOURS, GRID, KINDS, Scene
 from durian_adv import eigen_entropy
-from durian_adv.visual.efficientnet import encode_images
+from durian_adv.data.scoring.efficientnet import encode_images
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from benchmarks.rlvr.records import group_advantages, step_metrics
 from benchmarks.rlvr.scenes import draw_scenes
 from benchmarks.rlvr.training import Step, train
 from benchmarks.rlvr.warmup import warm_up
-from durian_adv.visual.efficientnet import load_network
+from durian_adv.data.scoring.efficientnet import load_network
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,1 @@
-"""Adapters: Durian inside trainers. Each file imports its own trainer, and nothing here is imported by the library."""
+"""Adapters: a folder for each trainer. Each imports its own trainer, and nothing in the library imports an adapter."""

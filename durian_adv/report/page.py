@@ -14,7 +14,7 @@ import markupsafe
 from durian_adv import __version__
 from durian_adv.report import verdict
 from durian_adv.report.figures import COLOURS, Picture
-from durian_adv.report.summary import METHODS, SCORES, Summary
+from durian_adv.report.numbers import METHODS, SCORES, Summary
 
 SHOWN_STEPS = 30  # more are left to the table beside the page
 LONGEST_NAME = 100  # of a prompt, which may be its whole text

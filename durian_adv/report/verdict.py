@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Literal, NamedTuple
 
-from durian_adv.report.summary import NOTABLE, SCORES, Summary
+from durian_adv.report.numbers import NOTABLE, SCORES, Summary
 
 # degrees between two methods' advantages: under the first they are nearly one update, over the second clearly two
 NEAR, FAR = 6.0, 15.0

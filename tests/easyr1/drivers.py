@@ -15,7 +15,7 @@ from verl.trainer.ray_trainer import RayPPOTrainer
 from verl.utils.logger import logger
 from verl.utils.py_functional import unflatten_dict
 
-from durian_adv.adapters.easyr1 import DurianPPOConfig, DurianRayPPOTrainer
+from durian_adv.adapters.easyr1.trainer import DurianPPOConfig, DurianRayPPOTrainer
 
 PROMPT, RESPONSE = 5, 6
 

@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from durian_adv import durian_components, sequence_confidence
-from durian_adv.adapters.batch import DurianOptions
-from durian_adv.adapters.easyr1_batch import put_advantages
+from durian_adv.adapters._batch import DurianOptions
+from durian_adv.adapters.easyr1.batch import put_advantages
 from durian_adv.diagnostics import durian_metrics
 
 GRPO = DurianOptions(weights=(1, 0, 0))
@@ -246,4 +246,4 @@ def test_every_option_reaches_the_library():
 @pytest.mark.skipif(EASYR1, reason="it is EasyR1")
 def test_upstream_verl_is_refused_by_name():
     with pytest.raises(ImportError, match=r"verl 0.2 does not fit .* EasyR1 0.3.2 and 0.3.3.dev0 .* upstream verl"):
-        import durian_adv.adapters.easyr1  # noqa: F401
+        import durian_adv.adapters.easyr1.trainer  # noqa: F401

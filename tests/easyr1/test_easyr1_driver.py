@@ -10,8 +10,8 @@ from drivers import RayPPOTrainer, config, paper_reward, seen, trainer
 from verl.trainer import ray_trainer
 
 from durian_adv import durian_components, sequence_confidence
-from durian_adv.adapters import easyr1
-from durian_adv.adapters.batch import prompt_numbers
+from durian_adv.adapters._batch import prompt_numbers
+from durian_adv.adapters.easyr1 import trainer as easyr1
 from durian_adv.diagnostics import durian_metrics
 
 ENTROPY = np.random.default_rng(0).normal(4, 1, 1024).tolist()
@@ -165,9 +165,9 @@ def test_an_error_in_a_training_leaves_easyr1_as_it_was(tmp_path, monkeypatch):
         raise ArithmeticError("broken")
 
     before = ray_trainer.compute_advantage
-    monkeypatch.setattr("durian_adv.adapters.batch.durian_components", broken)
+    monkeypatch.setattr("durian_adv.adapters._batch.durian_components", broken)
     given = config()
-    monkeypatch.setattr("durian_adv.adapters.batch.DurianOptions.__post_init__", lambda self: None)
+    monkeypatch.setattr("durian_adv.adapters._batch.DurianOptions.__post_init__", lambda self: None)
     with pytest.raises(ArithmeticError, match="broken"):
         seen(given, tmp_path)
     assert ray_trainer.compute_advantage is before

@@ -11,8 +11,14 @@ from omegaconf import OmegaConf
 from verl.trainer import main as easyr1_main
 from verl.trainer import ray_trainer
 
-from durian_adv.adapters import easyr1
-from durian_adv.adapters.easyr1 import NEWEST_TESTED, OLDEST_TESTED, DurianPPOConfig, DurianRayPPOTrainer, check_fit
+from durian_adv.adapters.easyr1 import trainer as easyr1
+from durian_adv.adapters.easyr1.trainer import (
+    NEWEST_TESTED,
+    OLDEST_TESTED,
+    DurianPPOConfig,
+    DurianRayPPOTrainer,
+    check_fit,
+)
 
 TESTED = f"tested with EasyR1 {OLDEST_TESTED} and {NEWEST_TESTED}"
 
@@ -145,7 +151,7 @@ def test_errors_of_the_library_are_not_swallowed(monkeypatch):
     def broken(*args, **kwargs):
         raise ArithmeticError("broken")
 
-    monkeypatch.setattr("durian_adv.adapters.batch.sequence_confidence", broken)
+    monkeypatch.setattr("durian_adv.adapters._batch.sequence_confidence", broken)
     made = trainer(config())
     made._step_metrics = {}
     with pytest.raises(ArithmeticError, match="broken"):

@@ -12,14 +12,14 @@ from omegaconf import OmegaConf
 from verl.utils.dataset import process_image
 
 import durian_adv
-from durian_adv.adapters import easyr1
-from durian_adv.adapters.batch import DurianOptions, read_options
-from durian_adv.adapters.easyr1 import DurianPPOConfig
-from durian_adv.adapters.easyr1_preflight import checks
+from durian_adv.adapters._batch import DurianOptions, read_options
+from durian_adv.adapters.easyr1 import trainer as easyr1
+from durian_adv.adapters.easyr1.preflight import checks
+from durian_adv.adapters.easyr1.trainer import DurianPPOConfig
 from durian_adv.cli import main
-from durian_adv.visual import EntropyScorer
+from durian_adv.data.scoring import EntropyScorer
 
-PAPER = Path(durian_adv.__file__).parent / "adapters" / "easyr1_paper.yaml"
+PAPER = Path(durian_adv.__file__).parent / "adapters/easyr1/paper.yaml"
 CHECKOUT = Path(verl.__file__).resolve().parents[1]
 
 

@@ -18,14 +18,14 @@ from verl.utils.logger.logger import LOGGERS
 
 import durian_adv
 from durian_adv import durian_components, sequence_confidence
-from durian_adv.adapters.batch import prompt_numbers
+from durian_adv.adapters._batch import prompt_numbers
 from durian_adv.diagnostics import durian_metrics
 
 pytestmark = pytest.mark.skipif("file" not in LOGGERS, reason="this EasyR1 has no logger of files, which is read here")
 
 HERE = Path(__file__).resolve().parent
 DURIAN = {"algorithm__adv_estimator": "durian", "durian__num_confidence_buckets": 4}
-PAPER = {"config": Path(durian_adv.__file__).parent / "adapters" / "easyr1_paper.yaml"}
+PAPER = {"config": Path(durian_adv.__file__).parent / "adapters/easyr1/paper.yaml"}
 
 
 class Training:

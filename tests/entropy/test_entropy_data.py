@@ -15,8 +15,8 @@ from datasets import Dataset, DatasetDict, Features, Image, List, Value
 from photographs import crop, encoded
 
 from durian_adv.cli import main
-from durian_adv.hints import with_hint
-from durian_adv.visual import EntropyScorer
+from durian_adv.data.hints import with_hint
+from durian_adv.data.scoring import EntropyScorer
 
 SMALL = {"layer": "stride8", "size": 64}
 FLAGS = ["--layer", "stride8", "--size", "64"]

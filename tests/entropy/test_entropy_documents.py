@@ -12,7 +12,7 @@ import ray
 from datasets import Dataset, Features, Image, Value
 from photographs import crop, encoded
 
-from durian_adv.hints import with_hint
+from durian_adv.data.hints import with_hint
 
 DOCS = Path(__file__).resolve().parent.parent.parent / "docs"
 

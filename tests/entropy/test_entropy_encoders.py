@@ -13,8 +13,8 @@ import transformers
 from photographs import crop, encoded
 
 from durian_adv import eigen_entropy
-from durian_adv.visual import load_encoder
-from durian_adv.visual.scoring import row_entropies
+from durian_adv.data.scoring import load_encoder
+from durian_adv.data.scoring.rows import row_entropies
 
 FAMILIES = ("qwen25vl", "qwen3vl", "llava", "smolvlm")
 IMAGES = [crop(0, (84, 84)), crop(1, (84, 84)), crop(3, (112, 84)), crop(4, (84, 84)), crop(5, (56, 112))]

@@ -2,7 +2,7 @@
 
 from test_extras import EXTRAS, files, imported_alone
 
-PARTS = ["durian_adv/adapters/transformers_encoder.py", "durian_adv/adapters/datasets_on_disk.py"]
+PARTS = ["durian_adv/data/scoring/transformers_encoder.py", "durian_adv/data/scoring/datasets_on_disk.py"]
 
 
 def test_what_the_extra_is_for_can_be_imported_with_it_alone():

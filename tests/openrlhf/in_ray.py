@@ -17,7 +17,7 @@ import tiny
 import torch
 import vision
 
-from durian_adv.adapters.openrlhf_preflight import checks
+from durian_adv.adapters.openrlhf.preflight import checks
 
 SAMPLES, PROMPTS = 4, 5
 RIGHT = (1, 3, 2, 1, 0)  # of the responses to each prompt

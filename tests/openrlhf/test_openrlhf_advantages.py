@@ -9,7 +9,7 @@ from openrlhf.models import PolicyLoss
 from openrlhf.trainer.ppo_utils import experience_maker
 
 from durian_adv import durian_components, sequence_confidence
-from durian_adv.adapters.openrlhf_maker import DurianExperienceMaker
+from durian_adv.adapters.openrlhf.maker import DurianExperienceMaker
 from durian_adv.diagnostics import durian_metrics
 
 PLAIN = '{"weights": [1, 0, 0]}'
@@ -237,7 +237,7 @@ def test_errors_of_the_library_are_not_swallowed_and_openrlhf_is_left_as_it_was(
     def broken(*args, **kwargs):
         raise ArithmeticError("broken")
 
-    monkeypatch.setattr("durian_adv.adapters.openrlhf_maker.batch_advantages", broken)
+    monkeypatch.setattr("durian_adv.adapters.openrlhf.maker.batch_advantages", broken)
     with pytest.raises(ArithmeticError, match="broken"):
         released.advantages(DurianExperienceMaker, released.rollouts(), released.arguments())
     assert experience_maker.compute_reward is own

@@ -10,8 +10,8 @@ import pytest
 import released
 import yaml
 
-from durian_adv.adapters import openrlhf
-from durian_adv.adapters.openrlhf_maker import DurianExperienceMaker
+from durian_adv.adapters.openrlhf import hook as openrlhf
+from durian_adv.adapters.openrlhf.maker import DurianExperienceMaker
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs/openrlhf.md").read_text()

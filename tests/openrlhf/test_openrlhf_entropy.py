@@ -10,8 +10,8 @@ import torch
 import vision
 
 from durian_adv import durian_components
-from durian_adv.adapters import openrlhf
-from durian_adv.adapters.openrlhf_maker import DurianExperienceMaker
+from durian_adv.adapters.openrlhf import hook as openrlhf
+from durian_adv.adapters.openrlhf.maker import DurianExperienceMaker
 
 ENTROPIES = [1.5, 4.0, math.nan, 3.0, 0.5, 2.0]  # of six prompts
 DYNAMIC = {"train__dynamic_batch_enable": True, "rollout__max_tokens_per_gpu": 96, "vllm__num_engines": 1}

@@ -14,8 +14,9 @@ from openrlhf.trainer.ppo_utils import experience_maker
 from openrlhf.trainer.ppo_utils.experience import Experience
 from openrlhf.trainer.ray import launcher
 
-from durian_adv.adapters import openrlhf, openrlhf_maker
-from durian_adv.adapters.openrlhf_maker import DurianExperienceMaker
+from durian_adv.adapters.openrlhf import hook as openrlhf
+from durian_adv.adapters.openrlhf import maker
+from durian_adv.adapters.openrlhf.maker import DurianExperienceMaker
 
 ROOT = Path(__file__).resolve().parents[2]
 PLAIN = '{"weights": [1, 0, 0]}'
@@ -124,7 +125,7 @@ def test_the_asynchronous_trainer_is_changed_with_the_other():
         assert inspect.unwrap(getattr(trainer, name)) is getattr(ppo_trainer.BasePPOTrainer, name)
 
 
-USED = [(where, name) for where, name, _ in openrlhf_maker._USED]
+USED = [(where, name) for where, name, _ in maker._USED]
 
 
 @pytest.mark.parametrize(("where", "name"), USED, ids=[name for _, name in USED])
@@ -172,7 +173,7 @@ def test_an_openrlhf_with_other_modules_is_refused(unchanged, options, monkeypat
         raise ModuleNotFoundError("No module named 'openrlhf.trainer.ppo_utils.experience'")
 
     options(PLAIN)
-    monkeypatch.setattr(openrlhf_maker, "install", missing)
+    monkeypatch.setattr(maker, "install", missing)
     openrlhf.setup()
     with pytest.raises(RuntimeError, match=f"{VERSIONS}ModuleNotFoundError: No module named 'openrlhf.trainer"):
         ppo_trainer.RemoteExperienceMaker()

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import released
 
-from durian_adv.adapters import openrlhf
-from durian_adv.adapters.openrlhf_maker import DurianExperienceMaker
-from durian_adv.adapters.openrlhf_preflight import _parser, checks
+from durian_adv.adapters.openrlhf import hook as openrlhf
+from durian_adv.adapters.openrlhf.maker import DurianExperienceMaker
+from durian_adv.adapters.openrlhf.preflight import _parser, checks
 from durian_adv.cli import main
 
 GOOD = ["--algo.advantage.estimator", "group_norm", "--rollout.batch_size=512", "--rollout.n_samples_per_prompt", "8"]
@@ -135,7 +135,7 @@ def test_an_openrlhf_that_does_not_fit_is_a_problem(monkeypatch):
 @pytest.mark.parametrize(("prompts", "level"), [(512, logging.INFO), (16, logging.WARNING)])
 def test_the_trainer_tells_at_its_start_how_many_prompts_share_a_std(prompts, level, monkeypatch):
     records = []
-    monkeypatch.setattr("durian_adv.adapters.openrlhf_maker.logger.handle", records.append)
+    monkeypatch.setattr("durian_adv.adapters.openrlhf.maker.logger.handle", records.append)
     released.maker(DurianExperienceMaker, released.arguments(prompts=prompts, data__max_images_per_prompt=1))
     (record,) = records
     assert record.levelno == level

@@ -13,7 +13,8 @@ import torch
 import vision
 
 from durian_adv import durian_components, sequence_confidence
-from durian_adv.adapters import openrlhf, openrlhf_preflight
+from durian_adv.adapters.openrlhf import hook as openrlhf
+from durian_adv.adapters.openrlhf import preflight
 from durian_adv.diagnostics import durian_metrics
 
 HERE = Path(__file__).resolve().parent
@@ -112,7 +113,7 @@ def test_an_option_that_cannot_be_used_stops_a_run_with_its_name_at_the_first_wo
             with pytest.raises(ray.exceptions.ActorDiedError, match=message):
                 ray.get(ray.remote(Engine).remote().answer.remote())
             given = ["--runtime-env-json", json.dumps(bad), "--algo.advantage.estimator", "group_norm"]
-            checks = {check.subject: check for check in openrlhf_preflight.checks(given)}
+            checks = {check.subject: check for check in preflight.checks(given)}
         finally:
             ray.shutdown()
     for subject in ("options", "workers"):

@@ -10,7 +10,7 @@ from datasets import Dataset
 from test_trl_training import expected_entropy
 
 from durian_adv import eigen_entropy
-from durian_adv.adapters import features
+from durian_adv.data.scoring import towers
 
 FAMILIES = [family for family in tiny.BUILDERS if family != "qwen_text"]
 # of the prompts of a batch only some have an entropy
@@ -84,7 +84,7 @@ def test_the_hook_computes_one_entropy_a_prompt(make, monkeypatch):
         counted.append(values.shape)
         return eigen_entropy(values, **kwargs)
 
-    monkeypatch.setattr(features, "eigen_entropy", counting)
+    monkeypatch.setattr(towers, "eigen_entropy", counting)
     run(make, "qwen25vl")
     assert len(counted) == 4
 
@@ -129,7 +129,7 @@ def test_images_in_the_messages_of_a_prompt_are_counted(make):
 
 
 def features_counted(example):
-    from durian_adv.adapters.trl import _num_images
+    from durian_adv.adapters.trl.trainer import _num_images
 
     return _num_images(example)
 
@@ -227,21 +227,21 @@ def test_only_the_perceptual_component_on_data_without_images_is_an_error(make):
 
 
 def test_a_model_whose_tower_is_not_found_is_told_so(make, monkeypatch):
-    monkeypatch.setattr(features, "find_vision", lambda model: None)
+    monkeypatch.setattr(towers, "find_vision", lambda model: None)
     with pytest.raises(ValueError, match=r"no vision tower found in Qwen2_5_VL.*column visual_entropy"):
         run(make, "qwen25vl")
 
 
 def test_features_without_a_layout_are_refused():
     tower, connector = torch.nn.Identity(), torch.nn.Identity()
-    vision = features.Vision(tower, connector)
+    vision = towers.Vision(tower, connector)
     with (
         pytest.raises(ValueError, match=r"patches: expected features .* got \(4, 3\) and no grid"),
-        features.caught_entropies(vision, "patches", [True]),
+        towers.caught_entropies(vision, "patches", [True]),
     ):
         connector(torch.randn(4, 3))
     with pytest.raises(ValueError, match="expected 2 images of 2 samples, got 1"):
-        features.mean_by_sample([1.0], [1, 1])
+        towers.mean_by_sample([1.0], [1, 1])
 
 
 def test_patches_of_padding_do_not_count():
@@ -251,7 +251,7 @@ def test_patches_of_padding_do_not_count():
     patches = real[:, 0, ::14, ::14].contiguous()
     with torch.no_grad():
         states = model.model.vision_model(pixel_values=pixels[:, 0], patch_attention_mask=patches).last_hidden_state
-        with features.caught_entropies(features.find_vision(model), "patches", [True, True]) as caught:
+        with towers.caught_entropies(towers.find_vision(model), "patches", [True, True]) as caught:
             model.get_image_features(pixels, real)
     expected = [eigen_entropy(states[i][patches[i].flatten()]).item() for i in range(2)]
     assert caught == pytest.approx(expected, abs=1e-5)

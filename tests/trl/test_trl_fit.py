@@ -156,6 +156,6 @@ def test_errors_of_the_library_are_not_swallowed(make, monkeypatch):
     def broken(*args, **kwargs):
         raise ArithmeticError("broken")
 
-    monkeypatch.setattr("durian_adv.adapters.trl.sequence_confidence", broken)
+    monkeypatch.setattr("durian_adv.adapters.trl.trainer.sequence_confidence", broken)
     with pytest.raises(ArithmeticError, match="broken"):
         make("qwen_text").train()

@@ -233,7 +233,7 @@ def test_an_error_of_the_library_is_not_swallowed(monkeypatch):
     def broken(*args, **kwargs):
         raise ArithmeticError("broken")
 
-    monkeypatch.setattr("durian_adv.adapters.verl.batch_advantages", broken)
+    monkeypatch.setattr("durian_adv.adapters.verl.estimator.batch_advantages", broken)
     with pytest.raises(ArithmeticError, match="broken"):
         batches.advantage(batches.random_batch(np.random.default_rng(12)))
     monkeypatch.undo()

@@ -20,7 +20,7 @@ from verl.trainer.ppo import core_algos, ray_trainer
 from verl.trainer.ppo.v1 import trainer_base
 from verl.trainer.ppo.v1 import utils as v1_utils
 
-from durian_adv.adapters import verl as adapter
+from durian_adv.adapters.verl import estimator as adapter
 
 # what a process finds: the estimator, the changes, and verl's own estimators bit by bit
 REPORT = """
@@ -120,7 +120,7 @@ except RuntimeError as error:
     print(f"REFUSED {error} because of {error.__cause__}", file=sys.stderr)
 """
     # verl itself swallows the error
-    found, text = report("sys.modules['durian_adv.adapters.batch'] = None", later)
+    found, text = report("sys.modules['durian_adv.adapters._batch'] = None", later)
     assert "durian_adv did not load: algorithm.adv_estimator=durian will fail" in text
     assert "REFUSED the estimator durian of durian_adv did not load because of import of durian_adv.adapters" in text
     assert (found["changed"], found["bits"]) == (0, without["bits"])

@@ -15,7 +15,7 @@ from transformers import AutoModelForImageTextToText
 from verl.workers.config import HFModelConfig
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngine
 
-from durian_adv.adapters.verl_preflight import checks
+from durian_adv.adapters.verl.preflight import checks
 
 PIXELS = [b"1", b"2", b"3", b"4"]
 ENTROPY = [1.0, 2.0, None, 4.0]
@@ -269,7 +269,7 @@ def test_a_batch_of_any_size_is_told(data):
 
 
 def test_external_lib_is_not_enough_for_the_separate_trainers(data, monkeypatch):
-    monkeypatch.delitem(sys.modules, "durian_adv.adapters.verl_plugin", raising=False)
+    monkeypatch.delitem(sys.modules, "durian_adv.adapters.verl.plugin", raising=False)
     lib = {"actor_rollout_ref__model__external_lib": "[json,durian_adv.adapters.verl]"}
     assert found(data, "text", **lib)["plugin"].state == "ok"
     for part in ("+async_training__require_batches", "+rollout__nnodes"):

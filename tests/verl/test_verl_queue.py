@@ -11,7 +11,7 @@ from verl.trainer.ppo.padding_utils import upsample_batch_to_divisible_size
 from verl.trainer.ppo.v1 import PPOTrainerColocateAsync, PPOTrainerSeparateAsync, PPOTrainerSync
 from verl.utils.tensordict_utils import list_of_dict_to_tensordict
 
-from durian_adv.adapters.verl import last_outputs
+from durian_adv.adapters.verl.estimator import last_outputs
 from durian_adv.diagnostics import durian_metrics
 
 NOTHING = object()  # instead of a value: the row has no such field
@@ -214,7 +214,7 @@ def test_other_estimators_touch_neither_the_metrics_nor_the_queue(queue, monkeyp
     batch = stored(queue, np.random.default_rng(4), visual_entropy=lambda prompt: float(prompt))
     asked = []
     get = queue.kv_batch_get
-    monkeypatch.setattr("durian_adv.adapters.verl.last_outputs", None)  # nothing of ours is called
+    monkeypatch.setattr("durian_adv.adapters.verl.estimator.last_outputs", None)  # nothing of ours is called
     monkeypatch.setattr(queue, "kv_batch_get", lambda *a, **k: asked.append(k["select_fields"]) or get(*a, **k))
     wrapped, original = PPOTrainerSync._compute_advantage, PPOTrainerSync._compute_advantage.__wrapped__
     found = []

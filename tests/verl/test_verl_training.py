@@ -8,7 +8,7 @@ import tiny
 import training
 
 from durian_adv.cli import main
-from durian_adv.visual import EntropyScorer
+from durian_adv.data.scoring import EntropyScorer
 
 CHECKPOINT = {"actor_rollout_ref.actor.checkpoint.save_contents": "[model,hf_model]", "trainer.save_freq": 2}
 OPTIONS = {"+algorithm.durian.num_confidence_buckets": 2, "+algorithm.durian.entropy_quantiles": "[0.5]"}

@@ -1,0 +1,1 @@
+"""Internals: the formulas and their numerics. Imports nothing of the package outside this folder."""

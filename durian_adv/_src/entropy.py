@@ -1,0 +1,249 @@
+"""Eigen-entropy of an image's patch features: how much there is to see."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from durian_adv._src import checks, exact
+
+_SMALL_SIDE = 64  # up to here everything runs in float64
+_GRAM_ROWS = 64  # of a Gram matrix at a time: 0.6 of the time of all rows at once, 64 to 128 being the best
+
+
+def eigen_entropy(
+    features: Tensor,
+    *,
+    mask: Tensor | None = None,
+    lengths: Tensor | Sequence[int] | None = None,
+    normalize: bool = False,
+) -> Tensor:
+    r"""Entropy of the normalised eigenvalues of the covariance of an image's patch features, in nats.
+
+    With :math:`F_c` the ``P x D`` features minus their mean patch and :math:`\lambda_k` the eigenvalues of
+    :math:`F_c F_c^T / (P - 1)`,
+
+    .. math:: H = -\sum_k p_k \log p_k, \qquad p_k = \lambda_k / \sum_j \lambda_j, \qquad 0 \le H \le \log\min(P-1, D)
+
+    ``D x D`` and ``P x P`` covariances have the same nonzero eigenvalues, so the smaller is used. Images are worked
+    through one by one: beyond the input, memory is needed for a few copies of one image's features and Gram matrix, and
+    an image's entropy depends on its own real patches only, never on its batch or on padding.
+
+    Args:
+        features: ``(..., P, D)``, or ``(sum(lengths), D)`` with ``lengths``.
+        mask: ``(..., P)`` bool or numeric, nonzero where a patch is real. Masked patches influence nothing.
+        lengths: patches of each image, for features packed one image after the other: 1-D integers.
+        normalize: divide by ``log(min(P - 1, D))``, P the real patches: entropies between 0 and 1 that can be compared
+            across image sizes. An image that can have only one nonzero eigenvalue has 0.
+
+    Returns:
+        ``(...)``, or ``(len(lengths),)``; float64 for float64 features, else float32. Exactly 0 for constant features
+        and for a single patch; NaN for an image without a patch or with a non-finite feature in a real patch.
+
+    Raises:
+        TypeError: complex features, or lengths that are not integers.
+        ValueError: wrong shapes; both ``mask`` and ``lengths``; lengths that are negative or do not sum to the rows.
+
+    Source: Durian (arXiv 2602.21743), eqs. 5-9.
+
+    >>> import torch
+    >>> corners = torch.tensor([[1.0, 1], [1, -1], [-1, 1], [-1, -1]])
+    >>> eigen_entropy(corners)  # two equal eigenvalues: log 2
+    tensor(0.6931)
+    >>> eigen_entropy(torch.cat([corners, torch.ones(3, 2)]), lengths=[4, 3])  # the second image is constant
+    tensor([0.6931, 0.0000])
+    """
+    if not isinstance(normalize, bool):
+        raise TypeError(f"normalize: expected a bool, got {type(normalize).__name__}")
+    features, mask, sizes = check_features(features, mask, lengths)
+    entropies: Tensor
+    entropies = (
+        padded_entropy(features, mask, normalize) if sizes is None else packed_entropy(features, sizes, normalize)
+    )
+    return entropies
+
+
+def check_features(
+    features: Tensor, mask: Tensor | None, lengths: Tensor | Sequence[int] | None
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Check images, padded or packed; return floating-point features, the mask and the lengths as tensors."""
+    features = checks.tensor("features", features)
+    if mask is not None and lengths is not None:
+        raise ValueError("mask: expected None together with lengths (packed features have no padding), got a mask")
+    if not features.is_floating_point():
+        features = features.float()
+    if lengths is not None:
+        checks.ndim("features", features, 2, "(sum(lengths), D) with lengths")
+        return features, None, _lengths(lengths, len(features))
+    if features.ndim < 2:
+        raise ValueError(f"features: expected shape (..., P, D), got {tuple(features.shape)}")
+    if mask is not None:
+        mask = checks.tensor("mask", mask)
+        checks.shape("mask", mask, features.shape[:-1], "(..., P)")
+        checks.same_device("mask", mask, "features", features)
+    return features, mask, None
+
+
+def _lengths(lengths: object, rows: int) -> Tensor:
+    if isinstance(lengths, Tensor):
+        checked = checks.tensor("lengths", lengths, integer=True)
+        checks.ndim("lengths", checked, 1, "(images,)")
+        return checked
+    if not isinstance(lengths, Sequence) or isinstance(lengths, (str, bytes)):
+        raise TypeError(f"lengths: expected a 1-D tensor or a sequence of integers, got {type(lengths).__name__}")
+    sizes = [checks.integer(f"lengths[{i}]", size, "an integer") for i, size in enumerate(lengths)]
+    _check_sizes(sizes, rows)
+    return torch.tensor(sizes, dtype=torch.int64, device="cpu")  # not the default device that a caller may have set
+
+
+def packed_sizes(lengths: Tensor, rows: int) -> list[int]:
+    """Read the lengths of packed images, and check that they sum to the rows of the features."""
+    sizes: list[int] = lengths.tolist()
+    _check_sizes(sizes, rows)
+    return sizes
+
+
+def _check_sizes(sizes: Sequence[int], rows: int) -> None:
+    if any(size < 0 for size in sizes):
+        raise ValueError(f"lengths: expected no negative length, got {min(sizes)}")
+    if sum(sizes) != rows:
+        raise ValueError(f"lengths: expected a sum of {rows}, the rows of features, got {sum(sizes)}")
+
+
+def _padded_entropy(features: Tensor, mask: Tensor | None, normalize: bool) -> Tensor:
+    images = rearrange(features, "... p d -> (...) p d")
+    real = None if mask is None else rearrange(mask != 0, "... p -> (...) p")
+    entropies = [
+        image_entropy(images[i] if real is None else images[i][real[i]], normalize) for i in range(len(images))
+    ]
+    return _stack(entropies, features).reshape(features.shape[:-2])
+
+
+def _packed_entropy(features: Tensor, lengths: Tensor, normalize: bool) -> Tensor:
+    sizes = packed_sizes(lengths, len(features))
+    return _stack([image_entropy(image, normalize) for image in torch.split(features, sizes)], features)
+
+
+# As custom operators they are one node to torch.compile, which could not trace a loop over a changing number of images,
+# data-dependent sizes and an eigensolver that checks its result on the host.
+padded_entropy = torch.library.custom_op(
+    "durian_adv::padded_entropy",
+    _padded_entropy,
+    mutates_args=(),
+    schema="(Tensor features, Tensor? mask, bool normalize) -> Tensor",
+)
+packed_entropy = torch.library.custom_op(
+    "durian_adv::packed_entropy",
+    _packed_entropy,
+    mutates_args=(),
+    schema="(Tensor features, Tensor lengths, bool normalize) -> Tensor",
+)
+
+
+@padded_entropy.register_fake
+def _(features: Tensor, mask: Tensor | None, normalize: bool) -> Tensor:
+    return features.new_empty(features.shape[:-2], dtype=exact.result_dtype(features.dtype))
+
+
+@packed_entropy.register_fake
+def _(features: Tensor, lengths: Tensor, normalize: bool) -> Tensor:
+    return features.new_empty(lengths.shape, dtype=exact.result_dtype(features.dtype))
+
+
+def _stack(entropies: list[Tensor], like: Tensor) -> Tensor:
+    dtype = exact.result_dtype(like.dtype)
+    return torch.stack(entropies).to(dtype) if entropies else like.new_empty(0, dtype=dtype)
+
+
+def image_entropy(patches: Tensor, normalize: bool = False) -> Tensor:
+    """Entropy of one image: ``patches (P, D)``, all real."""
+    working = exact.working_dtype(patches.device)
+    rank = max_rank(*patches.shape)
+    patches = prepared(patches)
+    if len(patches) == 0 or not bool(all_finite(patches)):
+        return torch.full((), torch.nan, dtype=working, device=patches.device)
+    if rank <= 1:
+        # at most one nonzero eigenvalue
+        return torch.zeros((), dtype=working, device=patches.device)
+    p = _eigenvalues(gram(centred(patches))).to(working)
+    p = p / exact.nonzero(p.sum())
+    # Rounding spreads eigenvalues that are zero evenly around it. Continued oddly, -p log|p| lets them cancel;
+    # clamped at zero they would add up to 7e-5 nats in float32.
+    entropy: Tensor = (0.0 - torch.special.xlogy(p, p.abs()).sum()).clamp(0.0, math.log(rank))
+    return entropy / math.log(rank) if normalize else entropy
+
+
+def max_rank(num_patches: int, num_features: int) -> int:
+    """Return how many nonzero eigenvalues the covariance of so many patches can have."""
+    return min(num_patches - 1, num_features)
+
+
+def prepared(patches: Tensor) -> Tensor:
+    """Return ``patches (..., P, D)`` in the dtype that their Gram matrix is computed in, contiguous."""
+    # a few eigenvalues do not average their rounding out, and few are cheap
+    small = min(patches.shape[-2:]) <= _SMALL_SIDE
+    dtype = exact.working_dtype(patches.device) if small else exact.result_dtype(patches.dtype)
+    # contiguous, as products of other layouts round differently
+    return patches.to(dtype).contiguous()
+
+
+def all_finite(patches: Tensor) -> Tensor:
+    """Say for each image of ``patches (..., P, D)`` whether all its features are finite: ``(...)``."""
+    if patches.shape[-2] * patches.shape[-1] == 0:
+        return torch.ones(patches.shape[:-2], dtype=torch.bool, device=patches.device)
+    # a minimum and a maximum show NaN and infinities, and cost a tenth of looking at each number
+    return patches.amin((-2, -1)).isfinite() & patches.amax((-2, -1)).isfinite()
+
+
+def centred(patches: Tensor) -> Tensor:
+    """Subtract the mean patch from ``patches (..., P, D)``, finite, and scale an image's features to at most 2.
+
+    Equal patches become exactly 0.
+    """
+    # the first patch before the mean: equal patches become exactly 0, which a rounded mean would not make them
+    centred = patches * torch.where(_largest(patches) > 1, 0.5, 1.0)  # exact where it matters; no difference overflows
+    centred -= centred[..., :1, :].clone()
+    centred /= exact.nonzero(_largest(centred))  # in place: fresh memory costs more than the arithmetic
+    centred -= centred.mean(-2, keepdim=True)
+    return centred
+
+
+def _largest(patches: Tensor) -> Tensor:
+    return torch.maximum(patches.amax((-2, -1), keepdim=True), -patches.amin((-2, -1), keepdim=True))
+
+
+def gram(centred: Tensor) -> Tensor:
+    """Inner products of centred patches ``(..., P, D)``, or of their features where these are fewer.
+
+    Returns ``(..., n, n)``, n the smaller of P and D: symmetric, and of trace one (zero for equal patches).
+    """
+    rows = centred if centred.shape[-2] <= centred.shape[-1] else centred.mT
+    side = rows.shape[-2]
+    # half of a symmetric product is enough; a GPU is faster with all of it at once
+    step = _GRAM_ROWS if rows.device.type == "cpu" else side
+    product = rows.new_empty(*rows.shape[:-1], side)
+    for start in range(0, side, step):
+        stop = start + step
+        strip = rows[..., start:stop, :] @ rows[..., :stop, :].mT
+        product[..., start:stop, :stop] = strip
+        product[..., :start, start:stop] = strip[..., :start].mT
+    return product.div_(exact.nonzero(product.diagonal(dim1=-2, dim2=-1).sum(-1))[..., None, None])
+
+
+def _eigenvalues(gram: Tensor) -> Tensor:
+    """Eigenvalues of a finite symmetric matrix; in double precision where the solver for single precision fails.
+
+    Seen with many constant features: it raises, or silently returns NaN.
+    """
+    values: Tensor
+    try:
+        values = torch.linalg.eigvalsh(gram)
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # public, but not declared so
+        values = torch.full_like(gram[0], torch.nan)
+    if not bool(values.isfinite().all()):
+        values = torch.linalg.eigvalsh(gram.to(exact.working_dtype(gram.device)))
+    return values

@@ -1,0 +1,148 @@
+"""EasyR1: its main with a trainer and a configuration that know the estimator ``durian``.
+
+With ``algorithm.adv_estimator=durian`` advantages are Durian's; ``durian.*`` are its options, on the command line or in
+the configuration file. All else, the other estimators included, is EasyR1's own code.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import verl
+
+from durian_adv.adapters._batch import DurianOptions, prompts_a_bucket, read_options
+from durian_adv.adapters.easyr1.batch import check_entropy, put_advantages
+
+logger = logging.getLogger(__name__)
+
+NAME = "durian"
+OLDEST_TESTED, NEWEST_TESTED = "0.3.2", "0.3.3.dev0"
+REVISION = "b44b311b669bf1fd1aa2fc36f2251482ba33cb16"  # of the newest, which has no release
+
+
+def _misfit(what: str) -> str:
+    found = getattr(verl, "__version__", "of no version")
+    return (
+        f"the installed verl {found} does not fit durian_adv.adapters.easyr1, which was tested with EasyR1 "
+        f"{OLDEST_TESTED} and {NEWEST_TESTED} ({REVISION[:7]}): {what}"
+    )
+
+
+try:
+    from verl.trainer import main as easyr1
+    from verl.trainer import ray_trainer
+    from verl.trainer.main import PPOConfig
+    from verl.trainer.ray_trainer import RayPPOTrainer
+except ImportError as error:
+    if not (error.name or "").startswith("verl"):
+        raise  # a package that EasyR1 needs
+    text = f"{error}. EasyR1 is a fork of verl under the same name; is it upstream verl?"
+    raise ImportError(_misfit(text)) from None
+
+# What is used of EasyR1: where, the name, and the parameters it is called with
+_USED = (
+    (easyr1, "main", ()),
+    (easyr1, "PPOConfig", ()),
+    (easyr1, "RayPPOTrainer", None),
+    (easyr1, "Runner", None),
+    (ray_trainer, "compute_advantage", ("data", "adv_estimator", "gamma", "lam")),
+    (ray_trainer, "AdvantageEstimator", None),
+    (RayPPOTrainer, "__init__", ("config", "train_dataloader")),
+    (RayPPOTrainer, "_make_batch_data", ("metrics",)),
+    (RayPPOTrainer, "fit", ()),
+)
+
+
+def check_fit() -> None:
+    """Raise RuntimeError if this EasyR1 does not have what is used here."""
+    for where, name, parameters in _USED:
+        found = getattr(where, name, None)
+        if found is None:
+            raise RuntimeError(_misfit(f"{where.__name__} has no {name}"))
+        if parameters is not None and not set(parameters) <= set(inspect.signature(found).parameters):
+            raise RuntimeError(_misfit(f"{where.__name__}.{name} does not take {', '.join(parameters)}"))
+    if NAME in {member.value for member in ray_trainer.AdvantageEstimator}:
+        raise RuntimeError(_misfit(f"it has an estimator {NAME!r} of its own"))
+
+
+@dataclass
+class DurianPPOConfig(PPOConfig):
+    """EasyR1's configuration with a part ``durian``, whose keys are the fields of ``DurianOptions``."""
+
+    durian: dict[str, Any] = field(default_factory=dict)
+
+    def post_init(self) -> None:
+        """Check the options where EasyR1 completes its own, before Ray starts."""
+        super().post_init()
+        read_options(self.durian, NAME)
+
+
+class DurianRayPPOTrainer(RayPPOTrainer):
+    """EasyR1's ``RayPPOTrainer`` that knows the estimator ``durian``; with another one it does nothing of its own.
+
+    Raises:
+        RuntimeError: this version of EasyR1 does not have the internals that are used here.
+        ValueError: ``durian.weights`` count the entropy of images that the dataset has, and it has no column of it.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        config = inspect.signature(RayPPOTrainer.__init__).bind(self, *args, **kwargs).arguments["config"]
+        self._durian: DurianOptions | None = None
+        if config.algorithm.adv_estimator != NAME:
+            super().__init__(*args, **kwargs)
+            return
+        check_fit()
+        self._durian = read_options(config.durian, NAME)
+        # EasyR1 admits its own names alone; what it asks of GRPO holds here too
+        with _set(config.algorithm, adv_estimator="grpo"):
+            super().__init__(*args, **kwargs)
+        examples = getattr(self.train_dataloader.dataset, "dataset", None)
+        columns = getattr(examples, "column_names", None)
+        images = {config.data.image_key, config.data.video_key} & {*(columns or ())}
+        if columns is not None:
+            check_entropy(images, columns, self._durian)
+        sizes, enough = prompts_a_bucket(config.data.rollout_batch_size, self._durian, bool(images))
+        logger.log(logging.INFO if enough else logging.WARNING, "Durian: %s; %s", self._durian, sizes)
+
+    def _make_batch_data(self, metrics: dict[str, Any]) -> Any:
+        self._step_metrics = metrics  # of this step: what EasyR1 logs at its end
+        return super()._make_batch_data(metrics=metrics)
+
+    def fit(self) -> None:
+        """Train; advantages are computed where EasyR1 computes them, from its whole batch."""
+        if self._durian is None:
+            super().fit()
+            return
+        with _set(ray_trainer, compute_advantage=self._compute_advantage):
+            super().fit()
+
+    def _compute_advantage(self, data: Any, adv_estimator: str, gamma: float = 1.0, lam: float = 1.0) -> Any:
+        assert self._durian is not None
+        self._step_metrics.update(put_advantages(data, self._durian))
+        return data
+
+
+@contextmanager
+def _set(where: Any, **values: Any) -> Iterator[None]:
+    """Set attributes, and set them back."""
+    before = {name: getattr(where, name) for name in values}
+    for name, value in values.items():
+        setattr(where, name, value)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(where, name, value)
+
+
+def main() -> None:
+    """Run EasyR1's ``main`` with a configuration and a trainer that know the estimator ``durian``."""
+    check_fit()
+    # Ray takes the names that Runner uses along into its process, as they are here when it starts
+    with _set(easyr1, PPOConfig=DurianPPOConfig, RayPPOTrainer=DurianRayPPOTrainer):
+        easyr1.main()

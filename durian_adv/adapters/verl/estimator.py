@@ -1,0 +1,410 @@
+"""verl: the advantage estimator ``durian``, beside verl's own.
+
+verl imports this module by itself (its entry points ``verl.plugins``), in every process that imports verl, before its
+own trainers exist. So nothing is imported from verl here; each of its modules is changed right after its own import.
+With any other estimator a changed function makes one comparison and calls verl's own.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import dataclasses
+import functools
+import importlib.metadata
+import inspect
+import itertools
+import logging
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import contextmanager
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import wrapt
+from torch import Tensor
+
+from durian_adv.adapters._batch import (
+    DurianOptions,
+    batch_advantages,
+    prompt_numbers,
+    prompts_a_bucket,
+    read_options,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+logger = logging.getLogger(__name__)
+
+NAME = "durian"
+OPTIONS = "algorithm.durian"
+TESTED = "0.9.1"
+
+Column = Callable[[str], Iterable[Any] | None]
+
+# where a batch may carry the visual entropy, the first that is there wins: the dataset's column, its extra_info, the
+# reward function's return in verl's v1 trainers (its other trainers have that as a column)
+_ENTROPY = (
+    ("visual_entropy",),
+    ("extra_info", "visual_entropy"),
+    ("extra_fields", "reward_extra_info", "visual_entropy"),
+)
+
+
+@dataclasses.dataclass
+class Rows:
+    """What a batch holds beyond what verl passes to an estimator; a row is a response."""
+
+    tensors: Mapping[str, Tensor]
+    column: Column  # by name, a value a row; None where the batch has no such column
+    valid: Tensor | None = None  # False for padding, and for outputs of a rollout before its last
+    last: Tensor | None = None  # the row of the last output of the rollout that a row belongs to
+    metrics: dict[str, float] = dataclasses.field(default_factory=dict)
+
+
+_rows: contextvars.ContextVar[Rows | None] = contextvars.ContextVar("durian_rows", default=None)
+_misfits: list[str] = []
+
+
+def durian_estimator(
+    token_level_rewards: Tensor,
+    response_mask: Tensor,
+    config: Any = None,
+    index: np.ndarray | None = None,
+    batch: Mapping[str, Tensor] | None = None,
+    non_tensor_batch: Mapping[str, np.ndarray] | None = None,
+    **_: Any,  # what verl passes when a batch has it, such as reward_baselines
+) -> tuple[Tensor, Tensor]:
+    """Return Durian's advantages, twice, as verl's outcome estimators do: ``(N, T)``, 0 outside the response.
+
+    The reward of a response is the sum of its tokens' rewards. Its confidence comes from ``old_log_probs``.
+
+    Args:
+        token_level_rewards: ``(N, T)``; a NaN among them makes the response invalid.
+        response_mask: 1 for the tokens that the policy sampled, ``(N, T)``.
+        config: verl's ``algorithm``, with the options under ``durian``.
+        index: the ``uid`` of each response's prompt, ``(N,)``.
+        batch: the tensors of the batch. Left out, they are what the trainer was given.
+        non_tensor_batch: its other columns.
+
+    Raises:
+        RuntimeError: this version of verl does not fit.
+        ValueError: an option, or something that the batch should have and has not.
+    """
+    _refuse_misfits()
+    if index is None:
+        raise ValueError("index: expected the uid of each response's prompt, got None")
+    options = options_of(config)
+    rows = _rows.get()
+    if rows is None:
+        if non_tensor_batch is None and options.weights[1] > 0:
+            raise ValueError(f"non_tensor_batch: expected the batch's columns for {OPTIONS}.weights[1] > 0, got None")
+        rows = Rows(batch if batch is not None else {}, (non_tensor_batch or {}).get)
+    logprobs = rows.tensors["old_log_probs"] if "old_log_probs" in rows.tensors.keys() else None  # noqa: SIM118  # a TensorDict
+    if logprobs is None and options.weights[2] > 0:
+        raise ValueError(f"old_log_probs: expected in the batch for {OPTIONS}.weights[2] > 0, got none")
+    entropy = find_entropy(rows.column) if options.weights[1] > 0 else None
+    components, metrics = batch_advantages(
+        token_level_rewards.sum(-1),
+        prompt_numbers(index),
+        logprobs=logprobs,
+        mask=response_mask,
+        visual_entropy=entropy,
+        # in a queue these are pixels: not to be fetched for nothing
+        images=options.weights[1] > 0 and entropy is None and has_images(rows.column),
+        valid=rows.valid,
+        options=options,
+    )
+    rows.metrics.update(metrics)
+    advantages = components.advantages if rows.last is None else components.advantages[rows.last]
+    by_token = torch.where(response_mask != 0, advantages[:, None], 0)  # faster than a product with int64, verl's mask
+    return by_token, by_token
+
+
+def find_entropy(column: Column) -> Tensor | None:
+    """Return the visual entropy of each row, NaN for one without, ``(N,)``; None where no row has any.
+
+    Raises:
+        ValueError: an entropy that is not a number.
+    """
+    for name, *path in _ENTROPY:
+        values = column(name)
+        if values is None:
+            continue
+        values = values if isinstance(values, np.ndarray) else list(values)
+        if path:
+            values = [_within(value, path) for value in values]
+        found = _numbers(values, ".".join([name, *path]))
+        if not bool(found.isnan().all()):
+            return found
+    return None
+
+
+def has_images(column: Column) -> bool:
+    """Tell whether a row has images, videos or other inputs that are not text."""
+    inputs = column("multi_modal_inputs")
+    # some processors have types of tokens for text, too
+    return inputs is not None and any(not key.endswith("token_type_ids") for row in inputs if row for key in row)
+
+
+def options_of(algorithm: Any) -> DurianOptions:
+    """Read the options from verl's ``algorithm``."""
+    given = algorithm.get(NAME) if algorithm is not None else None
+    if given is not None and not isinstance(given, Mapping):
+        raise ValueError(f"{OPTIONS}: expected options by their names, got {given!r}")
+    if given is not None and not isinstance(given, dict):
+        from omegaconf import OmegaConf
+
+        given = OmegaConf.to_container(given, resolve=True)
+    return read_options(given, OPTIONS)
+
+
+def check_config(config: Any) -> DurianOptions:
+    """Check verl's whole configuration, when a trainer starts; return the options.
+
+    Raises:
+        RuntimeError: this version of verl does not fit.
+        ValueError: an option that does not exist, does not fit, or contradicts Durian.
+    """
+    _refuse_misfits()
+    if not config.algorithm.get("norm_adv_by_std_in_grpo", True):
+        raise ValueError("algorithm.norm_adv_by_std_in_grpo: expected true, got false: Durian divides by a std itself")
+    if (count := config.actor_rollout_ref.rollout.n) < 2:
+        raise ValueError(f"actor_rollout_ref.rollout.n: expected at least 2 responses a prompt, got {count}")
+    return options_of(config.algorithm)
+
+
+def trainer_of(config: Any) -> str:
+    """Name the trainer that a configuration is of; the separate ones have parts of their own in it."""
+    if "async_training" in config:
+        return "fully_async"
+    if "rollout" in config:
+        return "one_step_off"
+    return "v1" if config.trainer.use_v1 else "v0"
+
+
+def prompts_of(config: Any) -> int | None:
+    """Return how many prompts an advantage step has, None if the configuration does not say."""
+    trainer = trainer_of(config)
+    if trainer == "fully_async":  # whose train_batch_size is 0
+        return int(config.actor_rollout_ref.actor.ppo_mini_batch_size * config.async_training.require_batches)
+    prompts = config.data.train_batch_size
+    if not isinstance(prompts, int):
+        return None
+    mode = config.trainer.v1.get(config.trainer.v1.trainer_mode) or {} if trainer == "v1" else {}
+    return prompts // int(mode.get("parameter_sync_step", 1))
+
+
+def last_outputs(keys: Sequence[str]) -> Tensor:
+    """Return the row of the last output of the rollout that each row belongs to, ``(N,)``.
+
+    Agent loops of verl's v1 trainers may make several rows of one rollout, with keys ``{uid}_{rollout}_{output}``.
+    """
+    parts = [key.rpartition("_") for key in keys]
+    _, rollout = np.unique([part[0] for part in parts], return_inverse=True)
+    order = np.argsort([int(part[2]) for part in parts], kind="stable")
+    last = np.empty(rollout.max(initial=-1) + 1, dtype=np.int64)
+    last[rollout[order]] = order  # of equal indices the one written last stays
+    return torch.from_numpy(last[rollout])
+
+
+def _within(value: Any, path: Sequence[str]) -> Any:
+    for name in path:
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value
+
+
+def _numbers(values: Sequence[Any] | np.ndarray, name: str) -> Tensor:
+    if {bool, np.bool_}.isdisjoint(map(type, values)):
+        try:
+            found = np.asarray(values, dtype=np.float64)  # None is NaN
+        except (TypeError, ValueError):
+            pass  # told below, by its value
+        else:
+            if found.ndim == 1:
+                return torch.from_numpy(found)
+    return torch.tensor([_number(value, name) for value in values], dtype=torch.float64)
+
+
+def _number(value: Any, name: str) -> float:
+    try:
+        if not isinstance(value, bool | np.bool_):
+            return math.nan if value is None else float(value)
+    except (TypeError, ValueError):
+        pass
+    raise ValueError(f"{name}: expected a number or None, got {value!r}")
+
+
+# ----- changes to verl, each a function of the original -----
+
+
+def _with_rows(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def compute_advantage(data: Any, adv_estimator: Any, *args: Any, **kwargs: Any) -> Any:
+        if adv_estimator != NAME:
+            return original(data, adv_estimator, *args, **kwargs)
+        rows = _rows.get()
+        with _given(Rows(data.batch, data.non_tensor_batch.get) if rows is None else rows) as rows:
+            rows.tensors = data.batch
+            out = original(data, adv_estimator, *args, **kwargs)
+        out.durian_metrics = rows.metrics  # until verl asks for the metrics of this batch
+        return out
+
+    return compute_advantage
+
+
+def _with_metrics(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def compute_data_metrics(batch: Any, *args: Any, **kwargs: Any) -> Any:
+        metrics = original(batch, *args, **kwargs)
+        if hasattr(batch, "durian_metrics"):
+            metrics.update(batch.durian_metrics)
+        return metrics
+
+    return compute_data_metrics
+
+
+def _with_queue(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def _compute_advantage(self: Any, batch: Any, metrics: dict[str, Any]) -> Any:
+        if self.config.algorithm.adv_estimator != NAME:
+            return original(self, batch, metrics)
+
+        import transfer_queue
+
+        client = transfer_queue.get_client()
+        places: list[int] = []  # of the rows in the queue
+
+        def column(name: str) -> Iterable[Any] | None:
+            # the queue returns a field only if all of the rows that it is asked for have it
+            known, there = client.get_production_status([name], batch.partition_id)
+            if known is None or there is None:
+                return None
+            if not places:
+                places.extend(client.kv_retrieve_meta(batch.keys, batch.partition_id).global_indexes)
+            having = set(known[there[:, 0] == 1].tolist())
+            has = [place in having for place in places]
+            return values(name, has) if any(has) else None
+
+        def values(name: str, has: Sequence[bool]) -> Iterator[Any]:
+            found = fetched(name, list(itertools.compress(batch.keys, has)))
+            for there in has:
+                yield next(found) if there else None
+
+        def fetched(name: str, keys: list[str]) -> Iterator[Any]:
+            start, count = 0, 1  # more and more, so that whoever looks for one row with images does not fetch them all
+            while start < len(keys):
+                some = keys[start : start + count]
+                found = transfer_queue.kv_batch_get(some, batch.partition_id, select_fields=[name])[name]
+                yield from found.tolist() if isinstance(found, Tensor) else found
+                start, count = start + count, 16 * count
+
+        last = last_outputs(batch.keys)
+        padding = torch.tensor([bool(tag.get("is_padding", False)) for tag in batch.tags])
+        valid = ~padding & (last == torch.arange(len(last)))
+        with _given(Rows({}, column, valid, last, metrics)):
+            return original(self, batch, metrics)
+
+    return _compute_advantage
+
+
+def _checked(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def init_dataloader(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.config.algorithm.adv_estimator == NAME:
+            options, prompts = check_config(self.config), prompts_of(self.config)
+            if prompts is not None:  # whether there are images is known to the preflight alone
+                sizes, enough = prompts_a_bucket(prompts, options, images=False)
+                logger.log(logging.INFO if enough else logging.WARNING, "Durian: %s; %s", options, sizes)
+        return original(self, *args, **kwargs)
+
+    return init_dataloader
+
+
+@contextmanager
+def _given(rows: Rows) -> Iterator[Rows]:
+    token = _rows.set(rows)
+    try:
+        yield rows
+    finally:
+        _rows.reset(token)
+
+
+# module -> {function: parameters it is called with, change}; a name that a module imports from another is changed in
+# both, so that the order of imports does not matter
+_ADVANTAGE = (("data", "adv_estimator", "config"), _with_rows)
+_METRICS = (("batch",), _with_metrics)
+_CHANGES: dict[str, dict[str, tuple[tuple[str, ...], Callable[..., Any]]]] = {
+    "verl.trainer.ppo.ray_trainer": {
+        "compute_advantage": _ADVANTAGE,
+        "compute_data_metrics": _METRICS,
+        "RayPPOTrainer._create_dataloader": (("self",), _checked),
+    },
+    "verl.trainer.ppo.v1.utils": {"compute_advantage": _ADVANTAGE},
+    "verl.trainer.ppo.v1.trainer_base": {
+        "PPOTrainer._compute_advantage": (("self", "batch", "metrics"), _with_queue),
+        "PPOTrainer._init_dataloader": (("self",), _checked),
+    },
+    "verl.experimental.separation.ray_trainer": {
+        "compute_advantage": _ADVANTAGE,
+        "compute_data_metrics": _METRICS,
+    },
+}
+
+
+def _change(module: ModuleType) -> None:
+    """Change all that is to be changed in a module, or nothing; what does not fit is told when durian is asked for."""
+    changed = []
+    for path, (parameters, change) in _CHANGES[module.__name__].items():
+        owner: Any = module
+        *classes, name = path.split(".")
+        for part in classes:
+            owner = getattr(owner, part, None)
+        function = getattr(owner, name, None)
+        if not callable(function):
+            return _misfits.append(f"{module.__name__} has no function {path}")
+        if not set(parameters) <= set(inspect.signature(function).parameters):
+            return _misfits.append(f"{module.__name__}.{path} does not take {', '.join(parameters)}")
+        if not hasattr(function, "durian"):  # imported from a module that is changed already
+            function = change(function)
+            function.durian = True
+            changed.append((owner, name, function))
+    for owner, name, function in changed:
+        setattr(owner, name, function)
+    return None
+
+
+def _register(core_algos: ModuleType) -> None:
+    registry = getattr(core_algos, "register_adv_est", None)
+    if registry is None:
+        _misfits.append("verl.trainer.ppo.core_algos has no register_adv_est")
+    else:
+        registry(NAME)(durian_estimator)
+
+
+def _safely(hook: Callable[[ModuleType], None], module: ModuleType) -> None:
+    """Run a hook inside an import of verl's, whose other estimators need the module whatever happens here."""
+    try:
+        hook(module)
+    except Exception as error:
+        _misfits.append(f"{module.__name__}: {error!r}")
+
+
+def _refuse_misfits() -> None:
+    if _misfits:
+        raise RuntimeError(
+            f"verl {importlib.metadata.version('verl')} does not fit durian_adv, which was tested with {TESTED}: "
+            f"{'; '.join(_misfits)}"
+        )
+
+
+def install() -> None:
+    """Register the estimator and make the changes, now or as soon as verl's modules are imported."""
+    wrapt.register_post_import_hook(functools.partial(_safely, _register), "verl.trainer.ppo.core_algos")
+    for module in _CHANGES:
+        wrapt.register_post_import_hook(functools.partial(_safely, _change), module)
+
+
+install()

@@ -1,0 +1,255 @@
+"""verl: the checks of ``durian-adv preflight verl``, which takes the options of ``python -m verl.trainer.main_ppo``."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+import ray
+import verl
+from hydra import compose, initialize_config_dir, initialize_config_module
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+import durian_adv
+from durian_adv.adapters._batch import DurianOptions, prompts_a_bucket
+from durian_adv.adapters.verl import estimator as adapter
+from durian_adv.cli.preflight import Check
+
+MODULE = "durian_adv.adapters.verl"  # as users name it where verl does not load its plugins
+
+
+def checks(arguments: Sequence[str]) -> Iterator[Check]:
+    """Yield what is found about a run with these options."""
+    parser = argparse.ArgumentParser(prog="durian-adv preflight verl", allow_abbrev=False)
+    parser.add_argument("--no-ray", action="store_true", help="do not start or ask Ray about its workers")
+    parser.add_argument("--config-path", type=Path, help="a folder with a configuration of your own")
+    parser.add_argument("--config-name", default="ppo_trainer")
+    given, overrides = parser.parse_known_args(arguments)
+
+    config = _config(given.config_path, given.config_name, overrides)
+    yield _plugin(config)
+    estimator = config.algorithm.adv_estimator
+    state: Any = "ok" if estimator == adapter.NAME else "problem"
+    yield Check(state, "estimator", f"algorithm.adv_estimator is {estimator}, for Durian it must be {adapter.NAME}")
+    try:
+        options = adapter.check_config(config)
+    except (RuntimeError, TypeError, ValueError) as error:
+        yield Check("problem", "options", str(error))
+        options = DurianOptions()
+    else:
+        yield Check("ok", "options", repr(options))
+    data = Data()
+    yield from _data(config, data)
+    if data.prompts:
+        yield _entropy(config, options, data)
+    if data.images and options.weights[1] > 0:
+        yield _tower(config)
+    yield _confidence(config, options)
+    yield _buckets(config, options, data.images)
+    if not given.no_ray:
+        yield from _workers(config)
+
+
+def _config(path: Path | None, name: str, overrides: Sequence[str]) -> Any:
+    """Compose the configuration as main_ppo does."""
+    folder: AbstractContextManager[Any]
+    if path is None:
+        folder = initialize_config_module("verl.trainer.config", version_base=None)
+    else:
+        folder = initialize_config_dir(str(path.resolve()), version_base=None)
+    with folder:
+        try:
+            config = compose(name, list(overrides))
+        except HydraException as error:
+            raise ValueError(str(error)) from None
+    OmegaConf.resolve(config)
+    return config
+
+
+def _external(config: Any) -> list[str]:
+    """Return the modules that the option external_lib names: one, several or none."""
+    named = config.actor_rollout_ref.model.external_lib
+    return [named] if isinstance(named, str) else list(named or ())
+
+
+def _plugin(config: Any) -> Check:
+    """Tell whether verl loads the estimator by itself, as an entry point or by the names of modules it is given."""
+    policy = os.environ.get("VERL_USE_EXTERNAL_PLUGINS", "auto")
+    named = os.environ.get("VERL_USE_EXTERNAL_MODULES", "").split(",")
+    by_entry_point = "durian_adv.adapters.verl.plugin" in sys.modules  # which nothing else imports
+    by_option = MODULE in _external(config)
+    trainer = adapter.trainer_of(config)
+    if by_entry_point or MODULE in named or (by_option and trainer in ("v0", "v1")):
+        versions = f"verl {verl.__version__} loads durian_adv {durian_adv.__version__}"
+        return Check("ok", "plugin", f"{versions}; tested with verl {adapter.TESTED}")
+    text = f"verl does not load durian_adv: VERL_USE_EXTERNAL_PLUGINS is {policy}"
+    if by_option:
+        text += f", and {trainer} does not load actor_rollout_ref.model.external_lib where the estimator is needed"
+    return Check("problem", "plugin", text)
+
+
+@dataclasses.dataclass
+class Data:
+    """What the training files hold; no prompts where none was looked into."""
+
+    images: bool = False
+    prompts: int = 0
+    known: dict[str, int] = dataclasses.field(default_factory=dict)  # prompts with an entropy, by its carrier
+
+
+def _data(config: Any, data: Data) -> Iterator[Check]:
+    """Look into the training files, at no more than the entropies; tell which of them cannot be looked into."""
+    files = config.data.train_files
+    for file in [files] if isinstance(files, str) else files or ():
+        if "://" in file or not file.endswith(".parquet"):
+            yield Check("warning", "data", f"{file}: not looked into, only .parquet on this machine is")
+            continue
+        try:
+            _look_into(os.path.expanduser(file), config, data)
+        except (OSError, pyarrow.ArrowException) as error:
+            yield Check("problem", "data", f"{file}: {error}")
+    if not data.prompts:
+        yield Check("warning", "data", "no prompts were looked into, so nothing is known about images and entropies")
+
+
+def _look_into(file: str, config: Any, data: Data) -> None:
+    parquet = pyarrow.parquet.ParquetFile(file)
+    schema = parquet.schema_arrow
+    data.prompts += parquet.metadata.num_rows
+    keys = config.data.get("image_key", "images"), config.data.get("video_key", "videos")
+    data.images |= any(key in schema.names for key in keys)
+    extra = schema.field("extra_info").type if "extra_info" in schema.names else None
+    carriers = ["visual_entropy"] if "visual_entropy" in schema.names else []
+    if extra is not None and pyarrow.types.is_struct(extra) and extra.get_field_index("visual_entropy") >= 0:
+        carriers.append("extra_info.visual_entropy")
+    for carrier in carriers:
+        values = parquet.read(columns=[carrier]).flatten().column(carrier).to_pylist()
+        known = sum(isinstance(value, int | float) and not math.isnan(value) for value in values)
+        data.known[carrier] = data.known.get(carrier, 0) + known
+
+
+# what does not reach the advantage step
+_LOST = {
+    "fully_async": ("visual_entropy", "extra_info.visual_entropy"),
+    "one_step_off": ("visual_entropy",),
+    "v0": ("visual_entropy",),
+    "v1": (),
+}
+
+
+def _entropy(config: Any, options: DurianOptions, data: Data) -> Check:
+    """Tell whether the entropy is there, and whether it reaches the advantage step."""
+    if options.weights[1] == 0:
+        return Check("ok", "entropy", "not needed, the perceptual component has weight 0")
+    if not data.images:
+        return Check(
+            "ok", "entropy", "no images: the perceptual component is left out, the other weights are scaled up"
+        )
+    trainer = adapter.trainer_of(config)
+    carriers = [name for name, known in data.known.items() if known > 0]
+    reaching = [name for name in carriers if name not in _LOST[trainer]]
+    if not reaching:
+        text = "the dataset has images and no entropy of them"
+        if carriers:
+            text = f"the dataset's {' and '.join(carriers)} does not reach the advantage step of {trainer}"
+            if "extra_info.visual_entropy" not in _LOST[trainer]:
+                text += ", extra_info.visual_entropy would"
+        if config.reward.custom_reward_function.path:
+            return Check("warning", "entropy", f"{text}; the reward function must return visual_entropy")
+        return Check("problem", "entropy", f"{text}, and there is no reward function of yours to return it")
+    known = data.known[reaching[0]]
+    state: Any = "ok" if known == data.prompts else "warning"
+    return Check(state, "entropy", f"the dataset's {reaching[0]}, for {known} of {data.prompts} prompts")
+
+
+def _tower(config: Any) -> Check:
+    """Tell whether an entropy computed beforehand stays that of the model."""
+    model = config.actor_rollout_ref.model
+    if model.lora_rank > 0 and model.exclude_modules:
+        text = (
+            f"under LoRA only adapters are trained, none in {model.exclude_modules}: entropies computed beforehand are"
+        )
+        return Check("ok", "vision tower", f"{text} exact if that is the whole tower")
+    text = "trained: entropies computed beforehand are those of the model before training, an approximation"
+    if config.actor_rollout_ref.actor.get("freeze_vision_tower", False):
+        text += f". verl {adapter.TESTED} does nothing with actor_rollout_ref.actor.freeze_vision_tower"
+    return Check("warning", "vision tower", text)
+
+
+def _confidence(config: Any, options: DurianOptions) -> Check:
+    """Tell whose log-probabilities the confidence is taken from."""
+    if options.weights[2] == 0:
+        return Check("ok", "confidence", "not needed, the reasoning component has weight 0")
+    bypass = OmegaConf.select(config, "algorithm.rollout_correction.bypass_mode")
+    rollout = config.actor_rollout_ref.rollout
+    if bypass and (rollout.top_p < 1 or rollout.top_k > 0):
+        text = "from the sampler's log-probabilities, larger than the policy's because of top_p or top_k"
+        return Check("warning", "confidence", text)
+    return Check("ok", "confidence", f"from the {'sampler' if bypass else 'old policy'}'s log-probabilities")
+
+
+def _buckets(config: Any, options: DurianOptions, images: bool) -> Check:
+    """Tell how many prompts share a std."""
+    prompts = adapter.prompts_of(config)
+    if prompts is None:
+        size = config.data.train_batch_size
+        return Check("warning", "prompts", f"data.train_batch_size is {size}: how many share a std is not known")
+    text, enough = prompts_a_bucket(prompts, options, images)
+    return Check("ok" if enough else "warning", "prompts", text)
+
+
+def _workers(config: Any) -> Iterator[Check]:
+    """Tell whether verl loads the estimator in a worker on each node of the Ray that main_ppo would use."""
+    from verl.trainer.constants_ppo import get_ppo_ray_runtime_env
+
+    if not ray.is_initialized():
+        given = OmegaConf.to_container(config.ray_kwargs.get("ray_init", {}), resolve=True)
+        environment = {**get_ppo_ray_runtime_env(config), **given.pop("runtime_env", {})}
+        ray.init(**{"log_to_driver": False, **given, "runtime_env": environment})
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # a worker may not have it
+    ask = ray.remote(num_cpus=0)(_asked)
+    for node in ray.nodes():
+        if not node["Alive"]:
+            continue
+        here = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        where = f"node {node['NodeManagerAddress']}"
+        try:
+            external = _external(config) if adapter.trainer_of(config) in ("v0", "v1") else []
+            found = ray.get(ask.options(scheduling_strategy=here).remote(external), timeout=300)
+        except ray.exceptions.RayError as error:
+            yield Check("problem", "workers", f"{where}: {str(error).strip().splitlines()[-1]}")
+            continue
+        if isinstance(found, str):
+            yield Check("problem", "workers", f"{where}: {found}")
+        else:
+            yield Check("ok", "workers", f"{where}: verl {found[0]} loads durian_adv {found[1]}")
+
+
+def _asked(external_libs: list[str]) -> tuple[str, str] | str:
+    """Ask verl in this process; runs in a worker that may not have durian_adv."""
+    import importlib
+    import importlib.metadata
+    import sys
+
+    import verl.trainer.ppo.v1
+    from verl.trainer.ppo import core_algos
+
+    for name in external_libs:
+        importlib.import_module(name)
+    if "durian" not in core_algos.ADV_ESTIMATOR_REGISTRY:
+        return "verl does not know the estimator durian; is durian_adv installed there?"
+    loaded = sys.modules.get("durian_adv.adapters.verl.estimator")
+    if loaded is None:
+        return "durian_adv did not load"
+    return "; ".join(loaded._misfits) or (verl.__version__, sys.modules["durian_adv"].__version__)

@@ -1,0 +1,72 @@
+"""``durian-adv report``: a page that tells whether Durian would change anything for logged rollouts."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from durian_adv import DurianComponents, durian_components
+from durian_adv.cli import rollouts
+
+
+def add(commands: Any) -> None:
+    """Declare the command."""
+    command = commands.add_parser(
+        "report",
+        help="a page that tells whether Durian would change anything for logged rollouts",
+        description="Write report.html, which needs no other file, its figures as PNG, and steps.csv: what GRPO, "
+        f"Dr. GRPO, batch std and Durian would do with logged rollouts. {rollouts.KEYS}",
+    )
+    command.set_defaults(run=run)
+    rollouts.add_options(command)
+    command.add_argument(
+        "--out", type=Path, default=Path("durian-report"), metavar="FOLDER", help="to write to (default: durian-report)"
+    )
+
+
+def run(options: argparse.Namespace) -> None:
+    """Write the report of a rollout log."""
+    try:
+        from tqdm import tqdm
+
+        from durian_adv.report import figures, page
+        from durian_adv.report.numbers import Summary
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f"{error}: pip install 'durian-adv[report]'") from None
+    chosen = {
+        name: parameter.default
+        for name, parameter in inspect.signature(durian_components).parameters.items()
+        if name in rollouts.OF_COMPONENTS
+    } | rollouts.given(options, *rollouts.OF_COMPONENTS)
+    threshold = 0.5 if options.success_threshold is None else options.success_threshold
+
+    def components(
+        rewards: Tensor, visual_entropy: Tensor | None, confidence: Tensor | None, prompt_index: Tensor
+    ) -> DurianComponents:
+        return durian_components(
+            rewards, visual_entropy=visual_entropy, confidence=confidence, prompt_index=prompt_index, **chosen
+        )
+
+    summary = Summary(components, success_threshold=threshold, eps=chosen["eps"], correction=chosen["correction"])
+    size = sum(path.stat().st_size for path in options.log)
+    with tqdm(total=size, unit="B", unit_scale=True, desc="reading", disable=None) as bar:
+        for step in rollouts.steps(options, bar.update):
+            bar.set_description(f"steps: {len(summary.names) + 1:,}", refresh=False)
+            summary.add(step)
+            bar.update(0)
+    options.out.mkdir(parents=True, exist_ok=True)
+    pictures = figures.draw(summary, options.out)
+    page.write_steps(summary, options.out / "steps.csv")
+    first, *others = options.log
+    headline = page.write(
+        summary,
+        pictures,
+        options.out / "report.html",
+        log=f"{first} and {len(others)} more" if others else str(first),
+        options=chosen | {"success_threshold": threshold, "confidence_reduction": options.confidence_reduction},
+    )
+    print(f"{headline}\n{options.out / 'report.html'}")

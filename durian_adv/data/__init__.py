@@ -1,0 +1,1 @@
+"""What lies on disk: rollout logs, tables, curation, hints, and visual entropies of data sets."""

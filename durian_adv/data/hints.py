@@ -1,0 +1,148 @@
+"""Difficulty hints: a sentence in the prompt that tells the model how hard it is, and asks for the care that needs.
+
+A hint is made of the prompt's accuracy alone. Nothing else of an example is read, its reference answer least of all.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import numbers
+import string
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from durian_adv._src import checks
+
+SLOTS = ("accuracy", "level")
+
+
+class Band(NamedTuple):
+    """Prompts whose accuracy is at least ``low`` and below ``high`` (the whole [0, 1] includes 1) get this hint."""
+
+    low: float
+    high: float
+    level: str
+    template: str  # with the slots {accuracy} and {level}, which may have a format: {accuracy:.0%}
+
+
+DEFAULT_TEMPLATE = (
+    "Hint: this problem is {level}; about {accuracy:.0%} of earlier attempts were correct. Think it through in depth "
+    "before you answer, and check your answer before you give it: go over each step again, or solve the problem in "
+    "another way, and compare."
+)
+DEFAULT_BANDS = (
+    Band(0.0, 0.2, "very hard", DEFAULT_TEMPLATE),
+    Band(0.2, 1 / 3, "hard", DEFAULT_TEMPLATE),
+)
+
+
+def hint(accuracy: float | None, bands: Sequence[Band] = DEFAULT_BANDS) -> str | None:
+    """Return the hint for a prompt of this accuracy, or None where no band covers it or it is not known (None, NaN).
+
+    Args:
+        accuracy: from 0 to 1, of the base model over some samplings, as ``curation.curate`` finds it.
+        bands: which accuracies get which hint; they do not overlap. The defaults are those of the prompts that
+            ``curation.curate`` puts into stage 2.
+
+    Returns:
+        The text, or None.
+
+    Raises:
+        TypeError, ValueError: an accuracy outside of [0, 1]; bands that overlap or are empty; a template with a slot
+            other than ``{accuracy}`` and ``{level}``.
+
+    Source: Difficulty prior (arXiv 2505.13261), difficulty hints; wording and bands are ours.
+
+    >>> hint(0.25, [Band(0.0, 0.5, "hard", "This is {level} ({accuracy:.0%} solved). Check your answer.")])
+    'This is hard (25% solved). Check your answer.'
+    >>> hint(0.75) is None
+    True
+    """
+    for band in bands:
+        _check_band(band)
+    ordered = sorted(bands)
+    for one, other in itertools.pairwise(ordered):
+        if other.low < one.high:
+            raise ValueError(f"bands: expected bands that do not overlap, got {one[:2]} and {other[:2]}")
+    if accuracy is None or accuracy != accuracy:  # NaN
+        return None
+    # a scalar of NumPy is a real number too, and what pandas gives
+    real = isinstance(accuracy, numbers.Real) and not isinstance(accuracy, bool)
+    accuracy = checks.number("accuracy", float(accuracy) if real else accuracy)
+    if not 0 <= accuracy <= 1:
+        raise ValueError(f"accuracy: expected a number from 0 to 1, got {accuracy}")
+    for band in bands:
+        if band.low <= accuracy < band.high or accuracy == band.high == 1:
+            return band.template.format(accuracy=accuracy, level=band.level)
+    return None
+
+
+def with_hint(
+    example: Mapping[str, Any],
+    *,
+    messages: str = "prompt",
+    accuracy: str = "accuracy",
+    bands: Sequence[Band] = DEFAULT_BANDS,
+) -> dict[str, Any]:
+    r"""Return an example's prompt with the hint for its accuracy at the end of the last message of the user.
+
+    For ``datasets.map``, which puts what is returned in the place of the column ``messages``; other options through
+    ``functools.partial``. The example itself is not changed, and of it only these two columns are read.
+
+    Args:
+        example: with a prompt, a list of chat messages (whose content is a string or a list of parts) or a plain
+            string, and an accuracy.
+        messages: the column of the prompt.
+        accuracy: the column of the accuracy; None or NaN there: no hint.
+        bands: as in ``hint``.
+
+    Returns:
+        ``{messages: the new prompt}``.
+
+    Raises:
+        ValueError: a column that is not there, a prompt without a message of the user.
+        TypeError: a prompt of another form.
+
+    >>> example = {"prompt": [{"role": "user", "content": "2 + 2?"}], "accuracy": 0.1, "answer": "4"}
+    >>> bands = [Band(0.0, 0.5, "hard", "This is {level}.")]
+    >>> with_hint(example, bands=bands)
+    {'prompt': [{'role': 'user', 'content': '2 + 2?\n\nThis is hard.'}]}
+    """
+    for column in (messages, accuracy):
+        if column not in example:
+            raise ValueError(f"{column}: expected a column of this name, got {sorted(example)}")
+    text = hint(example[accuracy], bands)
+    prompt = copy.deepcopy(example[messages])  # messages are nested: whoever changes the new one changes no other
+    return {messages: prompt if text is None else _with_text(prompt, text, messages)}
+
+
+def _with_text(prompt: Any, text: str, name: str) -> Any:
+    if isinstance(prompt, str):
+        return f"{prompt}\n\n{text}"
+    if not isinstance(prompt, Sequence) or not all(isinstance(message, Mapping) for message in prompt):
+        raise TypeError(f"{name}: expected a string or a list of chat messages, got {type(prompt).__name__}")
+    of_user = [i for i, message in enumerate(prompt) if message.get("role") == "user"]
+    if not of_user:
+        raise ValueError(f"{name}: expected a message of the user, got {[message.get('role') for message in prompt]}")
+    last = of_user[-1]
+    content = prompt[last].get("content")
+    if isinstance(content, str):
+        content = f"{content}\n\n{text}"
+    elif isinstance(content, Sequence):
+        content = [*content, {"type": "text", "text": text}]
+    else:
+        raise TypeError(f"{name}[{last}]: expected content that is a string or a list, got {type(content).__name__}")
+    return [*prompt[:last], {**prompt[last], "content": content}, *prompt[last + 1 :]]
+
+
+def _check_band(band: object) -> None:
+    if not isinstance(band, Band):
+        raise TypeError(f"bands: expected a sequence of Band, got one of {type(band).__name__}")
+    low, high = checks.number("low", band.low), checks.number("high", band.high)
+    if not 0 <= low < high <= 1:
+        raise ValueError(f"bands: expected 0 <= low < high <= 1, got {(low, high)}")
+    # exact names: {accuracy.__class__} would reach into objects, and any other name into nothing that a hint may tell
+    for _, slot, layout, _ in string.Formatter().parse(band.template):
+        if slot is not None and (slot not in SLOTS or "{" in (layout or "")):
+            raise ValueError(f"bands: expected no slots but {' and '.join(SLOTS)} in a template, got {band.template!r}")

@@ -1,0 +1,1 @@
+"""Rollout logs, read step by step."""

@@ -1,0 +1,154 @@
+"""Tables on disk, parquet and JSON lines, told apart by the file's name; what was read is written as it was."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet
+
+from durian_adv.data import json_lines
+
+SUFFIXES = (".parquet", ".jsonl")
+_ROWS = 8192  # of a parquet file at a time
+
+
+class Table(NamedTuple):
+    """A whole table, and what to call its rows in an error."""
+
+    path: Path
+    rows: Any  # a table of Arrow from parquet; from JSON lines a list of objects, as Arrow would guess their types
+    numbers: Sequence[int]  # of each row in its file
+
+    @property
+    def names(self) -> list[str]:
+        """The columns, or the keys of all objects."""
+        if isinstance(self.rows, list):
+            return list(dict.fromkeys(key for row in self.rows for key in row))
+        return list(self.rows.column_names)
+
+    def column(self, name: str) -> list[Any]:
+        """Return a column's values, None where an object has none; or say that there is no such column."""
+        _check_names(self.path, [name], self.names)
+        if isinstance(self.rows, list):
+            return [row.get(name) for row in self.rows]
+        values: list[Any] = self.rows.column(name).to_pylist()
+        return values
+
+    def with_column(self, name: str, values: Sequence[float | None]) -> Table:
+        """Return the table with a column of numbers more."""
+        if isinstance(self.rows, list):
+            rows: Any = [{**row, name: value} for row, value in zip(self.rows, values, strict=True)]
+        else:
+            rows = self.rows.append_column(name, pa.array(values, pa.float64()))
+        return self._replace(rows=rows)
+
+    def write(self, chosen: Sequence[bool], path: Path) -> None:
+        """Write the chosen rows; in parquet the types are those of all rows."""
+        if isinstance(self.rows, list) and suffix(path) == ".jsonl":
+            _write_lines((row for row, wanted in zip(self.rows, chosen, strict=True) if wanted), path)
+        else:
+            table = _columns(self.rows, self.names, path) if isinstance(self.rows, list) else self.rows
+            write_table(table.filter(pa.array(chosen, pa.bool_())), path)
+
+
+def suffix(path: Path) -> str:
+    """Return ``.parquet`` or ``.jsonl``; others are refused."""
+    if path.suffix not in SUFFIXES:
+        raise ValueError(f"{path}: expected a name that ends in {' or '.join(SUFFIXES)}")
+    return path.suffix
+
+
+def where(path: Path, number: int) -> str:
+    """Return what to call a row, numbered from 1, in an error."""
+    return json_lines.where(path, number) if suffix(path) == ".jsonl" else f"{path}, row {number}"
+
+
+def read_table(path: Path) -> Table:
+    """Read a whole table."""
+    if suffix(path) == ".jsonl":
+        lines = [(line.number, line.row) for line in json_lines.objects(path)]
+        return Table(path, [row for _, row in lines], [number for number, _ in lines])
+    with _arrow_errors(path):
+        rows = pyarrow.parquet.read_table(path)
+    return Table(path, rows, range(1, len(rows) + 1))
+
+
+def read_columns(path: Path, names: Sequence[str]) -> Iterator[tuple[int, list[Any]]]:
+    """Give each row's number and its values of some columns, None where an object has none, a few rows at a time."""
+    if suffix(path) == ".jsonl":
+        there: dict[str, None] = {}
+        for line in json_lines.objects(path):
+            there.update(dict.fromkeys(line.row))
+            yield line.number, [line.row.get(name) for name in names]
+        _check_names(path, names, there)
+        return
+    with _arrow_errors(path):
+        file = pyarrow.parquet.ParquetFile(path)
+        _check_names(path, names, file.schema_arrow.names)
+        number = 0
+        for rows in file.iter_batches(_ROWS, columns=list(dict.fromkeys(names))):
+            for values in zip(*(rows.column(name).to_pylist() for name in names), strict=True):
+                number += 1
+                yield number, list(values)
+
+
+def write_table(table: Any, path: Path) -> None:
+    """Write a whole table of Arrow; NaN becomes null in JSON, which knows none."""
+    if suffix(path) == ".parquet":
+        pyarrow.parquet.write_table(table, path)
+    else:
+        _write_lines(table.to_pylist(), path)
+
+
+def json_line(row: dict[str, Any]) -> str:
+    """Return a row as a line of JSON, with null for NaN."""
+    return json.dumps(_without_nan(row), ensure_ascii=False, allow_nan=False) + "\n"
+
+
+@contextmanager
+def _arrow_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except pa.ArrowException as error:
+        raise ValueError(f"{path}: expected a table, got {error}") from None
+
+
+def _check_names(path: Path, names: Sequence[str], there: Collection[str]) -> None:
+    for name in names:
+        if name not in there:
+            raise ValueError(f"{path}: expected a column {name!r}, got {', '.join(there) or 'none'}")
+
+
+def _write_lines(rows: Iterable[dict[str, Any]], path: Path) -> None:
+    with path.open("w", encoding="utf-8") as lines:
+        for number, row in enumerate(rows, 1):
+            try:
+                lines.write(json_line(row))
+            except (TypeError, ValueError, RecursionError) as error:  # bytes, infinity, half a character
+                raise ValueError(f"{path}, line {number}: expected what JSON can hold, got another ({error})") from None
+
+
+def _columns(rows: list[dict[str, Any]], names: list[str], path: Path) -> Any:
+    columns = {}
+    for name in names:
+        try:
+            columns[name] = pa.array([row.get(name) for row in rows])
+        except (pa.ArrowException, OverflowError, ValueError) as error:
+            raise ValueError(
+                f"{path}: expected a column {name!r} of one type, as parquet needs, got another ({error}); "
+                "JSON lines hold any"
+            ) from None
+    return pa.table(columns)
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_nan(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(inner) for inner in value]
+    return None if isinstance(value, float) and value != value else value

@@ -1,9 +1,0 @@
-"""Visual entropies of whole data sets, computed once and kept beside the images.
-
-Needs the extra: ``pip install "durian-adv[entropy]"``. The command ``durian-adv entropy`` is the usual way in.
-"""
-
-from durian_adv.visual.encoders import Encoder, load_encoder
-from durian_adv.visual.scorer import EntropyScorer
-
-__all__ = ["Encoder", "EntropyScorer", "load_encoder"]
