@@ -6,10 +6,13 @@ from durian_adv._src.certified import certified_entropy_buckets, certified_entro
 from durian_adv._src.confidence import sequence_confidence
 from durian_adv._src.durian import DurianComponents, durian_advantage, durian_components
 from durian_adv._src.entropy import eigen_entropy
+from durian_adv._src.errors import ArgumentError, ArgumentTypeError
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "ArgumentError",
+    "ArgumentTypeError",
     "DurianComponents",
     "certified_entropy_buckets",
     "certified_entropy_intervals",

@@ -587,7 +587,7 @@ def test_a_name_that_tells_no_format_is_refused_before_any_work(capsys):
 def test_a_package_that_is_not_there_is_named_with_the_extra_that_brings_it(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     monkeypatch.delitem(sys.modules, "durian_adv.data.tables", raising=False)
-    monkeypatch.delattr(durian_adv, "tables", raising=False)
+    monkeypatch.delattr(durian_adv.data, "tables", raising=False)
     assert main(["curate", "log.jsonl", "1.jsonl", "2.jsonl"]) == 2
     err = capsys.readouterr().err
     assert "pyarrow" in err

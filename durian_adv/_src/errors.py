@@ -11,6 +11,8 @@ class ArgumentError(ValueError):
     ``expected`` may be a whole sentence, and ``got`` None where nothing came that could be shown.
     """
 
+    __module__ = "durian_adv"  # as users import it, and as tracebacks show it
+
     def __init__(self, name: str, expected: str, got: object = None) -> None:
         """Keep the three parts; their text is the message."""
         super().__init__(name, expected, got)
@@ -31,4 +33,6 @@ class ArgumentError(ValueError):
 
 
 class ArgumentTypeError(ArgumentError, TypeError):
-    """An argument of a type that cannot be meant."""
+    """An argument of a type that cannot be meant: ``name: expected ..., got ...``."""
+
+    __module__ = "durian_adv"

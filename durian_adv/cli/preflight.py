@@ -4,18 +4,10 @@ from __future__ import annotations
 
 import argparse
 import importlib
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 # trainer -> module with checks(arguments), an iterator of Check; the module may need the trainer
-TRAINERS = {name: f"durian_adv.adapters.{name}_preflight" for name in ("easyr1", "openrlhf", "verl")}
-
-
-class Check(NamedTuple):
-    """One finding. A problem is what stops a run, or makes it another one than asked for."""
-
-    state: Literal["ok", "warning", "problem"]
-    subject: str
-    finding: str
+TRAINERS = {name: f"durian_adv.adapters.{name}.preflight" for name in ("easyr1", "openrlhf", "verl")}
 
 
 def add(commands: Any) -> None:

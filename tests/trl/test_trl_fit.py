@@ -11,7 +11,8 @@ import trl
 from transformers import HfArgumentParser
 from trl import GRPOConfig, GRPOTrainer, TrlParser
 
-from durian_adv.adapters.trl import NEWEST_TESTED, OLDEST_TESTED, DurianGRPOConfig
+from durian_adv.adapters.trl import DurianGRPOConfig
+from durian_adv.adapters.trl.trainer import NEWEST_TESTED, OLDEST_TESTED
 
 CPU = ["--output_dir", "out", "--use_cpu", "True", "--bf16", "False", "--report_to", "none"]
 OWN = sorted({f.name for f in dataclasses.fields(DurianGRPOConfig)} - {f.name for f in dataclasses.fields(GRPOConfig)})

@@ -14,9 +14,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from durian_adv.adapters._batch import DurianOptions, prompts_a_bucket, read_options
+from durian_adv.adapters._preflight import Check
 from durian_adv.adapters.easyr1 import trainer
 from durian_adv.adapters.easyr1.batch import COLUMN, check_entropy
-from durian_adv.cli.preflight import Check
 
 
 def checks(arguments: Sequence[str]) -> Iterator[Check]:

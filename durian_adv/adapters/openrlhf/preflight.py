@@ -9,14 +9,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import ray
 import yaml
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from durian_adv.adapters import _ray
 from durian_adv.adapters._batch import prompts_a_bucket
+from durian_adv.adapters._preflight import Check
 from durian_adv.adapters.openrlhf import hook
 from durian_adv.adapters.openrlhf.hook import OpenRLHFOptions
-from durian_adv.cli.preflight import Check
 
 
 def checks(arguments: Sequence[str]) -> Iterator[Check]:
@@ -124,29 +123,10 @@ def _entropy(options: OpenRLHFOptions, images: bool, frozen: bool) -> Iterator[C
 
 def _workers(environment: dict[str, Any]) -> Iterator[Check]:
     """Tell whether the hook runs in a worker on each node of the Ray that OpenRLHF would use."""
-    if not ray.is_initialized():
-        ray.init(log_to_driver=False, runtime_env=environment)
-    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # a worker may not have it
-    ask = ray.remote(num_cpus=0)(_Asked)  # an actor: of a task whose worker dies, Ray does not say why
-    for node in ray.nodes():
-        if not node["Alive"]:
-            continue
-        here = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        where = f"node {node['NodeManagerAddress']}"
-        try:
-            found = ray.get(ask.options(scheduling_strategy=here).remote().hook_ran.remote(), timeout=300)
-        except ray.exceptions.RayError as error:
-            reason = [line for line in str(error).splitlines() if "Error" in line] or [str(error)]
-            yield Check("problem", "workers", f"{where}: {reason[-1].strip()}")
-            continue
-        yield Check("ok" if found else "problem", "workers", f"{where}: the hook {'ran' if found else 'did not run'}")
+    yield from _ray.asked_on_every_node(_hook_ran, runtime_env=environment)
 
 
-class _Asked:
-    """Runs in a worker."""
-
-    def hook_ran(self) -> bool:
-        """Look for the hook in this process."""
-        import sys
-
-        return "durian_adv.adapters.openrlhf" in sys.modules
+def _hook_ran() -> tuple[bool, str]:
+    """Look for the hook in this process, a worker's."""
+    ran = "durian_adv.adapters.openrlhf.hook" in sys.modules
+    return ran, f"the hook {'ran' if ran else 'did not run'}"

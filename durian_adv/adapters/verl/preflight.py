@@ -14,17 +14,16 @@ from typing import Any
 
 import pyarrow
 import pyarrow.parquet
-import ray
 import verl
 from hydra import compose, initialize_config_dir, initialize_config_module
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import durian_adv
+from durian_adv.adapters import _ray
 from durian_adv.adapters._batch import DurianOptions, prompts_a_bucket
+from durian_adv.adapters._preflight import Check
 from durian_adv.adapters.verl import estimator as adapter
-from durian_adv.cli.preflight import Check
 
 MODULE = "durian_adv.adapters.verl"  # as users name it where verl does not load its plugins
 
@@ -213,33 +212,15 @@ def _workers(config: Any) -> Iterator[Check]:
     """Tell whether verl loads the estimator in a worker on each node of the Ray that main_ppo would use."""
     from verl.trainer.constants_ppo import get_ppo_ray_runtime_env
 
-    if not ray.is_initialized():
-        given = OmegaConf.to_container(config.ray_kwargs.get("ray_init", {}), resolve=True)
-        environment = {**get_ppo_ray_runtime_env(config), **given.pop("runtime_env", {})}
-        ray.init(**{"log_to_driver": False, **given, "runtime_env": environment})
-    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # a worker may not have it
-    ask = ray.remote(num_cpus=0)(_asked)
-    for node in ray.nodes():
-        if not node["Alive"]:
-            continue
-        here = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        where = f"node {node['NodeManagerAddress']}"
-        try:
-            external = _external(config) if adapter.trainer_of(config) in ("v0", "v1") else []
-            found = ray.get(ask.options(scheduling_strategy=here).remote(external), timeout=300)
-        except ray.exceptions.RayError as error:
-            yield Check("problem", "workers", f"{where}: {str(error).strip().splitlines()[-1]}")
-            continue
-        if isinstance(found, str):
-            yield Check("problem", "workers", f"{where}: {found}")
-        else:
-            yield Check("ok", "workers", f"{where}: verl {found[0]} loads durian_adv {found[1]}")
+    given = OmegaConf.to_container(config.ray_kwargs.get("ray_init", {}), resolve=True)
+    environment = {**get_ppo_ray_runtime_env(config), **given.pop("runtime_env", {})}
+    external = _external(config) if adapter.trainer_of(config) in ("v0", "v1") else []
+    yield from _ray.asked_on_every_node(_loaded, external, **given, runtime_env=environment)
 
 
-def _asked(external_libs: list[str]) -> tuple[str, str] | str:
-    """Ask verl in this process; runs in a worker that may not have durian_adv."""
+def _loaded(external_libs: list[str]) -> tuple[bool, str]:
+    """Ask verl in this process, a worker's, which may not have durian_adv."""
     import importlib
-    import importlib.metadata
     import sys
 
     import verl.trainer.ppo.v1
@@ -248,8 +229,10 @@ def _asked(external_libs: list[str]) -> tuple[str, str] | str:
     for name in external_libs:
         importlib.import_module(name)
     if "durian" not in core_algos.ADV_ESTIMATOR_REGISTRY:
-        return "verl does not know the estimator durian; is durian_adv installed there?"
+        return False, "verl does not know the estimator durian; is durian_adv installed there?"
     loaded = sys.modules.get("durian_adv.adapters.verl.estimator")
     if loaded is None:
-        return "durian_adv did not load"
-    return "; ".join(loaded._misfits) or (verl.__version__, sys.modules["durian_adv"].__version__)
+        return False, "durian_adv did not load"
+    if loaded._misfits:
+        return False, "; ".join(loaded._misfits)
+    return True, f"verl {verl.__version__} loads durian_adv {sys.modules['durian_adv'].__version__}"

@@ -1,0 +1,203 @@
+"""From what a trainer has, one entry per row, to tensors: numbers with gaps, ids of any kind, tokens of any length."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from durian_adv._src import checks
+from durian_adv._src.errors import ArgumentError, ArgumentTypeError
+
+MISSING = -1  # the number of an id that is None
+
+
+class Tokens(NamedTuple):
+    """Token log-probabilities of N rows, padded ``(N, T)`` or packed with ``lengths``, and which of them count."""
+
+    logprobs: Tensor
+    mask: Tensor  # bool, the shape of logprobs: in the response, and finite
+    lengths: list[int] | None
+    nonfinite: Tensor  # (), int64: in the response, and not finite
+    total: Tensor  # (), int64: in the response
+
+
+def numbers(name: str, values: Any, count: int | None, device: torch.device | None = None) -> Tensor:
+    """Return one number per row, ``(N,)``: NaN for None. Lists become float64.
+
+    Raises:
+        ArgumentError: not one number or None per row.
+    """
+    found = checks.tensor(name, values) if isinstance(values, Tensor) else torch.from_numpy(_floats(name, values))
+    _check_rows(name, found, count)
+    return found if device is None else found.to(device)
+
+
+def flags(name: str, values: Any, count: int, device: torch.device) -> Tensor:
+    """Return one truth value per row, bool ``(N,)``; numbers are true unless they are 0."""
+    found = numbers(name, values, count, device)
+    return found if found.dtype == torch.bool else (found != 0) & ~found.isnan()
+
+
+def keys(name: str, values: Any, count: int) -> list[Hashable]:
+    """Return one hashable id per row; None for NaN, which equals nothing."""
+    if isinstance(values, Tensor):
+        values = values.tolist()
+    return [None if key != key else key for key in _sequence(name, values, count)]
+
+
+def ids(name: str, values: Any, count: int, device: torch.device) -> tuple[Tensor, Sequence[Any]]:
+    """Number the ids of the rows, int64 ``(N,)``, by their order as values; return the names of the numbers, too.
+
+    No order of the rows changes a number. A row of a tensor or array ``(N, K)`` is an id. None and NaN are ``MISSING``.
+
+    Raises:
+        ArgumentError: not one hashable id per row.
+    """
+    if isinstance(values, np.ndarray) and values.dtype.kind in "biuf":
+        values = torch.from_numpy(np.ascontiguousarray(values))
+    if isinstance(values, Tensor):
+        number, names = _tensor_ids(name, values, count)
+        return number.to(device), names
+    found = keys(name, values, count)
+    names = ordered(name, found)
+    place = {key: i for i, key in enumerate(names)}
+    number = torch.tensor([MISSING if key is None else place[key] for key in found], dtype=torch.int64, device=device)
+    return number, names
+
+
+def ordered(name: str, keys: Sequence[Hashable]) -> list[Hashable]:
+    """Return the distinct ids but None, sorted: by value where they can be compared, else by type and text."""
+    try:
+        distinct = [key for key in dict.fromkeys(keys) if key is not None]
+    except TypeError as error:
+        raise ArgumentTypeError(name, "hashable ids", str(error)) from None
+    try:
+        return sorted(distinct)  # type: ignore[type-var]  # what cannot be compared is sorted below
+    except TypeError:
+        return sorted(distinct, key=lambda key: (type(key).__name__, repr(key)))
+
+
+def tokens(logprobs: Any, mask: Any, count: int, device: torch.device) -> Tokens:
+    """Return the tokens of the rows; ``mask`` None: all of them are the response's.
+
+    Raises:
+        ArgumentError: rows that do not fit, by number.
+    """
+    if _is_padded(logprobs):
+        values = _padded("logprobs", logprobs, count).to(device)
+        keep = torch.ones_like(values, dtype=torch.bool)
+        if mask is not None:
+            keep = (mask_rows(mask, count, values.shape[1]) != 0).to(device)
+        lengths = None
+    else:
+        rows = [_row("logprobs", i, row, torch.nan) for i, row in enumerate(_sequence("logprobs", logprobs, count))]
+        lengths = [len(row) for row in rows]
+        values = torch.cat([*rows, torch.zeros(0, dtype=torch.float64)]).to(device)
+        keep = torch.ones_like(values, dtype=torch.bool)
+        if mask is not None:
+            keep = (torch.cat([*_masks_like(mask, lengths, count), torch.zeros(0)]) != 0).to(device)
+    finite = values.isfinite()
+    return Tokens(values, keep & finite, lengths, (keep & ~finite).sum(), keep.sum())
+
+
+def repeated(values: Tensor, tokens: Tokens) -> Tensor:
+    """Repeat one value per row to its tokens."""
+    if tokens.lengths is None:
+        return values[:, None]
+    return values.repeat_interleave(torch.tensor(tokens.lengths, device=values.device))
+
+
+def has_tokens(mask: Any, count: int, device: torch.device) -> Tensor:
+    """Return which rows have a token that counts, bool ``(N,)``: True for a row whose mask is None."""
+    if _is_padded(mask):
+        return (mask_rows(mask, count) != 0).any(1).to(device)
+    rows = [row is None or bool((_row("mask", i, row, 0.0) != 0).any()) for i, row in enumerate(mask)]
+    return torch.tensor(rows, dtype=torch.bool, device=device)
+
+
+def mask_rows(mask: Any, count: int, width: int | None = None) -> Tensor:
+    """Return a padded mask ``(N, T)``, of the width of the log-probabilities if that is given."""
+    if not _is_padded(mask):
+        lengths = [width or 0] * count
+        return torch.stack(_masks_like(mask, lengths, count)) if count else torch.zeros(0, width or 0)
+    values = _padded("mask", mask, count)
+    if width is not None:
+        checks.shape("mask", values, (count, width), "logprobs.shape")
+    return values
+
+
+def _masks_like(mask: Any, lengths: list[int], count: int) -> list[Tensor]:
+    made = []
+    given = list(mask_rows(mask, count)) if _is_padded(mask) else _sequence("mask", mask, count)
+    for i, (row, length) in enumerate(zip(given, lengths, strict=True)):
+        values = torch.ones(length, dtype=torch.float64) if row is None else _row("mask", i, row, 0.0)
+        if len(values) != length:
+            raise ArgumentError(f"mask[{i}]", f"{length} tokens, as logprobs[{i}]", len(values))
+        made.append(values)
+    return made
+
+
+def _row(name: str, number: int, row: Any, gap: float) -> Tensor:
+    """Return the tokens of one row, float64; ``gap`` for None among them."""
+    if row is None:
+        return torch.zeros(0, dtype=torch.float64)
+    if isinstance(row, Tensor):
+        found = row.detach().to("cpu", torch.float64)
+    else:
+        found = torch.from_numpy(_floats(f"{name}[{number}]", row, gap))
+    if found.ndim != 1:
+        raise ArgumentError(f"{name}[{number}]", "one number per token", f"shape {tuple(found.shape)}")
+    return found
+
+
+def _is_padded(values: Any) -> bool:
+    return isinstance(values, Tensor) or (isinstance(values, np.ndarray) and values.dtype != object)
+
+
+def _padded(name: str, values: Any, count: int) -> Tensor:
+    found = (
+        checks.tensor(name, values) if isinstance(values, Tensor) else torch.from_numpy(np.ascontiguousarray(values))
+    )
+    checks.ndim(name, found, 2, "(N, T)")
+    _check_rows(name, found, count)
+    return found
+
+
+def _floats(name: str, values: Any, gap: float = math.nan) -> np.ndarray[Any, np.dtype[np.float64]]:
+    if isinstance(values, (str, bytes)) or not isinstance(values, (Sequence, np.ndarray)):
+        raise ArgumentTypeError(name, "a tensor, an array or a list of numbers", type(values).__name__)
+    try:
+        return np.array([gap if value is None else value for value in values], dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ArgumentError(name, "numbers or None", str(error)) from None
+
+
+def _sequence(name: str, values: Any, count: int) -> list[Any]:
+    if isinstance(values, (str, bytes)) or not isinstance(values, (Sequence, np.ndarray)):
+        raise ArgumentTypeError(name, "a tensor, an array or a list, one entry per row", type(values).__name__)
+    if len(values) != count:
+        raise ArgumentError(name, f"{count} entries, one per row", len(values))
+    return list(values)
+
+
+def _tensor_ids(name: str, values: Tensor, count: int) -> tuple[Tensor, Sequence[Any]]:
+    values = checks.tensor(name, values)
+    if values.ndim not in (1, 2):
+        raise ArgumentError(name, "shape (N,), or (N, K) where a row is an id", tuple(values.shape))
+    _check_rows(name, values, count)
+    names, number = torch.unique(values, dim=0, return_inverse=True)
+    number = number.reshape(count)
+    if values.dtype.is_floating_point:
+        number = number.masked_fill(values.isnan() if values.ndim == 1 else values.isnan().any(1), MISSING)
+    return number, names.tolist()
+
+
+def _check_rows(name: str, values: Tensor, count: int | None) -> None:
+    if values.ndim == 0 or (count is not None and len(values) != count):
+        expected = "one entry per row" if count is None else f"{count} entries, one per row"
+        raise ArgumentError(name, expected, f"shape {tuple(values.shape)}")
