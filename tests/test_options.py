@@ -1,0 +1,143 @@
+"""Each option stands once: signatures, the command's arguments and adapters' configurations are held against it."""
+
+import argparse
+import dataclasses
+import inspect
+import re
+
+import pytest
+
+import durian_adv
+from durian_adv import baselines, diagnostics, window
+from durian_adv._src import options
+from durian_adv._src.confidence import sequence_confidence
+from durian_adv.estimator import AdvantageEstimator
+
+SIGNATURES = [
+    durian_adv.durian_advantage,
+    durian_adv.durian_components,
+    durian_adv.grpo_advantage,
+    durian_adv.shared_std_advantage,
+    baselines.batch_std_advantage,
+    baselines.reinforce_plus_plus_advantage,
+    baselines.reinforce_plus_plus_baseline_advantage,
+    diagnostics.durian_metrics,
+    diagnostics.prompt_outcomes,
+    window.windowed_components,
+    AdvantageEstimator.__init__,
+]
+
+
+@pytest.mark.parametrize("function", SIGNATURES, ids=lambda f: f.__qualname__)
+def test_a_signature_has_the_defaults_of_the_table(function):
+    defaults = {name: p.default for name, p in inspect.signature(function).parameters.items()}
+    shared = {name: default for name, default in defaults.items() if name in options.OPTIONS and name != "window"}
+    assert shared == {name: options.OPTIONS[name].default for name in shared}
+    assert shared
+
+
+def test_the_estimator_takes_every_option_by_keyword_only():
+    parameters = dict(inspect.signature(AdvantageEstimator.__init__).parameters)
+    del parameters["self"]
+    assert set(parameters) == set(options.OPTIONS)
+    assert {p.kind for p in parameters.values()} == {inspect.Parameter.KEYWORD_ONLY}
+    assert inspect.signature(sequence_confidence).parameters["reduction"].default == "sum"
+
+
+@pytest.mark.parametrize("option", options.OPTIONS.values(), ids=lambda o: o.name)
+def test_a_default_passes_its_own_check_and_an_object_does_not(option):
+    value = option.check(option.default)
+    assert value == option.default
+    with pytest.raises(durian_adv.ArgumentError, match=f"^{option.name}: expected "):
+        option.check(object())
+
+
+@pytest.mark.parametrize("option", options.OPTIONS.values(), ids=lambda o: o.name)
+def test_a_help_text_is_a_noun_phrase_without_the_default(option):
+    assert not re.match(r"(?i)(a|an|the|of|that|which|to|if|added|used)\b", option.help)
+    assert not option.help.endswith(".")
+    assert "default" not in option.help
+
+
+BAD = {
+    "estimator": ["ppo", None, 1],
+    "weights": [(1, 2), (1, 2, 3, 4, 5), (1, -1, 0), (1, float("nan"), 0), "123", 1, None, (1, "1", 0)],
+    "entropy_quantiles": [(0.7, 0.3), (0.0, 0.5), 0, "0.5", None],
+    "num_confidence_buckets": [0, -1, 1.5, True, None, 2**40],
+    "confidence_reduction": ["max", None],
+    "no_signal": ["maybe", True],
+    "window": [-1, 1.5, None, True],
+    "eps": [-1e-9, float("inf"), "0", None],
+    "correction": [2, True, 0.5],
+    "success_threshold": [float("nan"), "0.5", None],
+    "weighting": ["sharp", None],
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in BAD.items() for value in values])
+def test_a_value_that_does_not_fit_is_refused_under_its_full_name(name, value):
+    with pytest.raises(durian_adv.ArgumentError, match=rf"^{name}(\[\d\])?: expected ") as plain:
+        AdvantageEstimator(**{name: value})
+    with pytest.raises(durian_adv.ArgumentError, match=rf"^algorithm\.durian\.{name}(\[\d\])?: expected ") as full:
+        options.checked({name: value}, "algorithm.durian.")
+    assert full.value.reason == plain.value.reason
+    assert set(BAD) == set(options.OPTIONS)
+
+
+def test_an_unknown_option_is_refused_with_those_there_are():
+    with pytest.raises(
+        durian_adv.ArgumentError, match=r"^durian\.weigths: expected one of estimator, weights, .*unknown"
+    ):
+        options.checked({"weigths": (1, 0, 0)}, "durian.")
+    with pytest.raises(durian_adv.ArgumentError, match=r"^x: expected options by their names, got 3"):
+        options.require_mapping(3, "x")
+    assert options.require_mapping(None, "x") == {}
+
+
+@pytest.mark.parametrize("name", ["reinforce_plus_plus", "reinforce_plus_plus_baseline"])
+def test_a_window_that_an_estimator_would_not_use_is_refused(name):
+    with pytest.raises(
+        durian_adv.ArgumentError, match=rf"^durian\.window: expected 0 for the estimator '{name}', got 8"
+    ):
+        options.checked({"estimator": name, "window": 8}, "durian.")
+
+
+def test_configurations_are_made_of_the_table():
+    made = dataclasses.make_dataclass("Config", options.fields("durian_", eps=1e-4))
+    config = made()
+    assert config.durian_eps == 1e-4
+    assert config.durian_weights == [0.1, 0.2, 0.7]
+    assert made().durian_weights is not config.durian_weights
+    for field in dataclasses.fields(made):
+        option = options.OPTIONS[field.name.removeprefix("durian_")]
+        assert field.metadata["help"].lower().startswith(option.help.lower())
+        assert re.search(r"\(default: [^)]+\)\.$", field.metadata["help"])
+        assert field.metadata.get("choices") == (None if option.choices is None else list(option.choices))
+    given = {f.name.removeprefix("durian_"): getattr(config, f.name) for f in dataclasses.fields(made)}
+    assert options.checked(given) == options.checked({"eps": 1e-4})
+
+
+def test_arguments_of_a_command_are_made_of_the_table():
+    parser = argparse.ArgumentParser()
+    options.add_arguments(parser, options.OPTIONS)
+    assert options.checked(vars(parser.parse_args([]))) == options.checked({})
+    words = [
+        "--weights",
+        "1",
+        "0",
+        "0",
+        "2",
+        "--entropy-quantiles",
+        "0.5",
+        "--no-signal",
+        "drop",
+        "--correction",
+        "0",
+        "--window",
+        "64",
+    ]
+    found = options.checked(vars(parser.parse_args(words)))
+    assert found["weights"] == (1, 0, 0, 2)
+    assert found["entropy_quantiles"] == (0.5,)
+    assert (found["no_signal"], found["correction"], found["window"]) == ("drop", 0, 64)
+    assert parser.format_help().count("(default: ") == len(options.OPTIONS)
