@@ -8,7 +8,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from durian_adv._src import checks, scales
-from durian_adv._src.advantages import Batch, check_rewards, grpo_advantage, measure, scaled
+from durian_adv._src.advantages import Batch, batch_of, check_rewards, grpo_advantage, scaled
 
 
 def dr_grpo_advantage(rewards: Tensor, *, prompt_index: Tensor | None = None, valid: Tensor | None = None) -> Tensor:
@@ -21,8 +21,8 @@ def dr_grpo_advantage(rewards: Tensor, *, prompt_index: Tensor | None = None, va
     tensor([[ 0.2500,  0.2500,  0.2500, -0.7500]])
     """
     check_rewards(rewards, prompt_index, valid)
-    batch = measure(rewards, prompt_index, valid)
-    return scaled(batch, batch.prompts.unit)
+    batch = batch_of(rewards, prompt_index, valid)
+    return scaled(batch, batch.measured.unit)
 
 
 def rloo_advantage(rewards: Tensor, *, prompt_index: Tensor | None = None, valid: Tensor | None = None) -> Tensor:
@@ -35,9 +35,9 @@ def rloo_advantage(rewards: Tensor, *, prompt_index: Tensor | None = None, valid
     tensor([[ 0.3333,  0.3333,  0.3333, -1.0000]])
     """
     check_rewards(rewards, prompt_index, valid)
-    batch = measure(rewards, prompt_index, valid)
-    size = batch.prompts.size
-    return scaled(batch, batch.prompts.unit * (size / (size - 1).clamp(min=1)))
+    batch = batch_of(rewards, prompt_index, valid)
+    size = batch.measured.size
+    return scaled(batch, batch.measured.unit * (size / (size - 1).clamp(min=1)))
 
 
 def batch_std_advantage(
@@ -59,8 +59,8 @@ def batch_std_advantage(
     """
     eps, correction = checks.epsilon(eps), checks.correction(correction)
     check_rewards(rewards, prompt_index, valid)
-    batch = measure(rewards, prompt_index, valid)
-    return _over_the_batch(batch, batch.prompts, eps, correction)
+    batch = batch_of(rewards, prompt_index, valid)
+    return _over_the_batch(batch, batch.measured, eps, correction)
 
 
 def reinforce_plus_plus_baseline_advantage(
@@ -82,8 +82,8 @@ def reinforce_plus_plus_baseline_advantage(
     """
     eps, correction = checks.epsilon(eps), checks.correction(correction)
     check_rewards(rewards, prompt_index, valid)
-    batch = measure(rewards, prompt_index, valid)
-    return _over_the_batch(batch, scales.around_zero(batch.prompts), eps, correction)
+    batch = batch_of(rewards, prompt_index, valid)
+    return _over_the_batch(batch, scales.around_zero(batch.measured), eps, correction)
 
 
 def reinforce_plus_plus_advantage(
@@ -111,8 +111,8 @@ def reinforce_plus_plus_advantage(
     return grpo_advantage(whole, valid=mask, eps=eps, correction=correction).reshape(rewards.shape)
 
 
-def _over_the_batch(batch: Batch, prompts: scales.Prompts, eps: float, correction: int) -> Tensor:
+def _over_the_batch(batch: Batch, measured: scales.Measured, eps: float, correction: int) -> Tensor:
     # bucket 0 for all, in two: torch 2.6 compiles a scatter to a constant index, or into one place, wrongly
-    everyone = (prompts.size < 0).long()
-    shared = scales.bucket_std(prompts, everyone[None], 2, correction)
-    return scaled(batch, scales.inverse(prompts, shared, eps)[0])
+    everyone = (measured.size < 0).long()
+    shared = scales.bucket_std(measured, everyone[None], 2, correction)
+    return scaled(batch, scales.factor(measured, shared, eps)[0])

@@ -1,17 +1,18 @@
 """The functions of ``durian_adv``, compiled: same names, arguments, results and errors, a fraction of the time.
 
 Each is one graph for all sizes (0 and 1 aside), levels, weights and eps. The first call compiles, which takes some ten
-seconds, and so does another one for other dtypes, another set of arguments that are given, or a number of buckets of 1
-or 2; also sizes of 0 and 1, and whether autograd is on. Beyond torch's limit of such variants, 8 a function, a call
-warns and runs uncompiled. The flat form and calls with a process group run as they are: the sizes of prompts, and what
-other ranks hold, are values, which no graph can know before it runs.
+seconds, and so does another one for other dtypes, another set of arguments that are given, another number of weights or
+``no_signal``, or a number of buckets of 1 or 2; also sizes of 0 and 1, and whether autograd is on. Beyond torch's limit
+of such variants, 8 per function, a call warns and runs uncompiled. The flat form, packed log-probabilities and calls
+with a process group run as they are: the sizes of prompts and rows, and what other ranks hold, are values, which no
+graph can know before it runs.
 """
 
 from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ParamSpec, TypeVar
 
 import torch
@@ -40,13 +41,16 @@ _LIMIT_ERRORS: tuple[type[Exception], ...] = tuple(
 )
 _COMPILER_ERRORS: tuple[type[Exception], ...] = (exc.TorchDynamoException, *_LIMIT_ERRORS)
 
+# arguments whose values decide about shapes
+_RAGGED = ("prompt_index", "process_group", "rollout_index")
 
-def _compiled(function: Callable[_P, _R]) -> Callable[_P, _R]:
+
+def _compiled(function: Callable[_P, _R], ragged: Sequence[str] = _RAGGED) -> Callable[_P, _R]:
     one_graph = torch.compile(function, fullgraph=True, dynamic=True)
 
     @functools.wraps(function)
     def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-        if kwargs.get("prompt_index") is not None or kwargs.get("process_group") is not None:
+        if any(kwargs.get(name) is not None for name in ragged):
             return function(*args, **kwargs)
         try:
             return one_graph(*args, **kwargs)
@@ -72,5 +76,5 @@ durian_components = _compiled(durian_adv.durian_components)
 eigen_entropy = _compiled(durian_adv.eigen_entropy)
 grpo_advantage = _compiled(durian_adv.grpo_advantage)
 quantile_buckets = _compiled(durian_adv.quantile_buckets)
-sequence_confidence = _compiled(durian_adv.sequence_confidence)
+sequence_confidence = _compiled(durian_adv.sequence_confidence, (*_RAGGED, "lengths"))
 shared_std_advantage = _compiled(durian_adv.shared_std_advantage)

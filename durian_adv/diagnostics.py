@@ -1,18 +1,28 @@
-"""Metrics of a batch: what the normalisation saw and what it did, as plain numbers for any logger."""
+"""Metrics of a batch: what the normalization saw and what it did, as plain numbers for any logger."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from durian_adv._src import checks, exact
-from durian_adv._src.advantages import Batch, check_rewards, measure
+from durian_adv._src.advantages import Batch, batch_of, check_rewards, largest_valid
 from durian_adv._src.buckets import num_buckets
-from durian_adv._src.durian import DurianComponents
-from durian_adv._src.layout import Layout, lay_out, pack
+from durian_adv._src.durian import DurianComponents, check_of_prompts, check_rollout_index
+from durian_adv._src.errors import ArgumentError, ArgumentTypeError
+from durian_adv._src.layout import (
+    Layout,
+    Rollouts,
+    by_prompt,
+    count,
+    lay_out,
+    one_row_per_rollout,
+    pack,
+    sum_of_any_size,
+)
 
 
 class PromptOutcomes(NamedTuple):
@@ -25,6 +35,9 @@ class PromptOutcomes(NamedTuple):
     extreme_failure: Tensor  # bool: likewise, one correct
 
 
+# prompts with a score that a bucket should have on average: under 2, the std they share is one prompt's, or smaller
+FEWEST_PROMPTS = 2
+
 # a kind of group, and how it is called in the names of metrics; "other" are the effective groups that are not extreme
 GROUP_KINDS = ("extreme_failure", "other", "extreme_success")
 
@@ -36,6 +49,8 @@ def durian_metrics(
     prompt_index: Tensor | None = None,
     valid: Tensor | None = None,
     success_threshold: float = 0.5,
+    category: Tensor | None = None,
+    rollout_index: Tensor | None = None,
 ) -> dict[str, float]:
     r"""Turn components and the rewards they came from into a flat dict of numbers, all keys under ``durian/``.
 
@@ -44,11 +59,12 @@ def durian_metrics(
 
     * ``prompts``, ``rollouts``, ``reward_mean``: prompts with a valid rollout, valid rollouts, their mean reward;
     * ``no_signal_share``: share of prompts that are not effective; ``effective``, ``extreme_success``,
-      ``extreme_failure``: numbers of prompts; ``extreme_ratio``: extremes over effective (0 without any);
-    * ``advantage_abs_max``, ``grpo_abs_max``, ``perceptual_abs_max``, ``reasoning_abs_max``: the largest size;
+      ``extreme_failure``: numbers of prompts; ``extreme_ratio``: extremes over effective;
+    * ``advantage_abs_max``, ``grpo_abs_max``, ``perceptual_abs_max``, ``reasoning_abs_max``, ``category_abs_max``: the
+      largest absolute value;
     * ``moved_from_grpo``: :math:`\lVert A - A_{grpo} \rVert / \lVert A_{grpo} \rVert`, and ``cosine_with_grpo``;
-      ``perceptual_moved_from_grpo``, ``perceptual_cosine_with_grpo`` and likewise ``reasoning_...``: the same of one
-      component instead of the sum, so which of them moves the advantages, and how far;
+      ``perceptual_moved_from_grpo``, ``perceptual_cosine_with_grpo``, and those of ``reasoning`` and ``category``: the
+      same of one component instead of the sum, so which of them moves the advantages, and how far;
     * ``update_share_extreme_failure``, ``update_share_extreme_success``, ``update_share_other``: each kind's share of
       :math:`\sum |A|`, of all effective prompts; ``grpo_update_share_...``: the same of GRPO's advantages;
     * ``prompt_std_min``, ``prompt_std_mean``: over effective prompts;
@@ -58,9 +74,13 @@ def durian_metrics(
       score, up to the last bucket that holds one; ``perceptual_std_K``, ``reasoning_std_K``: the std they share
       (absent for an empty bucket); ``entropy_bucket_K_error_share``, ``confidence_bucket_K_error_share``: its share of
       the rollouts that are not correct, of all prompts that have a score (Appendix B);
-    * ``entropy_bucket_prompts_min``, ``confidence_bucket_prompts_min``: prompts in the smallest bucket that holds any.
+    * ``entropy_bucket_prompts_min``, ``confidence_bucket_prompts_min``: prompts in the smallest bucket that holds any;
+    * ``category_std_min``, ``category_std_mean``, ``category_std_max``: over effective prompts; ``categories``,
+      ``category_prompts_min``: how many categories hold a prompt, and prompts in the smallest of them.
 
-    What belongs to a component that was left out is absent. Means of nothing are 0. The numbers are taken on the host.
+    What belongs to a component that was left out is absent, as are the last two without ``category``. What is not
+    defined is NaN: means, shares and extremes of nothing, and distances and angles from advantages that are all 0. All
+    others are finite; what lies beyond float64's range is its largest number. The numbers are taken on the host.
 
     Args:
         components: from ``durian_components``.
@@ -68,6 +88,8 @@ def durian_metrics(
         prompt_index: as given to it.
         valid: as given to it.
         success_threshold: a rollout is correct if its reward exceeds this.
+        category: as given to it.
+        rollout_index: as given to it; a rollout counts once.
 
     Raises:
         TypeError, ValueError: a wrong dtype, shape or number, with the argument's name.
@@ -83,71 +105,30 @@ def durian_metrics(
     >>> round(metrics["durian/update_share_extreme_failure"], 3)  # 3 of 3 + 3 + 3.46
     0.317
     """
-    if not isinstance(components, DurianComponents):
-        raise TypeError(f"components: expected DurianComponents, got {type(components).__name__}")
+    _check_components(components)
     success_threshold = checks.number("success_threshold", success_threshold)
     check_rewards(rewards, prompt_index, valid)
     checks.shape("components.advantages", components.advantages, rewards.shape, "rewards.shape")
-    components, rewards = DurianComponents._make(map(_on_host, components)), rewards.detach().cpu()
-    batch = measure(rewards, _on_host(prompt_index), _on_host(valid))
-    outcomes = _outcomes(batch, rewards, success_threshold)
-    size, effective = outcomes.rollouts, outcomes.effective
-    there, wrong = size > 0, size - outcomes.correct
-
-    def by_prompt(value: Tensor) -> Tensor:
-        if batch.layout is None:
-            return value
-        return value.new_zeros(batch.layout.num_prompts).index_copy(0, batch.layout.column, value)
-
-    found = {
-        "prompts": there.sum(),
-        "rollouts": size.sum(),
-        "reward_mean": _mean(batch.prompts.middle + batch.prompts.unit * batch.prompts.mean, size),
-        "no_signal_share": _mean(~effective, there),
-        "effective": effective.sum(),
-        "extreme_success": outcomes.extreme_success.sum(),
-        "extreme_failure": outcomes.extreme_failure.sum(),
-        "extreme_ratio": _mean(outcomes.extreme_success | outcomes.extreme_failure, effective),
-        "moved_from_grpo": _moved(components.grpo, components.advantages),
-        "cosine_with_grpo": _cosine(components.grpo, components.advantages),
-        "prompt_std_min": _smallest(by_prompt(components.prompt_std), effective),
-        "prompt_std_mean": _mean(by_prompt(components.prompt_std), effective),
-    }
-    for name in ("advantages", "grpo", "perceptual", "reasoning"):
-        values = getattr(components, name)
-        if values is not None:
-            found[f"{name.removesuffix('s')}_abs_max"] = _largest(values.abs())
-            if name in ("perceptual", "reasoning"):
-                found[f"{name}_moved_from_grpo"] = _moved(components.grpo, values)
-                found[f"{name}_cosine_with_grpo"] = _cosine(components.grpo, values)
-    for prefix, values in (("", components.advantages), ("grpo_", components.grpo)):
-        update = _update(values, batch.layout)
-        for kind, members in group_kinds(outcomes).items():
-            found[f"{prefix}update_share_{kind}"] = _mean(members, update)
-
-    for score_name, bucket_name, std_name in (
-        ("visual_entropy", "entropy_bucket", "perceptual_std"),
-        ("confidence", "confidence_bucket", "reasoning_std"),
-    ):
-        if getattr(components, score_name) is None:
-            continue
-        score = by_prompt(getattr(components, score_name)).double()
-        finite = there & score.isfinite()
-        mean = _mean(torch.where(finite, score, 0.0), finite)
-        found[f"{score_name}_mean"] = mean
-        found[f"{score_name}_std"] = _mean(torch.where(finite, score - mean, 0.0) ** 2, finite).sqrt()
-        found[f"{score_name}_missing_share"] = _mean(score.isnan(), there)
-        scored = there & ~score.isnan()
-        bucket, std = by_prompt(getattr(components, bucket_name)), by_prompt(getattr(components, std_name))
-        for number in range(int(_largest(torch.where(scored, bucket + 1, 0)))):
-            members = scored & (bucket == number)
-            found[f"{bucket_name}_{number}_prompts"] = members.sum()
-            found[f"{bucket_name}_{number}_error_share"] = _mean(members, torch.where(scored, wrong, 0))
-            if members.any():
-                found[f"{std_name}_{number}"] = _mean(std, members)
-        _, counts = torch.unique(bucket[scored], return_counts=True)
-        found[f"{bucket_name}_prompts_min"] = counts.amin() if len(counts) else torch.tensor(0)
-    return {f"durian/{name}": float(value) for name, value in found.items()}
+    if category is not None:
+        check_of_prompts("category", checks.tensor("category", category, integer=True), rewards)
+    check_rollout_index(rollout_index, prompt_index, rewards)
+    given = Rollouts(rewards.detach(), None, None, prompt_index, valid, category, rollout_index)
+    given, components = Rollouts._make(map(_on_host, given)), DurianComponents._make(map(_on_host, components))
+    if rollout_index is not None:
+        given, rows = one_row_per_rollout(given)
+        components = DurianComponents._make(None if value is None else value[rows.first] for value in components)
+    batch = batch_of(given.rewards, given.prompt_index, given.valid)
+    outcomes = _outcomes(batch, given.rewards, success_threshold)
+    found = (
+        _of_groups(batch, outcomes)
+        | _of_advantages(components, batch, outcomes)
+        | _of_update(components, batch, outcomes)
+        | _of_scores("visual_entropy", "entropy_bucket", "perceptual_std", components, batch, outcomes)
+        | _of_scores("confidence", "confidence_bucket", "reasoning_std", components, batch, outcomes)
+        | _of_categories(components, given.category, batch, outcomes)
+    )
+    largest = torch.finfo(torch.float64).max
+    return {f"durian/{name}": float(value.double().clamp(-largest, largest)) for name, value in found.items()}
 
 
 def prompt_outcomes(
@@ -171,7 +152,7 @@ def prompt_outcomes(
     """
     success_threshold = checks.number("success_threshold", success_threshold)
     check_rewards(rewards, prompt_index, valid)
-    return _outcomes(measure(rewards, prompt_index, valid), rewards.detach(), success_threshold)
+    return _outcomes(batch_of(rewards, prompt_index, valid), rewards.detach(), success_threshold)
 
 
 def group_kinds(outcomes: PromptOutcomes) -> dict[str, Tensor]:
@@ -200,7 +181,7 @@ def update_by_prompt(advantages: Tensor, *, prompt_index: Tensor | None = None) 
         prompt_index: as in ``durian_components``.
 
     Returns:
-        float64 (float32 on devices without it), ``(B,)``.
+        float64 (float32 on devices without it), ``(B,)``; finite.
 
     Raises:
         TypeError, ValueError: a wrong dtype or shape, with the argument's name.
@@ -217,18 +198,20 @@ def update_by_prompt(advantages: Tensor, *, prompt_index: Tensor | None = None) 
         checks.tensor("prompt_index", prompt_index, integer=True)
         checks.shape("prompt_index", prompt_index, advantages.shape, "(N,)")
         checks.same_device("prompt_index", prompt_index, "advantages", advantages)
-    return _update(advantages.detach(), None if prompt_index is None else lay_out(prompt_index))
+    working = exact.working_dtype(advantages.device)
+    layout = None if prompt_index is None else lay_out(prompt_index)
+    return exact.to_result(_update(advantages.detach(), layout), working)
 
 
 def cosine(first: Tensor, second: Tensor) -> float:
-    """Return the cosine of the angle between two tensors of advantages of one shape; 0 where one is all 0.
+    """Return the cosine of the angle between two tensors of advantages of one shape.
 
     Args:
         first: of any shape.
         second: of the same shape.
 
     Returns:
-        A number from -1 to 1.
+        A number from -1 to 1; NaN where one of them is all 0, or not finite.
 
     Raises:
         TypeError, ValueError: no tensors, or shapes that differ.
@@ -250,7 +233,7 @@ def few_prompts_warning(
     entropy_quantiles: int | Sequence[float] = (0.25, 0.75),
     num_confidence_buckets: int = 12,
     window: int = 0,
-    fewest: float = 2,
+    fewest: float = FEWEST_PROMPTS,
 ) -> str | None:
     """Say which buckets are too many for the prompts of a batch; None if none are, or no prompt has a score.
 
@@ -260,8 +243,7 @@ def few_prompts_warning(
         entropy_quantiles: as given to it.
         num_confidence_buckets: as given to it.
         window: how many prompts the window may hold.
-        fewest: prompts with a score, those of the window included, that a bucket should have on average. Under 2, the
-            std they share is one prompt's, or smaller than any prompt's.
+        fewest: as in ``too_few_prompts``.
 
     Returns:
         A sentence for a log or a warning, or None.
@@ -276,56 +258,183 @@ def few_prompts_warning(
     '4 prompts with confidence for 12 buckets'
     >>> few_prompts_warning(parts, window=256)
     """
-    if not isinstance(components, DurianComponents):
-        raise TypeError(f"components: expected DurianComponents, got {type(components).__name__}")
-    window = checks.integer("window", window, "an integer >= 0")
-    if window < 0:
-        raise ValueError(f"window: expected an integer >= 0, got {window}")
-    fewest = checks.number("fewest", fewest)
+    _check_components(components)
     if prompt_index is not None:
         checks.tensor("prompt_index", prompt_index, integer=True)
         checks.shape("prompt_index", prompt_index, components.has_signal.shape, "(N,)")
-    few = []
+    entropy_levels = checks.levels("entropy_quantiles", entropy_quantiles)
+    confidence_levels = checks.bucket_count("num_confidence_buckets", num_confidence_buckets)
+    counts = {}
     for name, score, levels in (
-        ("visual entropy", components.visual_entropy, checks.levels("entropy_quantiles", entropy_quantiles)),
-        (
-            "confidence",
-            components.confidence,
-            checks.bucket_count("num_confidence_buckets", num_confidence_buckets),
-        ),
+        ("visual entropy", components.visual_entropy, entropy_levels),
+        ("confidence", components.confidence, confidence_levels),
     ):
-        if score is None:
-            continue
-        scored = ~score.isnan()
-        prompts = int(scored.sum()) if prompt_index is None else len(torch.unique(prompt_index[scored]))
-        buckets = num_buckets(levels) - 1
-        if prompts and prompts + window < fewest * buckets:
-            few.append(f"{prompts} prompts with {name} for {buckets} buckets")
+        if score is not None:
+            scored = ~score.isnan()
+            prompts = int(scored.sum()) if prompt_index is None else len(torch.unique(prompt_index[scored]))
+            counts[name] = (prompts, num_buckets(levels) - 1)
+    return too_few_prompts(counts, window=window, fewest=fewest)
+
+
+def too_few_prompts(
+    counts: Mapping[str, tuple[float, int]], *, window: int = 0, fewest: float = FEWEST_PROMPTS
+) -> str | None:
+    """Say which buckets are too many for so many prompts, the one rule for it; None if none are.
+
+    Args:
+        counts: for each score, such as ``"confidence"``, how many prompts of a batch have it (0: its component has no
+            input, which is no fault), and in how many buckets they are.
+        window: how many prompts of a window come on top.
+        fewest: prompts, those of the window included, that a bucket should have on average.
+
+    Returns:
+        A sentence for a log or a warning, or None.
+
+    Raises:
+        TypeError, ValueError: a wrong type or number, with the argument's name.
+
+    >>> too_few_prompts({"confidence": (24, 12), "visual entropy": (5, 3)}).split(":")[0]
+    '5 prompts with visual entropy for 3 buckets'
+    >>> too_few_prompts({"confidence": (24, 12)})
+    """
+    window = checks.integer("window", window, "an integer >= 0")
+    if window < 0:
+        raise ArgumentError("window", "an integer >= 0", window)
+    fewest = checks.number("fewest", fewest)
+    few = [
+        f"{prompts:g} prompts with {name} for {buckets} buckets"
+        for name, (prompts, buckets) in counts.items()
+        if prompts and prompts + window < fewest * buckets
+    ]
     if not few:
         return None
     beside = f", beside a window of {window}" if window else ""
     return (
-        f"{' and '.join(few)}{beside}: with fewer than {fewest:g} prompts a bucket, the std they share is that of one "
-        "or a few prompts, or smaller than any prompt's, so advantages may exceed GRPO's. Take more prompts a batch, "
-        "fewer buckets, or a window of recent prompts."
+        f"{' and '.join(few)}{beside}: with fewer than {fewest:g} prompts per bucket, the std they share is that of "
+        "one or a few prompts, or smaller than any prompt's, so advantages may exceed GRPO's. Use more prompts per "
+        "batch, fewer buckets, or a window of recent prompts."
     )
+
+
+def _check_components(components: object) -> None:
+    if not isinstance(components, DurianComponents):
+        raise ArgumentTypeError("components", "DurianComponents", type(components).__name__)
 
 
 def _outcomes(batch: Batch, rewards: Tensor, success_threshold: float) -> PromptOutcomes:
     # 8-bit floats know no comparison
     correct = pack(rewards, batch.layout, torch.nan, exact.working_dtype(rewards.device)) > success_threshold
-    hits, size, effective = (correct & batch.valid).sum(0), batch.valid.sum(0), batch.prompts.has_signal
+    hits, size = count(correct & batch.valid, batch.layout), count(batch.valid, batch.layout)
+    effective = batch.measured.has_signal
     many = effective & (size > 2)
     return PromptOutcomes(size, hits, effective, many & (hits == size - 1), many & (hits == 1))
 
 
 def _update(advantages: Tensor, layout: Layout | None) -> Tensor:
     packed = pack(advantages, layout, 0.0, exact.working_dtype(advantages.device))
-    return exact.row_sum_of_any_size(packed.abs().t())
+    return sum_of_any_size(packed.abs(), layout)
 
 
 def _on_host(value: Tensor | None) -> Tensor | None:
     return value.cpu() if isinstance(value, Tensor) else value
+
+
+# --- groups of metrics, without the prefix ------------------------------------------------------------
+
+
+def _of_groups(batch: Batch, outcomes: PromptOutcomes) -> dict[str, Tensor]:
+    measured, size, effective = batch.measured, outcomes.rollouts, outcomes.effective
+    used = size > 0
+    means = (measured.middle + measured.unit * measured.mean).clamp(measured.low, measured.high)
+    return {
+        "prompts": used.sum(),
+        "rollouts": size.sum(),
+        "reward_mean": _mean(means, size),
+        "no_signal_share": _mean(~effective, used),
+        "effective": effective.sum(),
+        "extreme_success": outcomes.extreme_success.sum(),
+        "extreme_failure": outcomes.extreme_failure.sum(),
+        "extreme_ratio": _mean(outcomes.extreme_success | outcomes.extreme_failure, effective),
+    }
+
+
+def _of_advantages(components: DurianComponents, batch: Batch, outcomes: PromptOutcomes) -> dict[str, Tensor]:
+    grpo, any_rollout = components.grpo, batch.valid.any()
+    found = {
+        "moved_from_grpo": _moved(grpo, components.advantages),
+        "cosine_with_grpo": _cosine(grpo, components.advantages),
+    }
+    own_std = by_prompt(components.prompt_std, batch.layout)
+    found["prompt_std_min"] = _smallest(own_std, outcomes.effective)
+    found["prompt_std_mean"] = _mean(own_std, outcomes.effective)
+    for name in ("advantages", "grpo", "perceptual", "reasoning", "category"):
+        values = getattr(components, name)
+        if values is not None:
+            found[f"{name.removesuffix('s')}_abs_max"] = torch.where(any_rollout, _largest(values.abs()), torch.nan)
+            if name not in ("advantages", "grpo"):
+                found[f"{name}_moved_from_grpo"] = _moved(grpo, values)
+                found[f"{name}_cosine_with_grpo"] = _cosine(grpo, values)
+    return found
+
+
+def _of_update(components: DurianComponents, batch: Batch, outcomes: PromptOutcomes) -> dict[str, Tensor]:
+    found = {}
+    for prefix, values in (("", components.advantages), ("grpo_", components.grpo)):
+        largest = exact.safe_divisor(_largest(values.abs()).double())  # first, as sums of the largest leave the range
+        update = _update(values.double() / largest, batch.layout)
+        for kind, members in group_kinds(outcomes).items():
+            found[f"{prefix}update_share_{kind}"] = _mean(members, update)
+    return found
+
+
+def _of_scores(
+    score_name: str,
+    bucket_name: str,
+    std_name: str,
+    components: DurianComponents,
+    batch: Batch,
+    outcomes: PromptOutcomes,
+) -> dict[str, Tensor]:
+    if getattr(components, score_name) is None:
+        return {}
+    fields = (getattr(components, name) for name in (score_name, bucket_name, std_name))
+    score, bucket, std = (by_prompt(field, batch.layout) for field in fields)
+    score, used = score.double(), outcomes.rollouts > 0
+    finite, scored = used & score.isfinite(), used & ~score.isnan()
+    mean = _mean(score, finite)
+    found = {
+        f"{score_name}_mean": mean,
+        f"{score_name}_std": _spread(score, mean, finite),
+        f"{score_name}_missing_share": _mean(score.isnan(), used),
+    }
+    wrong = torch.where(scored, outcomes.rollouts - outcomes.correct, 0)
+    for number in range(int(_largest(torch.where(scored, bucket + 1, 0)))):
+        members = scored & (bucket == number)
+        found[f"{bucket_name}_{number}_prompts"] = members.sum()
+        found[f"{bucket_name}_{number}_error_share"] = _mean(members, wrong)
+        if members.any():
+            found[f"{std_name}_{number}"] = _mean(std, members)
+    found[f"{bucket_name}_prompts_min"] = _fewest(bucket[scored])
+    return found
+
+
+def _of_categories(
+    components: DurianComponents, category: Tensor | None, batch: Batch, outcomes: PromptOutcomes
+) -> dict[str, Tensor]:
+    found = {}
+    if components.category_std is not None:
+        std, effective = by_prompt(components.category_std, batch.layout), outcomes.effective
+        found["category_std_min"] = _smallest(std, effective)
+        found["category_std_mean"] = _mean(std, effective)
+        found["category_std_max"] = -_smallest(-std, effective)
+    if category is not None:
+        used = largest_valid(category, batch)[outcomes.rollouts > 0]
+        found["categories"] = torch.tensor(len(torch.unique(used)))
+        found["category_prompts_min"] = _fewest(used)
+    return found
+
+
+# --- numbers of many, NaN where they are not defined ---------------------------------------------------
 
 
 def _sum(values: Tensor) -> Tensor:
@@ -335,14 +444,31 @@ def _sum(values: Tensor) -> Tensor:
 
 
 def _norm(values: Tensor) -> Tensor:
-    return _sum(values.double() ** 2).sqrt()
+    return _sum(values**2).sqrt()
 
 
 def _mean(values: Tensor, weight: Tensor) -> Tensor:
     weight = weight.double()
-    values = torch.where(weight > 0, values, 0).double()
-    unit = exact.nonzero(exact.power_of_two(_largest(values.abs())))  # sums of the largest numbers leave the range
-    return _sum(values / unit * weight) / _sum(weight).clamp(min=1) * unit
+    members, values = weight > 0, values.double()
+    low, high = _smallest(values, members), -_smallest(-values, members)
+    values = torch.where(members, values, 0.0)
+    # sums of the largest numbers leave the range, and a mean that is rounded may leave that of its values
+    unit, most = (exact.safe_divisor(exact.power_of_two(_largest(x.abs()))) for x in (values, weight))
+    weight = weight / most
+    mean = _sum(values / unit * weight) / _sum(weight) * unit
+    return mean.clamp(low, high)
+
+
+def _spread(values: Tensor, mean: Tensor, members: Tensor) -> Tensor:
+    """Return the standard deviation of the members around their mean."""
+    unit = exact.safe_divisor(exact.power_of_two(_largest(torch.where(members, values.abs(), 0.0))))
+    return _mean((values / unit - mean / unit) ** 2, members).sqrt() * unit
+
+
+def _fewest(labels: Tensor) -> Tensor:
+    """Return how often the rarest label occurs."""
+    counts = torch.unique(labels, return_counts=True)[1].double()
+    return _smallest(counts, torch.ones_like(counts, dtype=torch.bool))
 
 
 def _largest(values: Tensor) -> Tensor:
@@ -351,13 +477,15 @@ def _largest(values: Tensor) -> Tensor:
 
 def _smallest(values: Tensor, members: Tensor) -> Tensor:
     smallest = -_largest(torch.where(members, -values, -torch.inf))
-    return torch.where(smallest.isfinite(), smallest, 0.0)
+    return torch.where(members.any(), smallest, torch.nan)
 
 
 def _moved(start: Tensor, end: Tensor) -> Tensor:
     start, end = start.double(), end.double()
-    size = exact.nonzero(_largest(start.abs()))  # squares of what is far from 1 leave the range
-    return _norm((end - start) / size) / exact.nonzero(_norm(start / size))
+    size = _largest(start.abs())
+    # squares of what is far from 1 leave the range
+    both = exact.safe_divisor(torch.maximum(size, _largest(end.abs())))
+    return _norm(end / both - start / both) * (both / size) / _norm(start / exact.safe_divisor(size))
 
 
 def _cosine(first: Tensor, second: Tensor) -> Tensor:
@@ -365,5 +493,5 @@ def _cosine(first: Tensor, second: Tensor) -> Tensor:
 
 
 def _direction(values: Tensor) -> Tensor:
-    values = values / exact.nonzero(_largest(values.abs()))
-    return values / exact.nonzero(_norm(values))
+    values = values / exact.safe_divisor(_largest(values.abs()))
+    return values / _norm(values)  # NaN where all are 0

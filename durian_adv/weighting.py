@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from durian_adv._src import checks, exact, scales
-from durian_adv._src.advantages import Batch, check_rewards, measure, restore
-from durian_adv._src.layout import pack
+from durian_adv._src.advantages import Batch, batch_of, check_rewards, restore_prompts, restore_rollouts
+from durian_adv._src.errors import ArgumentError, ArgumentTypeError
+from durian_adv._src.layout import pack, spread
 
 __all__ = [
     "accuracy_weights",
@@ -78,13 +79,12 @@ def reweighted_advantage(
             [ 0.2889,  0.2889,  0.2889, -0.8667]])
     """
     _check(rewards, weight, correctness, success_threshold, normalize, prompt_index, valid)
-    batch = measure(rewards, prompt_index, valid)
+    batch = batch_of(rewards, prompt_index, valid)
     weights = _weights(batch, rewards, weight, correctness, success_threshold, normalize)
     # The unit in two steps, as weight * unit may leave the range where the advantage does not.
-    advantages = (
-        batch.prompts.centred * (weights * batch.prompts.unit.clamp(max=1.0)) * batch.prompts.unit.clamp(min=1.0)
-    )
-    return restore(exact.to_result(advantages, batch.dtype), batch)
+    unit = batch.measured.unit
+    below, above = (spread(part, batch.layout) for part in (weights * unit.clamp(max=1.0), unit.clamp(min=1.0)))
+    return restore_rollouts(exact.to_result(batch.centered * below * above, batch.dtype), batch)
 
 
 def accuracy_weights(
@@ -115,9 +115,9 @@ def accuracy_weights(
             [ 0.6250,  0.6250,  0.6250, -1.8750]])
     """
     _check(rewards, weight, correctness, success_threshold, normalize, prompt_index, valid)
-    batch = measure(rewards, prompt_index, valid)
+    batch = batch_of(rewards, prompt_index, valid)
     weights = _weights(batch, rewards, weight, correctness, success_threshold, normalize)
-    return restore(exact.to_result(weights, batch.dtype), batch)
+    return restore_prompts(exact.to_result(weights, batch.dtype), batch)
 
 
 # Powers and logistic functions are written with exp and log, whose bits do not depend on a value's place in its tensor:
@@ -159,7 +159,7 @@ def focal(accuracy: Tensor, *, gamma: float = 2.0) -> Tensor:
     """
     gamma = checks.number("gamma", gamma)
     if gamma <= 0:
-        raise ValueError(f"gamma: expected a number > 0, got {gamma}")
+        raise ArgumentError("gamma", "a number > 0", gamma)
     return torch.exp(gamma * torch.log(1.0 - accuracy))
 
 
@@ -211,10 +211,10 @@ def _check(
     valid: Tensor | None,
 ) -> None:
     if not callable(weight):
-        raise TypeError(f"weight: expected a function from accuracies (B,) to weights, got {type(weight).__name__}")
+        raise ArgumentTypeError("weight", "a function from accuracies (B,) to weights", type(weight).__name__)
     checks.number("success_threshold", success_threshold)
     if not isinstance(normalize, bool):
-        raise TypeError(f"normalize: expected a bool, got {type(normalize).__name__}")
+        raise ArgumentTypeError("normalize", "a bool", type(normalize).__name__)
     check_rewards(rewards, prompt_index, valid)
     if correctness is not None:
         checks.tensor("correctness", correctness)
@@ -236,22 +236,22 @@ def _weights(
     correct = pack(given.detach(), batch.layout, torch.nan, dtype)
     if correctness is None:
         correct = (correct > success_threshold).to(dtype)
-    accuracy = scales.prompt_means(correct, batch.valid & (correct == correct))  # not NaN
-    known = accuracy == accuracy
+    accuracy = scales.prompt_means(correct, batch.valid & ~correct.isnan(), batch.layout)
+    known = ~accuracy.isnan()
     weights = weight(torch.where(known, accuracy, 0.5))
     if not isinstance(weights, Tensor):
-        raise TypeError(f"weight: expected a function that returns a torch.Tensor, got {type(weights).__name__}")
+        raise ArgumentTypeError("weight", "a function that returns a torch.Tensor", type(weights).__name__)
     weights = checks.tensor("weight", weights)
     checks.shape("weight", weights, accuracy.shape, "(B,)")
     weights = weights.to(dtype)
     weights = torch.where(weights.abs() < torch.inf, weights, 0.0)  # which NaN is not either
     if normalize:
-        weights = _of_mean_one(weights, batch.prompts.has_signal & known)
+        weights = _of_mean_one(weights, batch.measured.has_signal & known)
     return torch.where(known, weights, 1.0)
 
 
 def _of_mean_one(weights: Tensor, counted: Tensor) -> Tensor:
     sizes = torch.where(counted, weights.abs(), 0.0)
-    largest = exact.nonzero(torch.cat([sizes, sizes.new_zeros(1)]).amax())  # first, as a sum might overflow
+    largest = exact.safe_divisor(torch.cat([sizes, sizes.new_zeros(1)]).amax())  # first, as a sum might overflow
     mean = exact.exact_sum(sizes / largest, 0) / counted.sum().clamp(min=1)
-    return weights / largest / exact.nonzero(mean)
+    return weights / largest / exact.safe_divisor(mean)

@@ -2,29 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from durian_adv._src import checks, exact
-from durian_adv._src.durian import DurianComponents, durian_components
-from durian_adv._src.layout import Layout, lay_out, pack, unpack
+from durian_adv._src import checks, exact, layout, scales
+from durian_adv._src.durian import (
+    DurianComponents,
+    Options,
+    Population,
+    check,
+    components_of,
+    expanded,
+    parts_of,
+)
+from durian_adv._src.errors import ArgumentError, ArgumentTypeError
+from durian_adv._src.layout import Rollouts
 
 
 class Window(NamedTuple):
-    """W recent prompts, oldest first: what their statistics are taken from, and nothing else.
+    """W recent prompts, oldest first: what quantiles and shared stds need to know of them, and nothing else.
 
-    Every tensor is a detached copy in the working dtype (float64 where there is one), so nothing is rounded. To keep
-    a window, save ``window._asdict()``: plain tensors, which ``torch.load(..., weights_only=True)`` reads.
+    Every tensor is a detached ``(W,)`` copy in the working dtype (float64 where there is one), so nothing is rounded,
+    and memory does not depend on the sizes of the groups. To keep a window, save ``window._asdict()``: plain tensors,
+    which ``torch.load(..., weights_only=True)`` reads and ``load_window`` checks.
     """
 
-    rewards: Tensor  #: (W, G), NaN for invalid rollouts and where a prompt has fewer than others
-    visual_entropy: Tensor | None  #: (W,), NaN where unknown; None if no batch had one
-    confidence: Tensor | None  #: likewise
+    rollouts: Tensor  #: number of valid rollouts, at least 1
+    low: Tensor  #: smallest valid reward
+    high: Tensor  #: largest valid reward
+    mean: Tensor  #: of the valid rewards, from the middle of their range in units of a power of two near its half
+    squares: Tensor  #: sum of squared distances from the mean, in squares of these units
+    visual_entropy: Tensor | None = None  #: NaN where unknown; None if no batch had one
+    confidence: Tensor | None = None  #: NaN where unknown; None if no batch had one
+    category: Tensor | None = None  #: int64; None if no batch had one
+
+
+_OPTIONAL = ("visual_entropy", "confidence", "category")
 
 
 def windowed_components(
@@ -36,7 +52,10 @@ def windowed_components(
     confidence: Tensor | None = None,
     prompt_index: Tensor | None = None,
     valid: Tensor | None = None,
+    category: Tensor | None = None,
+    rollout_index: Tensor | None = None,
     weights: Sequence[float] = (0.1, 0.2, 0.7),
+    no_signal: str = "keep",
     entropy_quantiles: int | Sequence[float] = (0.25, 0.75),
     num_confidence_buckets: int = 12,
     eps: float = 1e-6,
@@ -45,9 +64,9 @@ def windowed_components(
     r"""Durian's components with quantiles and shared stds over the batch and a window of recent prompts.
 
     The buckets of eqs. 10 and 16 lie between the quantiles of all scores, those of the batch and of the window, and
-    :math:`R_a`, :math:`R_u` hold the rewards of the bucket's prompts from both. The result is ``durian_components`` of
-    the two, one after the other, restricted to the batch; so the grpo component does not depend on the window, and an
-    empty window changes no bit.
+    :math:`R_a`, :math:`R_u` hold the rewards of the bucket's prompts from both, as :math:`R_c` those of the category's.
+    The result is ``durian_components`` of the two, one after the other, restricted to the batch; so the grpo component
+    does not depend on the window, and an empty window changes no bit.
 
     The window's rewards come from older policies: it trades a bias towards them for statistics over more prompts.
 
@@ -58,23 +77,26 @@ def windowed_components(
         visual_entropy: of the batch, as in ``durian_components``. None leaves the component out, and its prompts enter
             the window with an unknown entropy. Prompts of the window whose entropy is unknown are, like others without
             one, in the bucket of NaN scores.
-        confidence: likewise.
+        confidence: of the batch, as in ``durian_components``. None: as for ``visual_entropy``.
         prompt_index: as in ``durian_components``. Prompts of the window are others, whatever their ids were.
         valid: as in ``durian_components``.
-        weights: likewise.
-        entropy_quantiles: likewise.
-        num_confidence_buckets: likewise.
-        eps: likewise.
-        correction: likewise.
+        category: of the batch, as in ``durian_components``: in every batch of a window, or in none.
+        rollout_index: as in ``durian_components``.
+        weights: as in ``durian_components``.
+        no_signal: as in ``durian_components``; with ``"drop"`` prompts without signal do not enter the window.
+        entropy_quantiles: as in ``durian_components``.
+        num_confidence_buckets: as in ``durian_components``.
+        eps: as in ``durian_components``.
+        correction: as in ``durian_components``.
 
     Returns:
         The components of the batch, and the window for the next call, which holds the last ``size`` prompts of the
-        window and the batch. Within a batch the last are those with the largest ``prompt_index``, or the last rows of
-        dense rewards.
+        window and the batch that have a valid rollout. Within a batch the last are those with the largest
+        ``prompt_index``, or the last rows of dense rewards.
 
     Raises:
         TypeError, ValueError: as ``durian_components``; ``size`` is not an integer >= 0; ``window`` is not a ``Window``
-            on the device of rewards.
+            on the device of rewards, or has categories where the batch has none, or the other way round.
 
     Source: Durian (arXiv 2602.21743), eqs. 2 and 10-20; the window is not in the paper.
 
@@ -87,111 +109,87 @@ def windowed_components(
     ... )
     >>> components.reasoning_std  # of the eight rewards
     tensor([0.5175])
-    >>> len(window.rewards)
+    >>> len(window.rollouts)
     2
     """
     size = checks.integer("size", size, "an integer >= 0")
     if size < 0:
-        raise ValueError(f"size: expected an integer >= 0, got {size}")
-    checks.tensor("rewards", rewards)
-    _check_window(window, rewards)
-    compute = partial(
-        durian_components,
-        weights=weights,
-        entropy_quantiles=entropy_quantiles,
-        num_confidence_buckets=num_confidence_buckets,
-        eps=eps,
-        correction=correction,
+        raise ArgumentError("size", "an integer >= 0", size)
+    given = Rollouts(rewards, visual_entropy, confidence, prompt_index, valid, category, rollout_index)
+    checked = check(given, Options(weights, no_signal, entropy_quantiles, num_confidence_buckets, eps, correction))
+    _check_window(window, rewards, category)
+    rows = None
+    if rollout_index is not None:
+        given, rows = layout.one_row_per_rollout(given)
+    earlier = None if window is None or len(window.rollouts) == 0 else _population(window)
+    parts = parts_of(given, checked, earlier)
+    components = components_of(parts)
+    if rows is not None:
+        components = expanded(components, rows)
+    return components, _last(parts.population, size)
+
+
+def load_window(state: Mapping[str, Tensor | None], device: torch.device | str = "cpu") -> Window:
+    """Return the window that was saved as ``window._asdict()``, on a device.
+
+    Args:
+        state: the saved fields.
+        device: of the rewards to come.
+
+    Raises:
+        ArgumentError: fields are missing or unknown, as in a window of another version, or do not fit together.
+
+    >>> window = Window(*[torch.ones(2, dtype=torch.float64)] * 5)
+    >>> load_window(window._asdict()).rollouts
+    tensor([1., 1.], dtype=torch.float64)
+    """
+    if not isinstance(state, Mapping):
+        raise ArgumentTypeError("window", f"a dict of {', '.join(Window._fields)}", type(state).__name__)
+    if set(state) != set(Window._fields):
+        raise ArgumentError("window", f"the fields {', '.join(Window._fields)}", ", ".join(map(str, state)) or "none")
+    window = Window(
+        **{
+            name: value.to(device) if isinstance(value, Tensor) else value  # type: ignore[arg-type]  # checked below
+            for name, value in state.items()
+        }
     )
-    # in the working dtype, so that the scores it returns are those it buckets, not rounded
-    exact_rewards = rewards.detach().to(exact.working_dtype(rewards.device))
-    alone = compute(
-        exact_rewards, visual_entropy=visual_entropy, confidence=confidence, prompt_index=prompt_index, valid=valid
-    )
-    layout = None if prompt_index is None else lay_out(prompt_index)
-    batch = _rows(exact_rewards, valid, alone, layout)
-    if window is None or len(window.rewards) == 0:
-        return _rounded(alone, rewards.dtype), _last(batch, size)
-
-    joined = _joined(window, batch)
-    together = compute(
-        joined.rewards,
-        visual_entropy=None if visual_entropy is None else joined.visual_entropy,
-        confidence=None if confidence is None else joined.confidence,
-    )
-    first = len(window.rewards)
-
-    def of_batch(value: Tensor | None) -> Tensor | None:
-        if value is None:
-            return None
-        value = value[first:]
-        inner = value.T if value.ndim == 2 else value
-        return unpack(inner, layout, rewards.shape)
-
-    components = DurianComponents._make(map(of_batch, together))
-    return _rounded(components, rewards.dtype), _last(joined, size)
+    _check_fields(window)
+    return window
 
 
-def _check_window(window: Window | None, rewards: Tensor) -> None:
+def _check_window(window: Window | None, rewards: Tensor, category: Tensor | None) -> None:
     if window is None:
         return
     if not isinstance(window, Window):
-        raise TypeError(f"window: expected a Window or None, got {type(window).__name__}")
-    checks.tensor("window.rewards", window.rewards)
-    checks.ndim("window.rewards", window.rewards, 2, "(W, G)")
-    checks.same_device("window.rewards", window.rewards, "rewards", rewards)
-    for name in ("visual_entropy", "confidence"):
-        score = getattr(window, name)
-        if score is not None:
-            checks.tensor(f"window.{name}", score)
-            checks.shape(f"window.{name}", score, window.rewards.shape[:1], "(W,)")
-            checks.same_device(f"window.{name}", score, "rewards", rewards)
+        raise ArgumentTypeError("window", "a Window or None", type(window).__name__)
+    _check_fields(window)
+    checks.same_device("window.rollouts", window.rollouts, "rewards", rewards)
+    if len(window.rollouts) > 0 and (window.category is None) != (category is None):
+        side = "window" if category is None else "batch"
+        raise ArgumentError("category", "one in every batch of a window or in none", f"one in the {side} alone")
 
 
-def _rows(rewards: Tensor, valid: Tensor | None, parts: DurianComponents, layout: Layout | None) -> Window:
-    """Bring a batch into the form of a window: dense rewards with NaN for invalid rollouts, a prompt's own scores."""
-    usable = rewards.isfinite() if valid is None else rewards.isfinite() & valid
-    rewards = torch.where(usable, rewards, torch.nan)
-    if layout is None:
-        return Window(rewards, parts.visual_entropy, parts.confidence)
-
-    def by_prompt(score: Tensor | None) -> Tensor | None:
-        return None if score is None else score.new_zeros(layout.num_prompts).index_copy(0, layout.column, score)
-
-    packed = pack(rewards, layout, torch.nan, rewards.dtype).T.contiguous()
-    return Window(packed, by_prompt(parts.visual_entropy), by_prompt(parts.confidence))
+def _check_fields(window: Window) -> None:
+    for name, value in window._asdict().items():
+        if value is None and name in _OPTIONAL:
+            continue
+        checks.tensor(f"window.{name}", value, integer=name == "category")
+        checks.ndim(f"window.{name}", value, 1, "(W,)")
+        checks.shape(f"window.{name}", value, window.rollouts.shape, "(W,)")
+        checks.same_device(f"window.{name}", value, "window.rollouts", window.rollouts)
 
 
-def _joined(window: Window, batch: Window) -> Window:
-    """Put the prompts of the batch after those of the window."""
-    width = max(window.rewards.shape[1], batch.rewards.shape[1])
-
-    def scores(before: Tensor | None, now: Tensor | None) -> Tensor | None:
-        if before is None and now is None:
-            return None
-        sides = ((before, window.rewards), (now, batch.rewards))
-        return torch.cat([r.new_full(r.shape[:1], torch.nan) if s is None else s.to(r.dtype) for s, r in sides])
-
-    return Window(
-        torch.cat([F.pad(r, (0, width - r.shape[1]), value=torch.nan) for r in (window.rewards, batch.rewards)]),
-        scores(window.visual_entropy, batch.visual_entropy),
-        scores(window.confidence, batch.confidence),
-    )
+def _population(window: Window) -> Population:
+    dtype = exact.working_dtype(window.rollouts.device)
+    *moments, entropy, confidence = (None if value is None else value.to(dtype) for value in window[:-1])
+    return Population(scales.from_moments(*moments), entropy, confidence, window.category)  # type: ignore[arg-type]
 
 
-def _last(prompts: Window, size: int) -> Window:
-    """Return the last ``size`` prompts, in memory of their own: a view would keep, and save, all of them."""
-    start = max(0, len(prompts.rewards) - size)
-    return Window._make(None if value is None else value[start:].clone() for value in prompts)
-
-
-def _rounded(parts: DurianComponents, dtype: torch.dtype) -> DurianComponents:
-    """Round a result for exact rewards to that for rewards of ``dtype``."""
-    dtype = exact.result_dtype(dtype)
-
-    def rounded(name: str, value: Tensor | None) -> Tensor | None:
-        if value is None or not value.is_floating_point():
-            return value
-        return value.to(dtype) if name in ("visual_entropy", "confidence") else exact.to_result(value, dtype)
-
-    return DurianComponents._make(rounded(name, value) for name, value in parts._asdict().items())
+def _last(population: Population, size: int) -> Window:
+    """Return the last ``size`` prompts with a valid rollout, in memory of their own."""
+    measured = population.measured
+    places = (measured.size > 0).nonzero()[:, 0]
+    places = places[max(0, len(places) - size) :]
+    moments = (measured.size, measured.low, measured.high, measured.mean, measured.squares)
+    scores = (population.visual_entropy, population.confidence, population.category)
+    return Window._make(None if value is None else value[places] for value in (*moments, *scores))

@@ -17,7 +17,7 @@ import durian_adv
 from durian_adv import baselines, weighting
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-6}
-COMPONENTS = ("advantages", "grpo", "perceptual", "reasoning")
+COMPONENTS = ("advantages", "grpo", "perceptual", "reasoning", "category")
 
 # weightings by accuracy: name -> (ours, the formula in plain Python)
 WEIGHTINGS = {
@@ -115,6 +115,8 @@ def estimates(case):
         visual_entropy=case.entropy,
         confidence=case.confidence,
         num_confidence_buckets=3,
+        category=case.buckets,
+        weights=(0.1, 0.2, 0.7, 0.4),
         **batch.kwargs,
         **std,
     )

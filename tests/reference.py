@@ -13,6 +13,7 @@ rewards. `dense_prompts` and `flat_prompts` make that list from the two forms of
 
 from __future__ import annotations
 
+import copy
 import math
 from fractions import Fraction
 
@@ -101,7 +102,8 @@ def usable(rewards, valid):
 class Batch:
     """Rewards, which of them count, and the prompts they belong to."""
 
-    def __init__(self, rewards, valid=None, prompt_index=None):
+    def __init__(self, rewards, valid=None, prompt_index=None, rollout_index=None):
+        """`live` holds the rollouts that count: where one lies in several rows, its first valid row stands for it."""
         array = np.asarray(rewards, dtype=np.float64)
         self.shape = array.shape
         self.rewards = [float(r) for r in array.ravel()]
@@ -109,6 +111,27 @@ class Batch:
         self.flat = prompt_index is not None
         self.prompts = flat_prompts(np.asarray(prompt_index)) if self.flat else dense_prompts(array.shape)
         self.live = [[i for i in members if self.ok[i]] for members in self.prompts]
+        self.stand_in = {}  # a valid row that does not stand for its rollout -> the row that does
+        if rollout_index is not None:
+            names = [int(name) for name in np.asarray(rollout_index)]
+            for s, members in enumerate(self.live):
+                first = {}
+                for i in members:
+                    self.stand_in[i] = first.setdefault(names[i], i)
+                self.live[s] = list(first.values())
+
+    def silenced(self):
+        """The same batch in which no rollout of a prompt without a signal counts."""
+        out = copy.copy(self)
+        out.live = [members if signal else [] for members, signal in zip(self.live, self.signal(), strict=True)]
+        return out
+
+    def repeated(self, advantages):
+        """Every valid row has its rollout's advantage."""
+        out = advantages.ravel().copy()
+        for row, first in self.stand_in.items():
+            out[row] = out[first]
+        return out.reshape(self.shape)
 
     def values(self, positions):
         """The rewards at these positions."""
@@ -140,7 +163,7 @@ def _centred_by_prompt(batch, scale_of_prompt, eps):
             centre = exact_mean(batch.values(members))
             for i in members:
                 out[i] = rounded((Fraction(batch.rewards[i]) - centre) / (scale + Fraction(eps)))
-    return out.reshape(batch.shape)
+    return batch.repeated(out)
 
 
 def prompt_stds(batch, correction=1):
@@ -176,6 +199,25 @@ def shared_std(rewards, buckets, valid=None, prompt_index=None, eps=1e-6, correc
     batch = Batch(rewards, valid, prompt_index)
     stds = bucket_stds(batch, _bucket_of_prompt(batch, buckets), correction)
     return _centred_by_prompt(batch, stds, eps)
+
+
+def known_scores(batch, scores):
+    """One score a row: what a rollout's valid rows know, which is one value, stands in the row that stands for it."""
+    out = np.array(scores, dtype=np.float64)
+    for row, first in batch.stand_in.items():
+        if math.isnan(out[first]):
+            out[first] = out[row]
+    return out
+
+
+def categories(batch, category):
+    """One category a prompt: the largest of its live rows' in the flat form; none without a live rollout."""
+    labels = [int(c) for c in np.asarray(category)]
+    out = []
+    for s, live in enumerate(batch.live):
+        rows = [row for row, first in batch.stand_in.items() if first in live] or live
+        out.append((max(labels[i] for i in rows) if batch.flat else labels[s]) if live else None)
+    return out
 
 
 def combine(components, weights):
@@ -255,32 +297,48 @@ def durian(
     confidence=None,
     valid=None,
     prompt_index=None,
+    category=None,
+    rollout_index=None,
     weights=(0.1, 0.2, 0.7),
+    no_signal="keep",
     entropy_quantiles=(0.25, 0.75),
     num_confidence_buckets=12,
     eps=1e-6,
     correction=1,
 ):
     """Equation 20 and everything below it: a dict with the names of the library's components."""
-    batch = Batch(rewards, valid, prompt_index)
+    batch = Batch(rewards, valid, prompt_index, rollout_index)
+    signal = batch.signal()
+    if no_signal == "drop":
+        batch = batch.silenced()
+    own = prompt_stds(batch, correction)
     out = {
-        "grpo": grpo(rewards, valid, prompt_index, eps, correction),
-        "prompt_std": batch.spread([rounded(s) for s in prompt_stds(batch, correction)], np.float64),
-        "has_signal": batch.spread(batch.signal(), bool),
+        "grpo": _centred_by_prompt(batch, own, eps),
+        "prompt_std": batch.spread([rounded(s) for s in own], np.float64),
+        "has_signal": batch.spread(signal, bool),
     }
     sources = (
         ("perceptual", "entropy_bucket", visual_entropy, entropy_quantiles, "outer"),
         ("reasoning", "confidence_bucket", confidence, num_confidence_buckets, "upper"),
+        ("category", None, category, None, None),
     )
-    for name, bucket_name, scores, quantiles, boundary in sources:
-        out[name] = out[bucket_name] = out[f"{name}_std"] = None
-        if scores is not None:
-            chosen = [int(b) for b in buckets(prompt_scores(batch, scores), quantiles, boundary)]
-            stds = bucket_stds(batch, chosen, correction)
-            out[name] = _centred_by_prompt(batch, stds, eps)
+    for name, bucket_name, given, quantiles, boundary in sources:
+        out[name] = out[f"{name}_std"] = None
+        if bucket_name is not None:
+            out[bucket_name] = None
+        if given is None:
+            continue
+        if name == "category":
+            chosen = categories(batch, given)
+        else:
+            known = known_scores(batch, given) if rollout_index is not None else given
+            chosen = [int(b) for b in buckets(prompt_scores(batch, known), quantiles, boundary)]
             out[bucket_name] = batch.spread(chosen, np.int64)
-            out[f"{name}_std"] = batch.spread([rounded(s) for s in stds], np.float64)
-    out["advantages"] = combine([out["grpo"], out["perceptual"], out["reasoning"]], weights)
+        stds = bucket_stds(batch, chosen, correction)
+        out[name] = _centred_by_prompt(batch, stds, eps)
+        out[f"{name}_std"] = batch.spread([rounded(s) for s in stds], np.float64)
+    names = ("grpo", "perceptual", "reasoning", "category")[: len(weights)]
+    out["advantages"] = combine([out[name] for name in names], weights)
     return out
 
 
@@ -418,7 +476,7 @@ def update_shares(advantages, kinds, prompt_index=None):
         kind: math.fsum(u for u, k in zip(update, kinds, strict=True) if k == kind)
         for kind in ("extreme_failure", "other", "extreme_success")
     }
-    return {kind: part / total if total else 0.0 for kind, part in of_kind.items()}
+    return {kind: part / total if total else math.nan for kind, part in of_kind.items()}
 
 
 def error_shares(rewards, buckets, scores, valid=None, prompt_index=None, threshold=0.5):
@@ -429,7 +487,7 @@ def error_shares(rewards, buckets, scores, valid=None, prompt_index=None, thresh
         if not math.isnan(score):
             of_bucket[int(bucket)] = of_bucket.get(int(bucket), 0) + errors
     total = sum(of_bucket.values())
-    return {bucket: errors / total if total else 0.0 for bucket, errors in of_bucket.items()}
+    return {bucket: errors / total if total else math.nan for bucket, errors in of_bucket.items()}
 
 
 def moved(start, end):
@@ -439,7 +497,8 @@ def moved(start, end):
     size = math.hypot(*a)
     both = size * math.hypot(*b)
     far = math.hypot(*(y - x for x, y in zip(a, b, strict=True)))
-    return (far / size if size else far), (math.fsum(x * y for x, y in zip(a, b, strict=True)) / both if both else 0.0)
+    dot = math.fsum(x * y for x, y in zip(a, b, strict=True))
+    return (far / size if size else math.nan), (dot / both if both else math.nan)
 
 
 # --- difficulty prior -------------------------------------------------------------------------------

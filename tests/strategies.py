@@ -235,10 +235,53 @@ def difficulty(draw, batch):
 
 
 @st.composite
-def durian_options(draw):
+def categories(draw, batch):
+    """`category` for a batch, and a fourth weight for it; or neither."""
+    if not draw(st.booleans()):
+        return {}
+    rng = np.random.default_rng(draw(seeds))
+    size = batch.prompts if batch.prompt_index is None else len(batch.rewards)
+    labels = rng.choice((0, 1, -5, 2**62, 2**62 + 1, -(2**63), 2**63 - 1)[: draw(st.integers(1, 7))], size)
+    if batch.prompt_index is not None and draw(st.booleans()):  # one a prompt; else the largest of a prompt's rows
+        labels = labels[np.unique(batch.prompt_index.numpy(), return_inverse=True)[1]]
+    return {"category": torch.tensor(labels, dtype=torch.int64)}
+
+
+@st.composite
+def several_rows(draw, batch, scores):
+    """A flat batch whose rollouts lie in one or more rows, some rows invalid, in any order; and where each came from.
+
+    Returns the batch, its scores, `rollout_index` and, for each row, the position of its rollout in the batch given. A
+    row that is invalid holds anything, and a valid one may not know the scores.
+    """
+    rng = np.random.default_rng(draw(seeds))
+    count = len(batch.rewards)
+    source = np.concatenate([np.arange(count), rng.integers(0, max(1, count), 2 * count if count else 0)])
+    source = torch.tensor(rng.permutation(source), dtype=torch.int64)
+    valid = torch.tensor(rng.random(len(source)) < draw(st.sampled_from((0.6, 1.0))))
+    first = torch.tensor(np.unique(source.numpy(), return_index=True)[1], dtype=torch.int64)
+    valid[first] = True  # one row of each rollout at least
+    allowed = valid if batch.valid is None else valid & batch.valid[source]
+    usable = valid & batch.usable()[source]
+    spread = {}
+    for name, score in scores.items():
+        spread[name] = score
+        if score is not None:
+            unknown = torch.tensor(rng.random(len(source)) < 0.3)
+            unknown[first] = False
+            told = torch.where(unknown, torch.nan, score[source])
+            spread[name] = torch.where(usable, told, torch.tensor(rng.choice(POISON, len(source))).to(score.dtype))
+    rows = RewardBatch(poison(rng, batch.rewards[source], allowed), allowed, batch.prompt_index[source])
+    return rows, spread, torch.tensor(make_ids(rng, count))[source], source
+
+
+@st.composite
+def durian_options(draw, weights=3):
     """Everything else `durian_advantage` takes."""
+    three = draw(st.sampled_from(((0.1, 0.2, 0.7), (0.6, 0.2, 0.2), (1, 1, 1), (1.0, 0.0, 0.5), (0.3, 2, 0))))
     return {
-        "weights": draw(st.sampled_from(((0.1, 0.2, 0.7), (0.6, 0.2, 0.2), (1, 1, 1), (1.0, 0.0, 0.5), (0.3, 2, 0)))),
+        "weights": (*three, *(draw(st.sampled_from((0.0, 0.4, 3))) for _ in range(weights - 3))),
+        "no_signal": draw(st.sampled_from(("keep", "drop"))),
         "entropy_quantiles": draw(st.sampled_from(((0.25, 0.75), (0.5,), (0.1, 0.9), (0.3, 0.5, 0.7)))),
         "num_confidence_buckets": draw(st.sampled_from((12, 1, 2, 3, 5))),
         "eps": draw(st.sampled_from((1e-6, 0.0, 1e-4, 1e-2))),

@@ -23,7 +23,7 @@ from durian_adv import (
 )
 from durian_adv._src import scales
 
-STDS = ("prompt_std", "perceptual_std", "reasoning_std")
+STDS = ("prompt_std", "perceptual_std", "reasoning_std", "category_std")
 BUCKETS = ("entropy_bucket", "confidence_bucket")
 
 
@@ -56,20 +56,27 @@ def assert_components_match(parts, expected, dtype):
         assert (off <= TOLERANCE[std.dtype] * wanted + 4 * limit.smallest_normal * limit.eps).all(), name
 
 
-@given(st.data(), own.dense_batches(dtypes=own.DTYPES), own.durian_options())
-def test_durian_agrees_with_the_reference_on_dense_batches(data, batch, options):
-    scores = data.draw(own.difficulty(batch))
-    parts = durian_components(batch.rewards, valid=batch.valid, **scores, **options)
-    expected = reference.durian(**batch.for_reference, **{k: own.as_numpy(v) for k, v in scores.items()}, **options)
+def assert_agrees_with_the_reference(data, batch):
+    """`durian_components` with everything it takes against the oracle."""
+    scores, category = data.draw(own.difficulty(batch)), data.draw(own.categories(batch))
+    options = data.draw(own.durian_options(weights=4 if category or data.draw(st.booleans()) else 3))
+    if not sum(options["weights"][: 3 + len(category)]):
+        return
+    parts = durian_components(batch.rewards, **batch.kwargs, **scores, **category, **options)
+    arrays = {name: own.as_numpy(score) for name, score in scores.items()}
+    arrays |= {name: labels.numpy() for name, labels in category.items()}
+    expected = reference.durian(**batch.for_reference, **arrays, **options)
     assert_components_match(parts, expected, batch.rewards.dtype)
 
 
-@given(st.data(), own.flat_batches(dtypes=own.DTYPES), own.durian_options())
-def test_durian_agrees_with_the_reference_on_ragged_batches(data, batch, options):
-    scores = data.draw(own.difficulty(batch))
-    parts = durian_components(batch.rewards, **batch.kwargs, **scores, **options)
-    expected = reference.durian(**batch.for_reference, **{k: own.as_numpy(v) for k, v in scores.items()}, **options)
-    assert_components_match(parts, expected, batch.rewards.dtype)
+@given(st.data(), own.dense_batches(dtypes=own.DTYPES))
+def test_durian_agrees_with_the_reference_on_dense_batches(data, batch):
+    assert_agrees_with_the_reference(data, batch)
+
+
+@given(st.data(), own.flat_batches(dtypes=own.DTYPES))
+def test_durian_agrees_with_the_reference_on_ragged_batches(data, batch):
+    assert_agrees_with_the_reference(data, batch)
 
 
 @given(dense_cases())
@@ -96,7 +103,7 @@ def test_durian_is_made_of_the_public_functions(case):
     assert_matches(parts.advantages, own.as_numpy(both))
 
 
-@given(dense_cases(min_prompts=1), own.seeds, own.durian_options())
+@given(dense_cases(min_prompts=1), own.seeds, own.durian_options(weights=4))
 def test_only_the_ranks_of_the_scores_matter_bitwise(case, seed, options):
     rng = np.random.default_rng(seed)
 
@@ -112,7 +119,7 @@ def test_only_the_ranks_of_the_scores_matter_bitwise(case, seed, options):
         return torch.tensor(out)
 
     score = case.confidence if case.confidence.ndim == 1 else case.entropy.flip(0)
-    kwargs = {"valid": case.batch.valid, **options}
+    kwargs = {"valid": case.batch.valid, "category": case.buckets, **options}
     plain = durian_components(case.batch.rewards, visual_entropy=case.entropy, confidence=score, **kwargs)
     mapped = durian_components(
         case.batch.rewards, visual_entropy=relabel(case.entropy), confidence=relabel(score), **kwargs
@@ -247,7 +254,10 @@ def test_the_defaults_are_those_of_the_contract():
         confidence=c,
         prompt_index=None,
         valid=None,
+        category=None,
+        rollout_index=None,
         weights=(0.1, 0.2, 0.7),
+        no_signal="keep",
         entropy_quantiles=(0.25, 0.75),
         num_confidence_buckets=12,
         eps=1e-6,
@@ -270,8 +280,10 @@ def test_prompts_without_an_image_share_a_bucket_of_their_own_and_move_no_quanti
 def test_a_prompt_without_a_valid_rollout_moves_no_quantile():
     rewards = torch.tensor([[1.0, 0.0], [2.0, 0.0], [5.0, 0.0], [float("nan")] * 2])
     scores = torch.tensor([1.0, 2.0, 3.0, 1e9])
-    with_it = durian_components(rewards, visual_entropy=scores, confidence=scores, num_confidence_buckets=2)
-    without = durian_components(rewards[:3], visual_entropy=scores[:3], confidence=scores[:3], num_confidence_buckets=2)
+    options = {"num_confidence_buckets": 2, "weights": (1, 1, 1, 1)}
+    with_it = durian_components(rewards, visual_entropy=scores, confidence=scores, category=scores.long(), **options)
+    rest = {"visual_entropy": scores[:3], "confidence": scores[:3], "category": scores[:3].long()}
+    without = durian_components(rewards[:3], **rest, **options)
     for name in (*BUCKETS, *COMPONENTS):
         assert_same_bits(getattr(with_it, name)[:3], getattr(without, name), name)
     assert not with_it.advantages[3].any()
@@ -310,6 +322,83 @@ def test_weights_that_vanish_on_the_components_left_are_refused(weights):
         scores["visual_entropy"] = torch.ones(1)
     with pytest.raises(ValueError, match="weights"):
         durian_advantage(rewards, weights=weights, **scores)
+
+
+# --- categories and prompts without signal ------------------------------------------------------------
+
+
+@given(dense_cases(), own.durian_options(weights=4))
+def test_the_category_component_is_the_shared_std_of_the_category(case, options):
+    std = {"eps": options["eps"], "correction": options["correction"]}
+    parts = durian_components(case.batch.rewards, valid=case.batch.valid, category=case.buckets, **options)
+    valid = case.batch.usable()
+    if options["no_signal"] == "drop":
+        valid &= parts.has_signal[:, None]
+    assert_same_bits(parts.category, shared_std_advantage(case.batch.rewards, case.buckets, valid=valid, **std))
+
+
+@given(dense_cases(min_prompts=1), own.durian_options())
+def test_a_fourth_weight_without_categories_changes_nothing_but_the_scale(case, options):
+    scores = {"visual_entropy": case.entropy, "valid": case.batch.valid}
+    four = durian_components(case.batch.rewards, **scores, **options | {"weights": (1, 1, 0, 2)})
+    two = durian_components(case.batch.rewards, **scores, **options | {"weights": (2, 2, 0)})
+    assert four.category is four.category_std is None
+    assert_same_bits(four.advantages, two.advantages)
+
+
+def test_categories_need_a_fourth_weight():
+    rewards, category = torch.tensor([[1.0, 0.0]]), torch.tensor([3])
+    with pytest.raises(ValueError, match=r"^weights: expected 4 numbers with category, the last one its own, got 3$"):
+        durian_advantage(rewards, category=category)
+    with pytest.raises(ValueError, match=r"^weights: expected a positive sum"):
+        durian_advantage(rewards, weights=(0, 0, 0, 1))
+    with pytest.raises(ValueError, match=r"^weights: expected 3 or 4 numbers, got 5$"):
+        durian_advantage(rewards, weights=(1, 1, 1, 1, 1))
+    with pytest.raises(TypeError, match=r"^category: expected an integer dtype, got torch.float32$"):
+        durian_advantage(rewards, category=category.float(), weights=(1, 1, 1, 1))
+    with pytest.raises(ValueError, match=r"^category: expected shape \(B,\) = \(1,\), got \(1, 2\)$"):
+        durian_advantage(rewards, category=category[:, None].expand(1, 2), weights=(1, 1, 1, 1))
+
+
+def test_units_that_differ_by_kind_cost_nothing_when_the_kind_is_known():
+    # the same outcomes, once in units of 1 and once of 1/8: a std per kind gives them one advantage
+    outcomes = torch.tensor([[1.0, 1, 0, 0], [1, 0, 0, 0]], dtype=torch.float64)
+    rewards, kind = torch.cat([outcomes, outcomes / 8]), torch.tensor([5, 5, -7, -7])
+    by_kind = durian_advantage(rewards, category=kind, weights=(0, 0, 0, 1), eps=0.0)
+    assert_same_bits(by_kind[2:], by_kind[:2])
+    std = np.std([1, 1, 0, 0, 1, 0, 0, 0], ddof=1)
+    assert_matches(by_kind[0], np.array([0.5, 0.5, -0.5, -0.5]) / std)
+
+
+@given(st.data(), st.one_of(own.dense_batches(dtypes=own.DTYPES), own.flat_batches(dtypes=own.DTYPES)))
+def test_dropping_prompts_without_signal_is_calling_their_rollouts_invalid_bit_for_bit(data, batch):
+    scores, category = data.draw(own.difficulty(batch)), data.draw(own.categories(batch))
+    options = data.draw(own.durian_options(weights=4)) | {"weights": (0.5, 1, 2, 1)}
+    dropped = durian_components(batch.rewards, **batch.kwargs, **scores, **category, **options | {"no_signal": "drop"})
+    signal = dropped.has_signal if batch.rewards.ndim == 1 else dropped.has_signal[:, None]
+    shape = batch.kwargs | {"valid": batch.usable() & signal}
+    without = durian_components(batch.rewards, **shape, **scores, **category, **options | {"no_signal": "keep"})
+    for name, value in dropped._asdict().items():
+        other = getattr(without, name)
+        assert (value is None) == (other is None), name
+        if value is not None:
+            assert value.dtype == other.dtype, name
+            assert torch.equal(value.isnan(), other.isnan()), name
+            assert torch.equal(value.nan_to_num(0, math.inf, -math.inf), other.nan_to_num(0, math.inf, -math.inf)), name
+
+
+def test_a_prompt_without_signal_that_is_dropped_counts_nowhere():
+    rewards = torch.tensor([[1.0, 0.0], [4.0, 4.0], [0.0, 3.0]], dtype=torch.float64)
+    scores = {"visual_entropy": torch.tensor([1.0, 9.0, 2.0]), "entropy_quantiles": 2, "eps": 0.0}
+    kept = durian_components(rewards, **scores)
+    assert kept.entropy_bucket.tolist() == [0, 1, 0]
+    assert_matches(kept.perceptual_std[2:], [np.std([1, 0, 0, 3], ddof=1)])
+    dropped = durian_components(rewards, no_signal="drop", **scores)
+    assert dropped.entropy_bucket.tolist() == [0, 2, 1]
+    assert_matches(dropped.perceptual_std[2:], [np.std([0, 3], ddof=1)])
+    assert dropped.visual_entropy.isnan().tolist() == [False, True, False]
+    with pytest.raises(ValueError, match=r"^no_signal: expected one of 'keep', 'drop', got 'skip'$"):
+        durian_advantage(rewards, no_signal="skip")
 
 
 def test_the_flat_form_repeats_the_values_of_a_prompt_to_its_rollouts():
@@ -353,7 +442,7 @@ def test_a_prompt_s_score_is_the_mean_of_its_valid_ones(seed, width, scale, infi
     if infinite:
         values = np.where(rng.random(values.shape) < 0.3, rng.choice((np.inf, -np.inf), values.shape), values)
     valid = rng.random(values.shape) < 0.8
-    found = scales.prompt_means(torch.tensor(values.T), torch.tensor(valid.T)).numpy()
+    found = scales.prompt_means(torch.tensor(values.T), torch.tensor(valid.T), None).numpy()
     expected = [reference.mean_score(row[ok].tolist()) for row, ok in zip(values, valid, strict=True)]
     np.testing.assert_allclose(found, expected, rtol=1e-13, atol=4e-16 * scale)
     if valid[0].any():

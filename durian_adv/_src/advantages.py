@@ -10,15 +10,17 @@ from torch import Tensor
 
 from durian_adv._src import checks, exact, scales
 from durian_adv._src.buckets import small_numbers
-from durian_adv._src.layout import Layout, lay_out, pack, unpack
+from durian_adv._src.errors import ArgumentError, ArgumentTypeError
+from durian_adv._src.layout import Layout, largest, lay_out, pack, spread, unpack_prompts, unpack_rollouts
 
 
 class Batch(NamedTuple):
     """Rewards in the inner form, measured; and the way back to the caller's form."""
 
-    prompts: scales.Prompts
-    valid: Tensor  # (G, B)
-    layout: Layout | None
+    measured: scales.Measured  # (B,)
+    centered: Tensor  # (G, B) or (N,): in units from the prompt's mean, 0 for invalid rewards
+    valid: Tensor  # likewise
+    layout: Layout | None  # of the flat form
     shape: torch.Size  # of the caller's rewards
     dtype: torch.dtype  # of the results
 
@@ -39,7 +41,7 @@ def check_rewards(rewards: Tensor, prompt_index: Tensor | None, valid: Tensor | 
         checks.same_device("valid", valid, "rewards", rewards)
 
 
-def measure(rewards: Tensor, prompt_index: Tensor | None, valid: Tensor | None) -> Batch:
+def batch_of(rewards: Tensor, prompt_index: Tensor | None, valid: Tensor | None) -> Batch:
     """Measure each prompt's rewards, which have been checked; non-finite rewards become invalid."""
     rewards = rewards.detach()
     layout = None if prompt_index is None else lay_out(prompt_index)
@@ -47,19 +49,32 @@ def measure(rewards: Tensor, prompt_index: Tensor | None, valid: Tensor | None) 
     usable = values.abs() < torch.inf  # which NaN is not either
     if valid is not None:
         usable = usable & pack(valid, layout, False, torch.bool)
-    prompts = scales.prompts(values, usable)
-    return Batch(prompts, usable, layout, rewards.shape, exact.result_dtype(rewards.dtype))
+    measured, centered = scales.measure(values, usable, layout)
+    return Batch(measured, centered, usable, layout, rewards.shape, exact.result_dtype(rewards.dtype))
 
 
-def restore(value: Tensor, batch: Batch) -> Tensor:
-    """Bring a result, ``(G, B)`` or one value a prompt ``(B,)``, into the caller's form."""
-    return unpack(value, batch.layout, batch.shape)
+def restore_rollouts(value: Tensor, batch: Batch) -> Tensor:
+    """Bring a result for each rollout, ``(G, B)`` or ``(N,)``, into the caller's form."""
+    return unpack_rollouts(value, batch.layout, batch.shape)
+
+
+def restore_prompts(value: Tensor, batch: Batch) -> Tensor:
+    """Bring a result for each prompt, ``(B,)``, into the caller's form."""
+    return unpack_prompts(value, batch.layout)
 
 
 def scaled(batch: Batch, factor: Tensor) -> Tensor:
-    """Return ``centred * factor (B,)`` in the caller's form: estimators of one factor end here."""
+    """Return ``centered * factor (B,)`` in the caller's form: estimators of one factor end here."""
     factor = factor.clamp(max=torch.finfo(factor.dtype).max)  # as 0 * inf is not a number
-    return restore(exact.to_result(batch.prompts.centred * factor, batch.dtype), batch)
+    return restore_rollouts(exact.to_result(batch.centered * spread(factor, batch.layout), batch.dtype), batch)
+
+
+def largest_valid(labels: Tensor, batch: Batch) -> Tensor:
+    """Return one label per prompt, int64 ``(B,)``: in the flat form the largest of its valid rollouts'."""
+    labels = labels.long()
+    if batch.layout is None:
+        return labels
+    return largest(torch.where(batch.valid, labels, torch.iinfo(torch.int64).min), batch.layout)
 
 
 def grpo_advantage(
@@ -97,9 +112,9 @@ def grpo_advantage(
     """
     eps, correction = checks.epsilon(eps), checks.correction(correction)
     check_rewards(rewards, prompt_index, valid)
-    batch = measure(rewards, prompt_index, valid)
-    own = scales.own_std(batch.prompts, correction)
-    return scaled(batch, scales.inverse(batch.prompts, own, eps))
+    batch = batch_of(rewards, prompt_index, valid)
+    own = scales.own_std(batch.measured, correction)
+    return scaled(batch, scales.factor(batch.measured, own, eps))
 
 
 def shared_std_advantage(
@@ -150,13 +165,10 @@ def shared_std_advantage(
     else:
         checks.shape("buckets", buckets, rewards.shape, "(N,)")
     checks.same_device("buckets", buckets, "rewards", rewards)
-    batch = measure(rewards, prompt_index, valid)
-    labels = buckets.long()
-    if batch.layout is not None:
-        lowest = torch.iinfo(torch.int64).min
-        labels = torch.where(batch.valid, pack(labels, batch.layout, lowest, torch.int64), lowest).amax(0)
-    shared = scales.bucket_std(batch.prompts, small_numbers(labels)[None], len(labels), correction)
-    return scaled(batch, scales.inverse(batch.prompts, shared, eps)[0])
+    batch = batch_of(rewards, prompt_index, valid)
+    labels = largest_valid(buckets, batch)
+    shared = scales.bucket_std(batch.measured, small_numbers(labels)[None], len(labels), correction)
+    return scaled(batch, scales.factor(batch.measured, shared, eps)[0])
 
 
 def combine_advantages(advantages: Sequence[Tensor | None], weights: Sequence[float]) -> Tensor:
@@ -187,11 +199,11 @@ def combine_advantages(advantages: Sequence[Tensor | None], weights: Sequence[fl
     tensor([ 0.7500, -0.7500])
     """
     if isinstance(advantages, Tensor) or not isinstance(advantages, Sequence):
-        raise TypeError(f"advantages: expected a sequence of tensors, got {type(advantages).__name__}")
+        raise ArgumentTypeError("advantages", "a sequence of tensors", type(advantages).__name__)
     named = [(f"advantages[{i}]", a) for i, a in enumerate(advantages) if a is not None]
     present = [checks.tensor(name, a) for name, a in named]
     if not present:
-        raise ValueError(f"advantages: expected at least one tensor, got {len(advantages)} times None")
+        raise ArgumentError("advantages", "at least one tensor", f"{len(advantages)} times None")
     for name, a in named[1:]:
         checks.shape(name, a, present[0].shape, f"{named[0][0]}.shape")
         checks.same_device(name, a, named[0][0], present[0])
@@ -204,9 +216,9 @@ def combine_advantages(advantages: Sequence[Tensor | None], weights: Sequence[fl
 
 def left_weights(weights: tuple[float, ...], present: Sequence[bool]) -> list[float]:
     """Return the weights of the components that are present, scaled up to the sum of all."""
-    left = [weight for weight, there in zip(weights, present, strict=True) if there]
+    left = [weight for weight, has_input in zip(weights, present, strict=True) if has_input]
     if sum(left) == 0:
-        raise ValueError(f"weights: expected a positive sum over the components that have an input, got {weights}")
+        raise ArgumentError("weights", "a positive sum over the components that have an input", weights)
     return left if all(present) else [weight / sum(left) * sum(weights) for weight in left]
 
 

@@ -221,7 +221,7 @@ def interval(patches: Tensor) -> tuple[Tensor, Tensor]:
     working = exact.working_dtype(patches.device)
     matrix = gram(centred(patches))
     # summed in double precision: in float32 the rounding of rows of like numbers adds up instead of cancelling
-    trace = exact.nonzero(matrix.diagonal(dim1=-2, dim2=-1).to(working).sum(-1))
+    trace = exact.safe_divisor(matrix.diagonal(dim1=-2, dim2=-1).to(working).sum(-1))
     purity = torch.linalg.vector_norm(matrix, dim=-1, dtype=working).square().sum(-1) / trace.square()
     purity = purity * (1 + _SLACK * torch.finfo(matrix.dtype).eps)  # too large a purity only lowers the lower bound
     low, high = entropy_bounds(ritz_values(matrix) / trace[..., None], purity, max_rank(*patches.shape[-2:]))
@@ -270,7 +270,7 @@ def ritz_values(matrix: Tensor) -> Tensor:
     image = reduce(matrix[..., : side // width * width], "... n (block group) -> ... n block", "sum", block=width)
     basis = images = image[..., :0]
     for _ in range(_KRYLOV_STEPS):
-        block = image / exact.nonzero(torch.linalg.vector_norm(image, dim=-2, keepdim=True))
+        block = image / exact.safe_divisor(torch.linalg.vector_norm(image, dim=-2, keepdim=True))
         for _ in range(2):  # a second time for what rounding left of the first
             block = _orthonormal(block - basis @ (basis.mT @ block))
         image = matrix @ block
@@ -279,7 +279,7 @@ def ritz_values(matrix: Tensor) -> Tensor:
     basis = basis.to(working)
     largest = (basis.mT @ basis).abs().sum(-1).amax(-1)
     values: Tensor = torch.linalg.eigvalsh((projected + projected.mT) / 2)
-    return values / exact.nonzero(largest)[..., None]
+    return values / exact.safe_divisor(largest)[..., None]
 
 
 def _orthonormal(block: Tensor) -> Tensor:

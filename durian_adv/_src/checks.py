@@ -97,12 +97,13 @@ def correction(value: object) -> int:
     return checked
 
 
-def weights(value: object, count: int) -> tuple[float, ...]:
-    """Check ``weights``: ``count`` finite numbers, none negative."""
+def weights(value: object, *counts: int) -> tuple[float, ...]:
+    """Check ``weights``: as many finite numbers as one of ``counts``, none negative."""
+    expected = f"{' or '.join(map(str, counts))} numbers"
     if isinstance(value, (str, bytes, Tensor)) or not isinstance(value, Sequence):
-        raise ArgumentTypeError("weights", f"a sequence of {count} numbers", type(value).__name__)
-    if len(value) != count:
-        raise ArgumentError("weights", f"{count} numbers", len(value))
+        raise ArgumentTypeError("weights", f"a sequence of {expected}", type(value).__name__)
+    if len(value) not in counts:
+        raise ArgumentError("weights", expected, len(value))
     checked = tuple(number(f"weights[{i}]", weight) for i, weight in enumerate(value))
     for i, weight in enumerate(checked):
         if weight < 0:

@@ -170,7 +170,7 @@ def image_entropy(patches: Tensor, normalize: bool = False) -> Tensor:
         # at most one nonzero eigenvalue
         return torch.zeros((), dtype=working, device=patches.device)
     p = _eigenvalues(gram(centred(patches))).to(working)
-    p = p / exact.nonzero(p.sum())
+    p = p / exact.safe_divisor(p.sum())
     # Rounding spreads eigenvalues that are zero evenly around it. Continued oddly, -p log|p| lets them cancel;
     # clamped at zero they would add up to 7e-5 nats in float32.
     entropy: Tensor = (0.0 - torch.special.xlogy(p, p.abs()).sum()).clamp(0.0, math.log(rank))
@@ -207,7 +207,7 @@ def centred(patches: Tensor) -> Tensor:
     # the first patch before the mean: equal patches become exactly 0, which a rounded mean would not make them
     centred = patches * torch.where(_largest(patches) > 1, 0.5, 1.0)  # exact where it matters; no difference overflows
     centred -= centred[..., :1, :].clone()
-    centred /= exact.nonzero(_largest(centred))  # in place: fresh memory costs more than the arithmetic
+    centred /= exact.safe_divisor(_largest(centred))  # in place: fresh memory costs more than the arithmetic
     centred -= centred.mean(-2, keepdim=True)
     return centred
 
@@ -231,7 +231,7 @@ def gram(centred: Tensor) -> Tensor:
         strip = rows[..., start:stop, :] @ rows[..., :stop, :].mT
         product[..., start:stop, :stop] = strip
         product[..., :start, start:stop] = strip[..., :start].mT
-    return product.div_(exact.nonzero(product.diagonal(dim1=-2, dim2=-1).sum(-1))[..., None, None])
+    return product.div_(exact.safe_divisor(product.diagonal(dim1=-2, dim2=-1).sum(-1))[..., None, None])
 
 
 def _eigenvalues(gram: Tensor) -> Tensor:

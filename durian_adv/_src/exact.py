@@ -37,7 +37,7 @@ def power_of_two(value: Tensor) -> Tensor:
     return torch.maximum(power, value.clamp(max=torch.finfo(value.dtype).smallest_normal))  # 0 for subnormal numbers
 
 
-def nonzero(value: Tensor) -> Tensor:
+def safe_divisor(value: Tensor) -> Tensor:
     """Return ``value >= 0`` with 1 in place of 0: a divisor where nothing is to be divided."""
     return torch.where(value > 0, value, 1.0)
 
@@ -66,7 +66,7 @@ def row_sum_of_any_size(terms: Tensor) -> Tensor:
     finite give what an ordinary sum gives.
     """
     unit = power_of_two(terms.abs().amax(-1))
-    total = exact_sum(terms / nonzero(unit)[..., None], -1) * unit
+    total = exact_sum(terms / safe_divisor(unit)[..., None], -1) * unit
     return torch.where(unit < torch.inf, total, terms.sum(-1))
 
 
@@ -78,3 +78,16 @@ def segment_sum(terms: Tensor, segment: Tensor, num_segments: int) -> Tensor:
     high, low = split(terms)
     zeros = terms.new_zeros(len(terms), num_segments)
     return zeros.scatter_add(1, segment, high) + zeros.scatter_add(1, segment, low)
+
+
+def segment_sum_of_any_size(terms: Tensor, segment: Tensor, num_segments: int) -> Tensor:
+    """Sum ``terms (N,)`` of any size within the segments that ``segment (N,)`` numbers from 0.
+
+    As ``row_sum_of_any_size`` of each segment, bit for bit. Returns ``(num_segments,)``.
+    """
+    size = torch.where(terms.isnan(), torch.inf, terms.abs())
+    unit = power_of_two(terms.new_zeros(num_segments).scatter_reduce(0, segment, size, "amax"))
+    in_units = terms / safe_divisor(unit)[segment]
+    total = segment_sum(in_units[None], segment[None], num_segments)[0] * unit
+    plain = terms.new_zeros(num_segments).scatter_add(0, segment, terms)
+    return torch.where(unit < torch.inf, total, plain)

@@ -1,4 +1,4 @@
-"""Mean and spread of rewards by prompt, and their std over any partition of the prompts.
+"""Mean and spread of rewards by prompt, and their std over any partition of the measured.
 
 Every estimator of the library is a centre and a scale taken from here. Three devices make the results exact to the
 last bits, whatever the rewards:
@@ -9,8 +9,8 @@ last bits, whatever the rewards:
 * a bucket's sum of squares is put together from those of its prompts and their distances from the bucket's mean,
   which are positive terms: nothing cancels.
 
-Rewards come as ``(G, B)``, a prompt a column: a value a prompt ``(B,)`` then broadcasts as it is, and reductions over
-the few rollouts of a prompt run along the many prompts, which processors like.
+Rewards come in one of the inner forms of ``layout.py``. In the dense one, ``(G, B)``, a value per prompt ``(B,)``
+broadcasts as it is, and reductions over the few rollouts of a prompt vectorize across the many measured.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ import torch
 from torch import Tensor
 
 from durian_adv._src import exact
+from durian_adv._src.layout import Layout, count, exact_sum, largest, smallest, spread
 
 
-class Prompts(NamedTuple):
-    """What the scales are made of, a value a prompt; and what they scale."""
+class Measured(NamedTuple):
+    """What every scale is made of: ``(B,)``, one value per prompt."""
 
-    size: Tensor  # (B,) number of valid rewards, in the working dtype
-    low: Tensor  # (B,) smallest valid reward, +inf without one
-    high: Tensor  # (B,) largest valid reward, -inf without one
-    has_signal: Tensor  # (B,) bool, low < high
-    middle: Tensor  # (B,) the point that is zero in units, NaN without a valid reward
-    unit: Tensor  # (B,) the largest power of two in half the range, so that dividing is exact; 1 without signal
-    mean: Tensor  # (B,) mean reward, in units from the middle; NaN without a valid reward
-    squares: Tensor  # (B,) sum of centred^2
-    centred: Tensor  # (G, B) distance from the mean in units, 0 for invalid rewards
+    size: Tensor  # number of valid rewards, in the working dtype
+    low: Tensor  # smallest valid reward, +inf without one
+    high: Tensor  # largest valid reward, -inf without one
+    has_signal: Tensor  # bool, low < high
+    middle: Tensor  # the point that is zero in units, NaN without a valid reward
+    unit: Tensor  # the largest power of two in half the range, so that dividing is exact; 1 without signal
+    mean: Tensor  # mean reward, in units from the middle; NaN without a valid reward
+    squares: Tensor  # sum of squared distances from the mean, in units
 
 
 class Scale(NamedTuple):
@@ -44,47 +44,77 @@ class Scale(NamedTuple):
     unit: Tensor  # in rewards
 
 
-def prompts(values: Tensor, valid: Tensor) -> Prompts:
-    """Centre and measure the rewards of each prompt, ``values (G, B)``, G >= 1; invalid ones play no part."""
-    low, high = _range(values, valid)
+def measure(values: Tensor, valid: Tensor, layout: Layout | None) -> tuple[Measured, Tensor]:
+    """Measure the rewards of each prompt, ``values (G, B)`` with G >= 1, or ``(N,)`` with a layout.
+
+    Returns what scales are made of, and what they scale: each valid reward's distance from its prompt's mean, in
+    units; 0 for invalid rewards, which play no part.
+    """
+    low, high = _range(values, valid, layout)
     has_signal = high > low
-    size = valid.sum(0).to(values.dtype)
+    size = count(valid, layout).to(values.dtype)
     middle, unit = _middle_and_unit(low, high, has_signal)
-    in_units = torch.where(valid, (values - middle) / unit, 0.0)
-    mean = exact.exact_sum(in_units, 0) / size
-    centred = torch.where(valid, in_units - mean, 0.0)
-    squares = exact.exact_sum(centred * centred, 0)
-    return Prompts(size, low, high, has_signal, middle, unit, mean, squares, centred)
+    in_units = torch.where(valid, (values - spread(middle, layout)) / spread(unit, layout), 0.0)
+    mean = exact_sum(in_units, layout) / size
+    centered = torch.where(valid, in_units - spread(mean, layout), 0.0)
+    squares = exact_sum(centered * centered, layout)
+    return Measured(size, low, high, has_signal, middle, unit, mean, squares), centered
 
 
-def prompt_means(values: Tensor, valid: Tensor) -> Tensor:
-    """Return the mean of each prompt's valid ``values (G, B)``: NaN without one, the value itself where all agree.
+def from_moments(size: Tensor, low: Tensor, high: Tensor, mean: Tensor, squares: Tensor) -> Measured:
+    """Complete what ``measure`` once returned; the rest of it follows from the range."""
+    has_signal = high > low
+    middle, unit = _middle_and_unit(low, high, has_signal)
+    return Measured(size, low, high, has_signal, middle, unit, mean, squares)
+
+
+def joined(first: Measured, second: Measured) -> Measured:
+    """Put the prompts of one after those of the other."""
+    return Measured._make(map(torch.cat, zip(first, second, strict=True)))
+
+
+def without_silent(measured: Measured) -> Measured:
+    """Return what ``measure`` gives where no reward of a prompt without signal is valid."""
+
+    def kept(value: Tensor, otherwise: float) -> Tensor:
+        return torch.where(measured.has_signal, value, otherwise)
+
+    return measured._replace(
+        size=kept(measured.size, 0.0),
+        low=kept(measured.low, torch.inf),
+        high=kept(measured.high, -torch.inf),
+        middle=kept(measured.middle, torch.nan),
+        mean=kept(measured.mean, torch.nan),
+    )
+
+
+def prompt_means(values: Tensor, valid: Tensor, layout: Layout | None) -> Tensor:
+    """Return the mean of each prompt's valid values: NaN without one, the value itself where all agree.
 
     The sum is rounded once before it is divided, so that prompts of short numbers that have one mean get one result.
     Infinite values give what a sum would: inf, -inf, or NaN where both meet.
     """
-    low, high = _range(values, valid)
+    low, high = _range(values, valid, layout)
     unit = exact.power_of_two(torch.maximum(high, -low).abs())  # inf without a value
-    total = exact.exact_sum(torch.where(valid, values, 0.0) / exact.nonzero(unit), 0)
+    total = exact_sum(torch.where(valid, values, 0.0) / spread(exact.safe_divisor(unit), layout), layout)
     # a mean lies between the extremes, also after rounding: where these agree it is their value
-    mean = (total / valid.sum(0) * unit).clamp(low, high)
+    mean = (total / count(valid, layout) * unit).clamp(low, high)
     return torch.where(unit < torch.inf, mean, low + high)
 
 
-def around_zero(measured: Prompts) -> Prompts:
+def around_zero(measured: Measured) -> Measured:
     """Shift every prompt's rewards so that their mean is 0."""
     zero = torch.zeros_like(measured.unit)
     high = torch.where(measured.has_signal, measured.unit, zero)
-    size, has_signal, unit, squares = measured.size, measured.has_signal, measured.unit, measured.squares
-    return Prompts(size, -high, high, has_signal, zero, unit, zero, squares, measured.centred)
+    return measured._replace(low=-high, high=high, middle=zero, mean=zero)
 
 
-def own_std(prompts: Prompts, correction: int) -> Scale:
+def own_std(measured: Measured, correction: int) -> Scale:
     """Return each prompt's own std (eq. 2)."""
-    return Scale(_std(prompts.squares, prompts.size, correction), prompts.unit)
+    return Scale(_std(measured.squares, measured.size, correction), measured.unit)
 
 
-def bucket_std(prompts: Prompts, bucket: Tensor, num_buckets: int, correction: int) -> Scale:
+def bucket_std(measured: Measured, bucket: Tensor, num_buckets: int, correction: int) -> Scale:
     """Return for each prompt the std of all rewards in its bucket around the bucket's mean (eqs. 11-13, 17-19).
 
     ``bucket (C, B)`` holds int64 numbers in ``[0, num_buckets)``, a row for each of C partitions of the prompts; so
@@ -97,31 +127,32 @@ def bucket_std(prompts: Prompts, bucket: Tensor, num_buckets: int, correction: i
             1, bucket, value.expand_as(bucket), reduce
         )
 
-    low, high = over_buckets(prompts.low, torch.inf, "amin"), over_buckets(prompts.high, -torch.inf, "amax")
-    sizes = over_buckets(prompts.size, 0.0, "sum")
+    low, high = over_buckets(measured.low, torch.inf, "amin"), over_buckets(measured.high, -torch.inf, "amax")
+    sizes = over_buckets(measured.size, 0.0, "sum")
     middle, unit = _middle_and_unit(low, high, high > low)
 
     own_unit = unit.gather(1, bucket)
-    ratio = (prompts.unit / own_unit).clamp(max=2.0)  # more only without signal, where it does not count
-    offset = (prompts.middle - middle.gather(1, bucket)) / own_unit + ratio * prompts.mean
-    offset = torch.where(prompts.low <= prompts.high, offset, 0.0)  # not empty
-    mean = exact.segment_sum(prompts.size * offset, bucket, num_buckets) / sizes.clamp(min=1)
+    ratio = (measured.unit / own_unit).clamp(max=2.0)  # more only without signal, where it does not count
+    offset = (measured.middle - middle.gather(1, bucket)) / own_unit + ratio * measured.mean
+    offset = torch.where(measured.low <= measured.high, offset, 0.0)  # not empty
+    mean = exact.segment_sum(measured.size * offset, bucket, num_buckets) / sizes.clamp(min=1)
     offset = offset - mean.gather(1, bucket)
-    squares = prompts.squares * ratio * ratio + prompts.size * offset * offset
+    squares = measured.squares * ratio * ratio + measured.size * offset * offset
     std = _std(exact.segment_sum(squares, bucket, num_buckets), sizes, correction)
     return Scale(std.gather(1, bucket), own_unit)
 
 
-def inverse(prompts: Prompts, scale: Scale, eps: float) -> Tensor:
-    """Return the factor that turns ``centred`` into ``(r - mean) / (std + eps)``; 0 without signal."""
+def factor(measured: Measured, scale: Scale, eps: float) -> Tensor:
+    """Return the factor that turns centered rewards into ``(r - mean) / (std + eps)``; 0 without signal."""
     # In units of the scale, as std * unit may overflow where the quotient does not. Of two tensors, as torch takes
     # number / tensor for number * (1 / tensor), and 0 * (1 / 5e-324) is not a number.
     eps_in_units = torch.full_like(scale.unit, eps) / scale.unit
-    return torch.where(prompts.has_signal, prompts.unit / scale.unit / (scale.std + eps_in_units), 0.0)
+    return torch.where(measured.has_signal, measured.unit / scale.unit / (scale.std + eps_in_units), 0.0)
 
 
-def _range(values: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-    return torch.where(valid, values, torch.inf).amin(0), torch.where(valid, values, -torch.inf).amax(0)
+def _range(values: Tensor, valid: Tensor, layout: Layout | None) -> tuple[Tensor, Tensor]:
+    low = smallest(torch.where(valid, values, torch.inf), layout)
+    return low, largest(torch.where(valid, values, -torch.inf), layout)
 
 
 def _middle_and_unit(low: Tensor, high: Tensor, has_signal: Tensor) -> tuple[Tensor, Tensor]:

@@ -124,7 +124,7 @@ class Summary:
             parts.advantages,
         )
         # only ratios of pulls matter, and sums of the largest numbers would overflow
-        in_units = [values / exact.nonzero(values.abs().amax()) for values in advantages]
+        in_units = [values / exact.safe_divisor(values.abs().amax()) for values in advantages]
         pulls = [update_by_prompt(values, prompt_index=index) for values in in_units]
         metrics = durian_metrics(parts, rewards, prompt_index=index, success_threshold=self.success_threshold)
         self._put("std of all rewards", self._std_of_all(step))
