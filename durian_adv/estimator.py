@@ -16,7 +16,7 @@ from durian_adv._src.confidence import sequence_confidence
 from durian_adv._src.durian import DurianComponents, durian_components
 from durian_adv._src.errors import ArgumentError
 from durian_adv.diagnostics import durian_metrics
-from durian_adv.window import Window, windowed_components
+from durian_adv.window import Window, load_window, windowed_components
 
 __all__ = ["AdvantageEstimator"]
 
@@ -156,9 +156,10 @@ class AdvantageEstimator:
         """
         given = {"confidence": confidence, "visual_entropy": visual_entropy, "category": category}
         batch = self._batch(rewards, prompts, logprobs, mask, given, rollouts, valid)
+        recent = 0 if self._window is None else len(self._window[0])
         components = self._components(batch.rollouts)
         of_rollouts = batch.rollouts
-        self.metrics = batch.metrics | durian_metrics(
+        self.metrics = {**batch.metrics, "durian/window_prompts": float(recent)} | durian_metrics(
             components,
             of_rollouts.rewards,
             prompt_index=of_rollouts.prompt_index,
@@ -184,11 +185,7 @@ class AdvantageEstimator:
             got = sorted(map(str, state)) if isinstance(state, Mapping) else type(state).__name__
             raise ArgumentError("state", f"the state of an AdvantageEstimator, with {', '.join(_STATE)}", got)
         window = state["window"]
-        if window is not None and not (isinstance(window, Mapping) and set(window) == set(Window._fields)):
-            raise ArgumentError(
-                "state['window']", f"None or tensors {', '.join(Window._fields)}", type(window).__name__
-            )
-        self._window = None if window is None else Window(**window)
+        self._window = None if window is None else load_window(window)
         self._categories = dict(state["categories"])
         self._generator = state["generator"]
 
@@ -242,7 +239,7 @@ class AdvantageEstimator:
     def _needs(self, score: str) -> bool:
         """Return whether a component that is taken from this score has a weight."""
         weights = dict(zip(("grpo", "visual_entropy", "confidence", "category"), self.options["weights"], strict=False))
-        return self.options["estimator"] == "durian" and weights.get(score, 0.0) > 0
+        return bool(self.options["estimator"] == "durian" and weights.get(score, 0.0) > 0)
 
     def _scores(
         self, given: dict[str, Any], prompt: Tensor, usable: Tensor, names: Sequence[Any]
@@ -309,13 +306,13 @@ class AdvantageEstimator:
         if chosen["estimator"] == "durian":
             return self._durian(batch, **_some(chosen, "weights", "entropy_quantiles", "num_confidence_buckets"))
         of_std = _some(chosen, "eps", "correction")
-        data = {"prompt_index": batch.prompt_index, "valid": batch.valid}
-        components = durian_components(batch.rewards, **data, **of_std)  # type: ignore[arg-type]  # by their names
+        data: dict[str, Any] = {"prompt_index": batch.prompt_index, "valid": batch.valid}
+        components = durian_components(batch.rewards, **data, **of_std)
         if chosen["no_signal"] == "drop":
             data["valid"] = components.has_signal if batch.valid is None else batch.valid & components.has_signal
         return components._replace(advantages=self._advantages(batch, data, of_std))
 
-    def _advantages(self, batch: layout.Rollouts, data: dict[str, Tensor | None], of_std: dict[str, Any]) -> Tensor:
+    def _advantages(self, batch: layout.Rollouts, data: dict[str, Any], of_std: dict[str, Any]) -> Tensor:
         """Return the advantages of an estimator other than Durian."""
         name = self.options["estimator"]
         if name == "difficulty_prior":
@@ -361,9 +358,9 @@ class AdvantageEstimator:
         generator = torch.Generator(accuracy.device).manual_seed(0)
         if self._generator is not None:
             generator.set_state(self._generator)
-        weights = function(accuracy, generator=generator)
+        drawn = function(accuracy, generator=generator)
         self._generator = generator.get_state()
-        return weights
+        return drawn
 
 
 def _some(values: Mapping[str, Any], *names: str) -> dict[str, Any]:
@@ -379,7 +376,8 @@ def _rollout_numbers(prompt: Tensor, rollouts: Any) -> Tensor:
     number, _ = rows.ids("rollouts", rollouts, len(prompt), prompt.device)
     alone = number == rows.MISSING
     number = torch.where(alone, len(number) + torch.arange(len(number), device=number.device), number)
-    return torch.unique(torch.stack([prompt, number]), dim=1, return_inverse=True)[1]
+    pairs: Tensor = torch.unique(torch.stack([prompt, number]), dim=1, return_inverse=True)[1]
+    return pairs
 
 
 def _require_ids(prompt: Tensor, usable: Tensor) -> None:

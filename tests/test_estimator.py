@@ -185,14 +185,22 @@ def test_ids_may_be_of_any_hashable_kind(kind):
     right = AdvantageEstimator()(**batch)
     ids = [KINDS_OF_IDS[kind](i) for i in index]
     assert_same_bits(AdvantageEstimator()(**{**batch, "prompts": ids}), right)
-    assert_same_bits(AdvantageEstimator()(**{**batch, "prompts": np.array(ids, dtype=object)}), right)
+    array = np.empty(len(ids), dtype=object)
+    array[:] = ids
+    assert_same_bits(AdvantageEstimator()(**{**batch, "prompts": array}), right)
 
 
 def test_ids_may_be_arrays_and_rows_of_tokens():
     batch = without_category(make_batch(12))
     right = AdvantageEstimator()(**batch)
     index = batch["prompts"]
-    for ids in (index.numpy(), index.numpy().astype(str), index.double(), torch.stack([index // 7, index % 7], 1)):
+    for ids in (
+        index.numpy(),
+        index.numpy().astype(str),
+        index.double(),
+        torch.stack([index // 7, index % 7], 1),
+        np.stack([index, index], 1).astype(object),
+    ):
         assert_same_bits(AdvantageEstimator()(**{**batch, "prompts": ids}), right)
 
 
@@ -235,7 +243,7 @@ def test_a_rollout_in_several_rows_counts_once():
 
 
 def test_a_reward_on_the_last_turn_alone_is_told():
-    with pytest.raises(ArgumentError, match=r"^rewards: expected one value .* 0\.0 and 1\.0 .* of prompt 'a'$"):
+    with pytest.raises(ArgumentError, match=r"^rewards: expected one value .* 0\.0 and 1\.0 .* of prompt a$"):
         AdvantageEstimator(estimator="grpo")([0.0, 0.0, 1.0, 0.0], ["a"] * 4, rollouts=["x", "x", "x", "y"])
 
 
@@ -410,7 +418,7 @@ FINE = {"rewards": [1.0, 0.0, 1.0, 0.0], "prompts": ["a", "a", "b", "b"], "confi
         ({}, {"rewards": ["1", "x", 0, 0]}, "rewards: expected numbers or None, got could not convert"),
         ({}, {"rewards": 1.0}, "rewards: expected a tensor, an array or a list"),
         ({}, {"rewards": torch.tensor(1.0)}, r"rewards: expected one entry per row, got shape \(\)"),
-        ({}, {"rewards": [[1.0], [0.0], [1.0], [0.0]]}, "rewards: expected one number per row"),
+        ({}, {"rewards": [[1.0], [0.0], [1.0], [0.0]]}, r"rewards: expected shape \(N,\), got \(4, 1\)"),
         ({}, {"confidence": [0.0]}, r"confidence: expected 4 entries, one per row, got shape \(1,\)"),
         ({}, {"valid": [True]}, r"valid: expected 4 entries, one per row, got shape \(1,\)"),
         ({}, {"mask": torch.ones(4)}, r"mask: expected shape \(N, T\), got \(4,\)"),
@@ -464,7 +472,7 @@ def test_an_empty_batch_gives_an_empty_result(name):
     ],
 )
 def test_a_state_that_is_none_of_its_own_is_refused(state):
-    with pytest.raises(ArgumentError, match=r"^state(\['window'\])?: expected "):
+    with pytest.raises(ArgumentError, match=r"^(state|window): expected "):
         AdvantageEstimator(window=4).load_state_dict(state)
 
 

@@ -85,9 +85,7 @@ def test_a_value_that_does_not_fit_is_refused_under_its_full_name(name, value):
 
 
 def test_an_unknown_option_is_refused_with_those_there_are():
-    with pytest.raises(
-        durian_adv.ArgumentError, match=r"^durian\.weigths: expected one of estimator, weights, .*unknown"
-    ):
+    with pytest.raises(durian_adv.ArgumentError, match=r"^durian\.weigths: expected one of estimator, .*unknown"):
         options.checked({"weigths": (1, 0, 0)}, "durian.")
     with pytest.raises(durian_adv.ArgumentError, match=r"^x: expected options by their names, got 3"):
         options.require_mapping(3, "x")
@@ -96,9 +94,7 @@ def test_an_unknown_option_is_refused_with_those_there_are():
 
 @pytest.mark.parametrize("name", ["reinforce_plus_plus", "reinforce_plus_plus_baseline"])
 def test_a_window_that_an_estimator_would_not_use_is_refused(name):
-    with pytest.raises(
-        durian_adv.ArgumentError, match=rf"^durian\.window: expected 0 for the estimator '{name}', got 8"
-    ):
+    with pytest.raises(durian_adv.ArgumentError, match=rf"^durian\.window: expected 0 for .*'{name}', got 8"):
         options.checked({"estimator": name, "window": 8}, "durian.")
 
 
@@ -140,4 +136,5 @@ def test_arguments_of_a_command_are_made_of_the_table():
     assert found["weights"] == (1, 0, 0, 2)
     assert found["entropy_quantiles"] == (0.5,)
     assert (found["no_signal"], found["correction"], found["window"]) == ("drop", 0, 64)
-    assert parser.format_help().count("(default: ") == len(options.OPTIONS)
+    text = " ".join(parser.format_help().split())
+    assert text.count("(default: ") == len(options.OPTIONS)

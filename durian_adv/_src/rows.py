@@ -34,6 +34,7 @@ def numbers(name: str, values: Any, count: int | None, device: torch.device | No
     """
     found = checks.tensor(name, values) if isinstance(values, Tensor) else torch.from_numpy(_floats(name, values))
     _check_rows(name, found, count)
+    checks.ndim(name, found, 1, "(N,)")
     return found if device is None else found.to(device)
 
 
@@ -47,6 +48,8 @@ def keys(name: str, values: Any, count: int) -> list[Hashable]:
     """Return one hashable id per row; None for NaN, which equals nothing."""
     if isinstance(values, Tensor):
         values = values.tolist()
+    if isinstance(values, np.ndarray) and values.ndim == 2:
+        values = list(map(tuple, values))
     return [None if key != key else key for key in _sequence(name, values, count)]
 
 
@@ -109,7 +112,7 @@ def repeated(values: Tensor, tokens: Tokens) -> Tensor:
     """Repeat one value per row to its tokens."""
     if tokens.lengths is None:
         return values[:, None]
-    return values.repeat_interleave(torch.tensor(tokens.lengths, device=values.device))
+    return values.repeat_interleave(torch.tensor(tokens.lengths, dtype=torch.int64, device=values.device))
 
 
 def has_tokens(mask: Any, count: int, device: torch.device) -> Tensor:
