@@ -335,6 +335,32 @@ def test_a_mean_of_the_tokens_is_one_option_away():
     assert_same_bits(found, AdvantageEstimator()(**mine, confidence=confidence))
 
 
+@given(seeds)
+@settings(max_examples=20)
+def test_tokens_may_be_padded_or_ragged_and_their_masks_too(seed):
+    batch = without_category(make_batch(seed))
+    right = AdvantageEstimator()(**batch)
+    logprobs, mask = batch["logprobs"], batch["mask"]
+    for kind in (torch.Tensor.numpy, torch.Tensor.tolist, list):
+        for of_mask in (lambda x: x, torch.Tensor.numpy, torch.Tensor.tolist, list):
+            given = {**batch, "logprobs": kind(logprobs), "mask": of_mask(mask)}
+            assert_same_bits(AdvantageEstimator()(**given), right)
+        assert_same_bits(AdvantageEstimator()(**{**batch, "mask": kind(mask.double())}), right)
+    listed = [row if keep.any() else None for row, keep in zip(logprobs, mask, strict=True)]
+    assert_same_bits(AdvantageEstimator()(**{**batch, "logprobs": listed}), right)
+
+
+def test_a_row_of_unknown_tokens_keeps_its_place():
+    batch = without_category(make_batch(7))
+    batch["mask"][3] = True
+    unknown = [None if i == 3 else row for i, row in enumerate(batch["logprobs"])]
+    nothing = batch["logprobs"].clone()
+    nothing[3] = math.nan
+    found = AdvantageEstimator()(**{**batch, "logprobs": unknown})
+    assert_same_bits(found, AdvantageEstimator()(**{**batch, "logprobs": nothing}))
+    assert found[3] != 0 or not batch["valid"][3]
+
+
 # --- the window ---------------------------------------------------------------------------------------
 
 
@@ -438,6 +464,11 @@ FINE = {"rewards": [1.0, 0.0, 1.0, 0.0], "prompts": ["a", "a", "b", "b"], "confi
             {},
             {"confidence": None, "logprobs": [torch.zeros(1, 1), [], [], []]},
             r"logprobs\[0\]: expected one number per token, got shape \(1, 1\)",
+        ),
+        (
+            {},
+            {"confidence": None, "logprobs": [3.0, [], [], []]},
+            r"logprobs\[0\]: expected a tensor, an array or a list",
         ),
         ({}, {"rollouts": [1]}, "rollouts: expected 4 entries, one per row, got 1"),
     ],

@@ -86,24 +86,25 @@ def ordered(name: str, keys: Sequence[Hashable]) -> list[Hashable]:
 
 
 def tokens(logprobs: Any, mask: Any, count: int, device: torch.device) -> Tokens:
-    """Return the tokens of the rows; ``mask`` None: all of them are the response's.
+    """Return the tokens of the rows; ``mask`` None, or None for a row: all of them are the response's.
+
+    A row of log-probabilities that is None has no tokens, whatever its mask.
 
     Raises:
         ArgumentError: rows that do not fit, by number.
     """
-    if _is_padded(logprobs):
+    if _is_padded(logprobs) and (mask is None or _is_padded(mask)):
         values = _padded("logprobs", logprobs, count).to(device)
-        keep = torch.ones_like(values, dtype=torch.bool)
-        if mask is not None:
-            keep = (mask_rows(mask, count, values.shape[1]) != 0).to(device)
-        lengths = None
+        keep = torch.ones_like(values, dtype=torch.bool) if mask is None else _padded("mask", mask, count) != 0
+        checks.shape("mask", keep, values.shape, "logprobs.shape")
+        keep, lengths = keep.to(device), None
     else:
-        rows = [_row("logprobs", i, row, torch.nan) for i, row in enumerate(_sequence("logprobs", logprobs, count))]
-        lengths = [len(row) for row in rows]
-        values = torch.cat([*rows, torch.zeros(0, dtype=torch.float64)]).to(device)
-        keep = torch.ones_like(values, dtype=torch.bool)
-        if mask is not None:
-            keep = (torch.cat([*_masks_like(mask, lengths, count), torch.zeros(0)]) != 0).to(device)
+        given = zip(_sequence("logprobs", logprobs, count), _rows_of_mask(mask, count), strict=True)
+        pairs = [_row_tokens(number, *pair) for number, pair in enumerate(given)]
+        lengths = [len(row) for row, _ in pairs]
+        nothing = torch.zeros(0, dtype=torch.float64)
+        values = torch.cat([nothing, *(row for row, _ in pairs)]).to(device)
+        keep = torch.cat([nothing, *(row for _, row in pairs)]).to(device) != 0
     finite = values.isfinite()
     return Tokens(values, keep & finite, lengths, (keep & ~finite).sum(), keep.sum())
 
@@ -118,37 +119,30 @@ def repeated(values: Tensor, tokens: Tokens) -> Tensor:
 def has_tokens(mask: Any, count: int, device: torch.device) -> Tensor:
     """Return which rows have a token that counts, bool ``(N,)``: True for a row whose mask is None."""
     if _is_padded(mask):
-        return (mask_rows(mask, count) != 0).any(1).to(device)
-    rows = [row is None or bool((_row("mask", i, row, 0.0) != 0).any()) for i, row in enumerate(mask)]
-    return torch.tensor(rows, dtype=torch.bool, device=device)
+        return (_padded("mask", mask, count) != 0).any(1).to(device)
+    found = [
+        row is None or bool((_row("mask", i, row, 0.0) != 0).any()) for i, row in enumerate(_rows_of_mask(mask, count))
+    ]
+    return torch.tensor(found, dtype=torch.bool, device=device)
 
 
-def mask_rows(mask: Any, count: int, width: int | None = None) -> Tensor:
-    """Return a padded mask ``(N, T)``, of the width of the log-probabilities if that is given."""
-    if not _is_padded(mask):
-        lengths = [width or 0] * count
-        return torch.stack(_masks_like(mask, lengths, count)) if count else torch.zeros(0, width or 0)
-    values = _padded("mask", mask, count)
-    if width is not None:
-        checks.shape("mask", values, (count, width), "logprobs.shape")
-    return values
+def _rows_of_mask(mask: Any, count: int) -> list[Any]:
+    return [None] * count if mask is None else _sequence("mask", mask, count)
 
 
-def _masks_like(mask: Any, lengths: list[int], count: int) -> list[Tensor]:
-    made = []
-    given = list(mask_rows(mask, count)) if _is_padded(mask) else _sequence("mask", mask, count)
-    for i, (row, length) in enumerate(zip(given, lengths, strict=True)):
-        values = torch.ones(length, dtype=torch.float64) if row is None else _row("mask", i, row, 0.0)
-        if len(values) != length:
-            raise ArgumentError(f"mask[{i}]", f"{length} tokens, as logprobs[{i}]", len(values))
-        made.append(values)
-    return made
+def _row_tokens(number: int, logprobs: Any, mask: Any) -> tuple[Tensor, Tensor]:
+    """Return the log-probabilities and the mask of one row, float64."""
+    values = torch.zeros(0, dtype=torch.float64) if logprobs is None else _row("logprobs", number, logprobs, torch.nan)
+    if logprobs is None or mask is None:
+        return values, torch.ones_like(values)
+    keep = _row("mask", number, mask, 0.0)
+    if len(keep) != len(values):
+        raise ArgumentError(f"mask[{number}]", f"{len(values)} tokens, as logprobs[{number}]", len(keep))
+    return values, keep
 
 
 def _row(name: str, number: int, row: Any, gap: float) -> Tensor:
     """Return the tokens of one row, float64; ``gap`` for None among them."""
-    if row is None:
-        return torch.zeros(0, dtype=torch.float64)
     if isinstance(row, Tensor):
         found = row.detach().to("cpu", torch.float64)
     else:
@@ -181,7 +175,7 @@ def _floats(name: str, values: Any, gap: float = math.nan) -> np.ndarray[Any, np
 
 
 def _sequence(name: str, values: Any, count: int) -> list[Any]:
-    if isinstance(values, (str, bytes)) or not isinstance(values, (Sequence, np.ndarray)):
+    if isinstance(values, (str, bytes)) or not isinstance(values, (Sequence, np.ndarray, Tensor)):
         raise ArgumentTypeError(name, "a tensor, an array or a list, one entry per row", type(values).__name__)
     if len(values) != count:
         raise ArgumentError(name, f"{count} entries, one per row", len(values))
