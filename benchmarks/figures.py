@@ -16,7 +16,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from benchmarks import records
-from benchmarks.page import amount, limit, short
+from benchmarks.amounts import amount, limit, short
 from benchmarks.records import Measurement
 
 BASELINE, MET, NOT_MET = "#5c6670", "#0b6e4f", "#d1495b"

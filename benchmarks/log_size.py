@@ -24,7 +24,7 @@ import pyarrow.parquet
 from tqdm import tqdm
 
 from benchmarks import records
-from benchmarks.page import amount, short
+from benchmarks.amounts import amount, short
 from benchmarks.records import Measurement
 
 PROMPTS, ROLLOUTS = 512, 8  # a step

@@ -17,7 +17,7 @@ import torch
 from tqdm import tqdm
 
 from benchmarks import records, timing
-from benchmarks.page import amount
+from benchmarks.amounts import amount
 from benchmarks.records import Measurement
 
 sys.path += [str(Path(__file__).resolve().parent.parent / "tests/openrlhf" / folder) for folder in ("", "absent")]

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from benchmarks import records
+from benchmarks.amounts import amount, limit, short
 from benchmarks.records import ROOT, Measurement, Origin
 
 PAGE, README = ROOT / "docs" / "benchmarks.md", ROOT / "README.md"
@@ -171,26 +172,6 @@ def with_figures(readme: str) -> str:
     if count != 1:
         raise LookupError(f"README.md: expected one block of figures, got {count}")
     return changed
-
-
-def amount(value: float, unit: str) -> str:
-    """Write a time in us or a number of bytes in the unit that suits it."""
-    names = {"us": ("µs", "ms", "s"), "bytes": ("B", "kB", "MB")}.get(unit)
-    if names is None:
-        return f"{short(value)} {unit}"
-    power = 0 if value < 1e3 else 1 if value < 1e6 else 2
-    return f"{short(value / 1e3**power)} {names[power]}"
-
-
-def short(value: float) -> str:
-    """Write a number with three digits, never as a power of ten."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}" if value >= 0.001 else f"{value:.6f}"
-
-
-def limit(target: str) -> str:
-    """Write a target as it is read."""
-    relation, bound = target.split()
-    return f"{'at most' if relation == '<=' else 'at least'} {bound}"
 
 
 def main() -> None:

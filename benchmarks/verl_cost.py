@@ -17,7 +17,7 @@ from collections.abc import Mapping
 import torch
 
 from benchmarks import records, timing
-from benchmarks.page import amount
+from benchmarks.amounts import amount
 from benchmarks.records import Measurement
 from benchmarks.timing import Case, Function
 

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 import durian_adv
-from benchmarks import figures, gpu, log_size, page, records, timing
+from benchmarks import amounts, figures, gpu, log_size, page, records, timing
 from benchmarks.confidence import peak_memory
 from benchmarks.records import Measurement
 from durian_adv.data.logs.steps import read_steps
@@ -83,7 +83,7 @@ def test_each_ratio_in_the_readme_stands_in_a_record():
     ratios = [float(row["ratio"]) for topic in TOPICS for row in rows(topic)]
     assert len(quoted) == 3
     for number in quoted:
-        assert any(page.short(ratio) == number for ratio in ratios), number
+        assert any(amounts.short(ratio) == number for ratio in ratios), number
 
 
 def test_every_picture_the_page_shows_is_there_and_no_other():

@@ -102,6 +102,12 @@ def test_nothing_imports_in_circles():
     assert circle(ARROWS) == []
 
 
+@pytest.mark.parametrize("folder", ["benchmarks", "studies"])
+def test_nothing_beside_the_package_imports_in_circles(folder):
+    sources = {module_of(path): path.read_text() for path in sorted((PACKAGE.parent / folder).rglob("*.py"))}
+    assert circle({name: arrows(name, source, sources) for name, source in sources.items()}) == []
+
+
 @pytest.mark.parametrize(
     ("source", "targets"),
     [
