@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= 1
 VENV_BENCH ?= .venv-bench
 TOPICS := advantage confidence entropy
 
-.PHONY: test lint format types unit package nightly demo bench evidence evidence-all docs dist fuzz endurance mutants clean
+.PHONY: test lint records format types unit package nightly demo bench evidence evidence-all docs dist fuzz endurance mutants clean
 .PHONY: test-trl test-entropy test-verl train-verl test-openrlhf test-easyr1 test-others
 .PHONY: bench-verl bench-openrlhf bench-easyr1
 
@@ -24,9 +24,12 @@ demo: $(VENV)/.installed-demo  ## the paper's training loop in miniature: about 
 
 # --- the library ---
 
-lint: $(VENV)/.installed-dev
+lint: records
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+records: $(VENV)/.installed-dev  ## the committed records against the pages and pictures made from them
+	$(BIN)/pytest -q tests/pages
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
@@ -105,11 +108,12 @@ bench-easyr1: $(VENV)-easyr1/.installed  ## EasyR1's advantage stage against our
 	PYTHONPATH=$(EASYR1) $(VENV)-easyr1/bin/python -m benchmarks.easyr1_cost
 
 evidence: $(VENV)-evidence/.installed  ## mechanism, and 4 arms x 6 seeds x 25 steps: under 10 minutes
-	$(VENV)-evidence/bin/python -m benchmarks.evidence quick
+	$(VENV)-evidence/bin/python -m studies.evidence quick
 
 evidence-all: $(VENV)-evidence/.installed  ## every run that has no record yet: hours; may be killed, and goes on
-	$(VENV)-evidence/bin/python -m benchmarks.evidence run
-	$(VENV)-evidence/bin/python -m benchmarks.evidence page
+	$(VENV)-evidence/bin/python -m studies.evidence run
+	$(VENV)-evidence/bin/python -m studies.evidence collect
+	$(VENV)-evidence/bin/python -m studies.evidence page
 
 # --- documentation and releases ---
 

@@ -61,13 +61,20 @@ def check_wheel(wheel, version):
     assert metadata.get_payload().startswith("# durian-adv")
 
 
+# what is measured or drawn stays in the repository
+MEASURED = (".csv", ".parquet", ".png", ".pt")
+
+
 def check_sdist(sdist, version, folder):
+    assert sdist.stat().st_size < 1e6, f"{sdist.name}: expected less than 1 MB, got {sdist.stat().st_size:,} bytes"
     with tarfile.open(sdist) as archive:
         archive.extractall(folder, filter="data")
     tree = Path(folder, f"durian_adv-{version}")
     wanted = ("pyproject.toml", "README.md", "CHANGELOG.md", "LICENSE", "CITATION.cff", "SECURITY.md", "docs/index.md")
     missing = [name for name in (*wanted, *(f"tests/{t}.py" for t in TESTS)) if not (tree / name).exists()]
     assert not missing, missing
+    measured = [str(p.relative_to(tree)) for p in tree.rglob("*") if p.suffix in MEASURED]
+    assert not measured, f"results or pictures in the sdist: {measured}"
     return tree
 
 

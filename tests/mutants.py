@@ -117,7 +117,7 @@ def copy(module):
     """The working copy of a module: links to the tree, and a configuration with this module and its tests alone."""
     folder = COPIES / module
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("durian_adv", "tests", "benchmarks", "README.md"):
+    for name in ("durian_adv", "tests", "benchmarks", "studies", "README.md"):
         if not (folder / name).is_symlink():
             (folder / name).symlink_to(ROOT / name)
     tests = [f"tests/test_{name}.py" for name in TESTS[module].split()]

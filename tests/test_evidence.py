@@ -16,19 +16,19 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.evidence import closed_forms, comparison, mechanism, quick, records, runner, tables
-from benchmarks.evidence.__main__ import chosen_runs, parse_arguments
-from benchmarks.evidence.arms import ARMS, MAIN, Batch
-from benchmarks.evidence.conditions import CONDITIONS, MAIN_CONDITION, Run, runs_of
-from benchmarks.evidence.demonstrations import slip
-from benchmarks.evidence.loop import backward, collect, make_optimizer, train_step
-from benchmarks.evidence.sampling import sample, uniforms
-from benchmarks.evidence.suite import Settings, Suite, digest_of, load_suite
 from benchmarks.rlvr.language import RESPONSE_LENGTH
 from benchmarks.rlvr.prompts import sample_prompts
 from benchmarks.rlvr.questions import Question
 from benchmarks.rlvr.rollout import response_logprobs
 from benchmarks.rlvr.training import clipped_loss
+from studies.evidence import closed_forms, comparison, mechanism, quick, records, runner, tables
+from studies.evidence.__main__ import chosen_runs, parse_arguments
+from studies.evidence.arms import ARMS, MAIN, Batch
+from studies.evidence.conditions import CONDITIONS, MAIN_CONDITION, Run, runs_of
+from studies.evidence.demonstrations import slip
+from studies.evidence.loop import backward, collect, make_optimizer, train_step
+from studies.evidence.sampling import sample, uniforms
+from studies.evidence.suite import Settings, Suite, digest_of, load_suite
 
 TINY = Settings(images=64, held_out_images=12, width=16, warmup_steps=120)
 SMALL = replace(MAIN_CONDITION, name="small", seeds=1, steps=12, prompts=16, samples=2)
@@ -253,9 +253,9 @@ KILLED = """
 import sys
 from pathlib import Path
 from tests.test_evidence import SMALL, TINY
-from benchmarks.evidence import runner
-from benchmarks.evidence.conditions import Run
-from benchmarks.evidence.suite import load_suite
+from studies.evidence import runner
+from studies.evidence.conditions import Run
+from studies.evidence.suite import load_suite
 import torch
 torch.set_num_threads(1)
 cache, folder = map(Path, sys.argv[1:])
@@ -293,6 +293,65 @@ def test_a_run_that_is_killed_goes_on_and_loses_nothing(suite, cache, tmp_path, 
     resumed, whole = (records.read(records.path_of(runs[1], folder)) for folder in (tmp_path, tmp_path / "whole"))
     assert resumed.steps == whole.steps
     assert resumed.head["final"] == whole.head["final"]
+
+
+def record_of(steps: int, **last: float) -> records.Record:
+    rows = [{"step": float(step), "accuracy": round(0.1 + step / 7, 6)} for step in range(steps)]
+    rows[-1] |= last
+    return records.Record({"arm": "grpo", "final": {"sampled": 0.5}}, rows)
+
+
+def test_finished_runs_are_folded_into_the_table_and_nothing_of_them_changes(tmp_path):
+    folder, table = tmp_path / "runs", tmp_path / "runs.parquet"
+    assert records.read_table(table) == {}
+    first, second = record_of(3, held_out=0.483156), record_of(2, gradient_norm=1.23456e-30)
+    records.write(folder / "main/grpo-000.csv", first)
+    assert records.collect(folder, table) == 1
+    (folder / "main/grpo-000.csv").unlink()
+    records.write(folder / "main/dr-grpo-012.csv", second)
+    assert records.collect(folder, table) == 1
+    assert records.collect(folder, table) == 0
+    assert records.read_table(table) == {"main/grpo-000": first, "main/dr-grpo-012": second}
+    assert records.of_condition("main", records.read_table(table)) == {("grpo", 0): first, ("dr-grpo", 12): second}
+    assert records.of_condition("mai", records.read_table(table)) == {}
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["runs.parquet"]
+
+
+@given(st.floats(allow_nan=True, width=32), st.booleans())
+def test_a_number_of_six_digits_comes_back_from_the_table_or_is_refused(tmp_path_factory, value, there):
+    table = tmp_path_factory.getbasetemp() / "numbers.parquet"
+    record = record_of(2, **({"loss": float(f"{value:.6g}")} if there else {}))
+    try:
+        records.write_table(table, {"main/grpo-000": record})
+    except ValueError:
+        assert abs(value) > 3.40281e38 or 0 < abs(value) < 1.2e-38, "float32's six digits end there"
+    else:
+        assert repr(records.read_table(table)) == repr({"main/grpo-000": record})
+
+
+def test_a_number_with_more_digits_does_not_lose_them_in_silence(tmp_path):
+    with pytest.raises(ValueError, match="loss: expected numbers of six digits"):
+        records.write_table(tmp_path / "runs.parquet", {"main/grpo-000": record_of(2, loss=0.12345678)})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_of_the_table_is_not_overwritten_by_another(tmp_path):
+    folder, table = tmp_path / "runs", tmp_path / "runs.parquet"
+    records.write_table(table, {"main/grpo-000": record_of(3)})
+    before = table.read_bytes()
+    records.write(folder / "main/grpo-000.csv", record_of(2))
+    with pytest.raises(ValueError, match=r"grpo-000\.csv: differs from the run of that name"):
+        records.collect(folder, table)
+    assert table.read_bytes() == before
+
+
+def test_a_collected_run_is_not_trained_again_and_must_be_of_the_same_settings(suite, tmp_path):
+    run = Run(replace(SMALL, steps=1), "grpo", 0)
+    runner.run_all([run], suite, folder=tmp_path / "one", cache=tmp_path)
+    collected = records.read_folder(tmp_path / "one")
+    assert runner.run_all([run], suite, collected=collected, folder=tmp_path / "two", cache=tmp_path) == 0
+    with pytest.raises(ValueError, match=r"small/grpo-000: .* condition; move it away"):
+        runner.run_all([Run(SMALL, "grpo", 0)], suite, collected=collected, folder=tmp_path / "two", cache=tmp_path)
 
 
 def test_records_of_other_settings_are_refused(suite, tmp_path):
@@ -427,7 +486,7 @@ def test_the_small_evidence_runs_and_a_second_call_trains_nothing(suite, tmp_pat
     quick.main(suite, tmp_path)
     first = capsys.readouterr().out
     assert re.search(r"durian - grpo +[+-]\d+\.\d\d% \[", first)
-    assert len(list((tmp_path / "quick").glob("*.csv"))) == 6
+    assert len(list((tmp_path / "runs/quick").glob("*.csv"))) == 6
     monkeypatch.setattr(runner, "train_step", lambda *_: pytest.fail("it trained again"))
     quick.main(suite, tmp_path)
     assert capsys.readouterr().out == first
@@ -438,14 +497,16 @@ def test_a_run_that_is_repeated_is_compared_with_its_record(suite, tmp_path, mon
     monkeypatch.setattr(runner, "CONDITIONS", {"small": condition})
     run = Run(condition, "grpo", 0)
     runner.run_all([run], suite, folder=tmp_path, cache=tmp_path)
-    assert runner.repeat(run.name, suite, tmp_path) == ""
+    assert runner.repeat(run.name, suite, records.read_folder(tmp_path)) == ""
     path = records.path_of(run, tmp_path)
     record = records.read(path)
     record.steps[1]["accuracy"] += 0.01
     records.write(path, record)
-    assert runner.repeat(run.name, suite, tmp_path) == "small/grpo-000: the runs part at step 1"
+    assert runner.repeat(run.name, suite, records.read_folder(tmp_path)) == "small/grpo-000: the runs part at step 1"
     with pytest.raises(ValueError, match="run: expected a name such as main/grpo-000, got small/grpo-1"):
-        runner.repeat("small/grpo-1", suite, tmp_path)
+        runner.repeat("small/grpo-1", suite, {})
+    with pytest.raises(ValueError, match="run: small/grpo-000 has no record yet"):
+        runner.repeat(run.name, suite, {})
 
 
 @pytest.mark.parametrize(

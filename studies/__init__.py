@@ -1,0 +1,1 @@
+"""Experiments that answer a question, each with its records and the page they make."""
