@@ -33,14 +33,14 @@ def forest(
             label = f"smallest difference declared detectable: {100 * detectable:.2f}" if side > 0 else None
             axes.axvline(100 * side * detectable, color=BASELINE, linestyle=":", label=label)
         _intervals(axes, found, [f"{d.arm} - {d.baseline}" for d in found])
-        axes.set_xlabel("held-out accuracy, percentage points (mean over seeds; bar: paired bootstrap 95%)")
+        axes.set_xlabel("held-out accuracy, percentage points (mean over seeds; bar: 95% interval, paired t)")
         axes.set_title(title, loc="left", weight="bold")
         axes.legend(loc="upper center", bbox_to_anchor=(0.4, -0.14), ncols=2)
         save(figure, path, sources)
 
 
 def conditions(found: dict[str, list[Difference]], margin: float, path: Path, sources: list[Path]) -> None:
-    """Draw the same differences under each condition, a panel a pair of arms."""
+    """Draw the same differences under each condition, one panel per pair of arms."""
     pairs = [(d.arm, d.baseline) for d in next(iter(found.values()))]
     with plt.rc_context(STYLE):
         size = (12, 1.6 + 0.5 * len(found))
@@ -52,7 +52,7 @@ def conditions(found: dict[str, list[Difference]], margin: float, path: Path, so
             _intervals(axes, chosen, labels)
             axes.set_title(" - ".join(pair), loc="left", weight="bold")
         figure.supxlabel(
-            "held-out accuracy, percentage points (bar: paired bootstrap 95%; red: p < 0.05 corrected;"
+            "held-out accuracy, percentage points (bar: 95% interval, paired t; red: p < 0.05 corrected;"
             f" shade: {100 * margin:g} point)",
             fontsize="medium",
         )
@@ -109,7 +109,7 @@ def bound(path: Path, source: Path) -> None:
         axes.set_xscale("log", base=2)
         axes.set_xticks([2, 4, 8, 16, 32, 64], ["2", "4", "8", "16", "32", "64"])
         axes.set_ylim(0.2, 1.02)
-        axes.set_xlabel("responses a prompt, G")
+        axes.set_xlabel("responses per prompt, G")
         axes.set_ylabel("cosine of advantages")
         axes.set_title("GRPO against Dr. GRPO: how far apart they can be, and are", loc="left", weight="bold")
         axes.legend(ncols=2, loc="lower left")

@@ -298,18 +298,18 @@ def difference_table(found: list[Difference], margin: float) -> str:
 
 
 def arm_table(condition: Condition, found: comparison.Records) -> str:
-    """Return each arm's accuracy: interquartile mean over seeds with its interval, greedy, and over the run."""
+    """Return each arm's accuracy: mean over seeds with its interval, greedy, and over the run."""
     arms = [arm for arm in dict.fromkeys(arm for arm, _ in found) if sum(name == arm for name, _ in found) >= 3]
     order = [arm for arm in (*MAIN, *OTHERS) if arm in arms]
     rows = []
-    for arm, (point, low, high) in comparison.interquartile_means(found, order).items() if order else ():
+    for arm, (point, low, high) in comparison.means(found, order).items():
         some = [record for (name, _), record in found.items() if name == arm]
         rows.append([arm, f"{len(some)}", f"{point:.2%}", f"[{low:.2%}, {high:.2%}]",
                      f"{np.mean([comparison.greedy(r) for r in some]):.2%}",
                      f"{np.mean([comparison.over_the_run(r) for r in some]):.2%}",
                      f"{np.mean([row['gradient_norm'] for r in some for row in r.steps]):.3f}",
                      f"{np.max([row['largest_advantage'] for r in some for row in r.steps]):.1f}"])  # fmt: skip
-    return table(["arm", "seeds", "sampled, interquartile mean", "95% interval", "greedy", "mean over the run",
+    return table(["arm", "seeds", "sampled, mean", "95% interval", "greedy", "mean over the run",
                   "gradient norm", "largest abs(A)"], rows)  # fmt: skip
 
 

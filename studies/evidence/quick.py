@@ -19,8 +19,8 @@ def main(suite: Suite, out: Path) -> None:
 def text(out: Path) -> str:
     """Return the result as text."""
     found = records.of_condition(QUICK.name, records.read_folder(out / "runs"))
-    lines = [f"{'held-out accuracy after ' + str(QUICK.steps) + ' steps':40} interquartile mean [95% interval]"]
-    for arm, (point, low, high) in comparison.interquartile_means(found, list(QUICK.arms)).items():
+    lines = [f"{'held-out accuracy after ' + str(QUICK.steps) + ' steps':40} mean [95% interval]"]
+    for arm, (point, low, high) in comparison.means(found, list(QUICK.arms)).items():
         lines.append(f"  {arm:38} {point:.1%} [{low:.1%}, {high:.1%}]")
     lines.append(f"\n{'paired differences, 6 seeds':40} mean [95% interval], and what follows")
     for d in comparison.differences(found, [(arm, "grpo") for arm in QUICK.arms if arm != "grpo"], MARGIN):
