@@ -5,6 +5,7 @@ import pytest
 import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
+from statsmodels.stats.multitest import multipletests
 
 from studies.evidence import comparison, records
 from studies.evidence.arms import ARMS
@@ -77,6 +78,11 @@ def test_a_difference_is_paired_by_seed():
 def test_verdicts(difference, deviation, verdict):
     (found,) = comparison.differences(runs_with(difference, deviation), [("a", "b")], 0.01)
     assert found.verdict(0.01) == verdict
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=6))
+def test_the_correction_is_statsmodels(ps):
+    np.testing.assert_allclose(comparison.holm(ps), multipletests(ps, method="holm")[1], rtol=1e-12, atol=0)
 
 
 def test_holm_corrects_over_the_family():
