@@ -23,7 +23,7 @@ TESTS = ("test_advantages", "test_baselines", "test_buckets", "test_cli", "test_
          "test_window")  # fmt: skip
 
 # what the package has beside its sources: a file of another kind is a mistake until it is named here
-DATA = ("adapters/easyr1/paper.yaml", "py.typed", "report/page.html.jinja")
+DATA = ("adapters/easyr1/paper.yaml", "adapters/easyr1/paper_grpo.yaml", "py.typed", "report/page.html.jinja")
 
 
 def package_version():

@@ -1,4 +1,4 @@
-"""What can be said of the arms without measuring: how far two normalisations can be apart at all."""
+"""What can be said of the arms without measuring: how far two normalizations can be apart at all."""
 
 import math
 

@@ -65,17 +65,17 @@ COMPARED = (
     Condition("others", "the other arms, on the first seeds of the main comparison", arms=OTHERS, seeds=4),
     Condition("format", "0.9 accuracy + 0.1 format, so that some groups differ in format alone", format_weight=0.1),
     *SGD,
-    Condition("wide", "256 prompts a step: 12 buckets of 21", seeds=4, prompts=256,
+    Condition("wide", "256 prompts per step: 12 buckets of 21", seeds=4, prompts=256,
               arms=("grpo", "batch-std", "durian", "reasoning", "random-buckets")),
-    Condition("group-32", "32 responses a prompt, 64 prompts a step", arms=FEW, seeds=4, prompts=64, group_size=32),
+    Condition("group-32", "32 responses per prompt, 64 prompts per step", arms=FEW, seeds=4, prompts=64, group_size=32),
 )  # fmt: skip
 SWEEPS = (
     Condition("weights", "the paper's weights", seeds=4,
               arms=tuple(f"weights-{'-'.join(map(str, w))}" for w in WEIGHTS)),
-    Condition("buckets", "numbers of confidence buckets, 256 prompts a step", seeds=4, prompts=256,
+    Condition("buckets", "numbers of confidence buckets, 256 prompts per step", seeds=4, prompts=256,
               arms=tuple(f"buckets-{count}" for count in BUCKETS)),
     *(
-        Condition(f"group-{size}", f"{size} responses a prompt", arms=("grpo", "durian"), seeds=4, group_size=size)
+        Condition(f"group-{size}", f"{size} responses per prompt", arms=("grpo", "durian"), seeds=4, group_size=size)
         for size in (2, 4, 16)
     ),
 )  # fmt: skip

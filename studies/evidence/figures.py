@@ -43,7 +43,7 @@ def conditions(found: dict[str, list[Difference]], margin: float, path: Path, so
     """Draw the same differences under each condition, one panel per pair of arms."""
     pairs = [(d.arm, d.baseline) for d in next(iter(found.values()))]
     with plt.rc_context(STYLE):
-        size = (12, 1.6 + 0.5 * len(found))
+        size = (14, 1.6 + 0.5 * len(found))
         figure, panels = plt.subplots(1, len(pairs), figsize=size, sharey=True, sharex=True, layout="constrained")
         for axes, pair in zip(panels, pairs, strict=True):
             axes.axvspan(-100 * margin, 100 * margin, color="#eef3ee")

@@ -1,4 +1,4 @@
-"""One run's steps: the demonstration's loop, with shared noise, arms, two optimisers, and states that can be kept."""
+"""One run's steps: the demonstration's loop, with shared noise, arms, two optimizers, and states that can be kept."""
 
 from dataclasses import dataclass
 
@@ -79,7 +79,7 @@ def backward(
 
 
 def make_optimizer(policy: Policy, condition: Condition) -> torch.optim.Optimizer:
-    """Return the condition's optimiser."""
+    """Return the condition's optimizer."""
     if condition.optimizer == "sgd":
         return torch.optim.SGD(policy.parameters(), lr=condition.lr)
     return torch.optim.AdamW(policy.parameters(), lr=condition.lr, weight_decay=0.0)

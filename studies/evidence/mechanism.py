@@ -1,7 +1,7 @@
 """What the arms do to one update, measured on shared rollouts from several checkpoints, without training an arm.
 
-Every advantage here is a prompt's centred rewards times a factor, so a batch's gradient under any arm is a weighted sum
-of its prompts' gradients, which are taken once.
+Every advantage here is a prompt's centered rewards times a factor, so a batch's gradient under any arm is a weighted
+sum of its prompts' gradients, which are taken once.
 """
 
 import csv
@@ -124,7 +124,7 @@ def prompt_gradients(policy: Policy, suite: Suite, sampled: Sampled) -> Tensor:
 
 
 def factor(advantages: Tensor, rewards: Tensor) -> Tensor:
-    """Return what each prompt's centred rewards were multiplied by, (B,)."""
+    """Return what each prompt's centered rewards were multiplied by, (B,)."""
     centred = rewards - rewards.mean(dim=1, keepdim=True)
     return (advantages * centred).sum(dim=1) / centred.square().sum(dim=1).clamp(min=1e-12)
 

@@ -1,6 +1,6 @@
 """Write ``docs/evidence.md`` and its pictures from the records: ``python -m studies.evidence page``.
 
-Nothing is measured here, and no number is written by hand: a test holds the page against the records.
+Nothing is measured here, and no number is written by hand; `make records` holds the page against the records.
 """
 
 from collections.abc import Iterable
@@ -43,13 +43,16 @@ def page() -> str:
             by_condition(plan),
             whole=all(done == planned for done, planned in map(count, CONDITIONS.values())),
         ),
+        scale_part(plan),
+        structure_part(plan),
         *mechanism_part(),
         *suite_part(),
         *declared_part(plan),
         *main_part(plan),
         *side_part(plan),
         *paper.part(),
-        prose.TAIL,
+        prose.RELATED,
+        tail(),
     ]
     return "\n\n".join(part.strip() for part in parts if part) + "\n"
 
@@ -148,9 +151,55 @@ def by_condition(plan: dict[str, Any]) -> dict[str, list[Difference]]:
     found = {MAIN_CONDITION.about: main_differences(plan)}
     found |= {condition.about: side_differences(plan, condition) for condition in COMPARED if condition not in SGD}
     found[SGD_ABOUT] = sgd_differences(plan)
-    pairs = [("durian", "grpo"), ("durian", "batch-std")]
-    chosen = {about: [d for d in some if (d.arm, d.baseline) in pairs] for about, some in found.items()}
+    pairs = [("durian", "grpo"), ("durian", "batch-std"), ("batch-std", "grpo")]
+    chosen = {
+        about: [d for pair in pairs for d in some if (d.arm, d.baseline) == pair] for about, some in found.items()
+    }
     return {about: some for about, some in chosen.items() if len(some) == len(pairs)}
+
+
+def warm_accuracy() -> float:
+    """Return the accuracy of the policy that all runs start from."""
+    rows = mechanism.read(tables.FOLDER / "suite.csv")
+    return next(row["accuracy"] for row in rows if row["form"] == "all forms")
+
+
+def scale_part(plan: dict[str, Any]) -> str:
+    """Put the margin in proportion: to what GRPO gains here, and to what the paper's arms gain."""
+    found = whole_seeds(MAIN_CONDITION)
+    if not found or not (tables.FOLDER / "suite.csv").exists():
+        return ""
+    warm, grpo = warm_accuracy(), comparison.means(found, ["grpo"])["grpo"][0]
+    gain, margin = 100 * (grpo - warm), 100 * plan["margin_of_equivalence"]
+    share = paper.EXTRA / paper.GAIN
+    return prose.SCALE.format(
+        margin=margin, gain=gain, warm=warm, grpo=grpo, share=margin / gain, paper_gain=paper.GAIN,
+        paper_extra=paper.EXTRA, paper_share=share, scaled=share * gain,
+    )  # fmt: skip
+
+
+def structure_part(plan: dict[str, Any]) -> str:
+    """Say what to choose by the structure of one's rewards, with what was measured of it."""
+    (condition,) = [condition for condition in COMPARED if condition.format_weight]
+    found = [d for d in side_differences(plan, condition) if (d.arm, d.baseline) == ("durian", "grpo")]
+    measured = [f"{prose.said(d, plan['margin_of_equivalence'])} ({d.seeds} seeds)" for d in found] or ["not run yet"]
+    return prose.STRUCTURE.format(bound=closed_forms.binary_bound(8), measured=measured[0])
+
+
+def tail() -> str:
+    """Return what the comparison leaves open."""
+    errors = [row for row in mechanism.read(tables.FOLDER / "errors.csv") if row["score"] == "entropy"]
+    number = {
+        kind: sum(row["rate"] * row["prompts"] for row in errors if row["errors"] == kind) * tables.SAMPLES
+        for kind in ("any", "reasoning")
+    }
+    rows = mechanism.read(tables.FOLDER / "correlations.csv")
+    depth = {row["score"]: row["value"] for row in rows if row["with"] == "depth"}
+    ratio = paper.std_ratio()
+    return prose.TAIL.format(
+        ratio=ratio, cosine=closed_forms.cosine_bound(1.0, ratio), reasoning=number["reasoning"], errors=number["any"],
+        sum_depth=depth["confidence, sum"], mean_depth=depth["confidence, mean"],
+    )  # fmt: skip
 
 
 def gradient_cosines() -> dict[str, dict[str, list[float]]]:
@@ -271,7 +320,9 @@ def side_part(plan: dict[str, Any]) -> list[str]:
     parts = [prose.SIDE]
     margin = plan["margin_of_equivalence"]
     if "conditions" in pictures():
-        parts.append("![Durian minus GRPO and minus batch std, by condition](evidence/conditions.png)")
+        parts.append(
+            "![Durian minus GRPO, Durian minus batch std, batch std minus GRPO, by condition](evidence/conditions.png)"
+        )
     for condition in COMPARED:
         done, planned = count(condition)
         parts.append(f"### {condition.about[0].upper()}{condition.about[1:]}: {done} of {planned} runs")
@@ -280,8 +331,7 @@ def side_part(plan: dict[str, Any]) -> list[str]:
         if differences:
             parts.append(arm_table(condition, side_records(condition)))
     if best := sgd_differences(plan):
-        (warm,) = [row["accuracy"] for row in mechanism.read(tables.FOLDER / "suite.csv") if row["form"] == "all forms"]
-        parts += [f"### {SGD_ABOUT[0].upper()}{SGD_ABOUT[1:]}", prose.SGD.format(warm=warm)]
+        parts += [f"### {SGD_ABOUT[0].upper()}{SGD_ABOUT[1:]}", prose.SGD.format(warm=warm_accuracy())]
         parts += [rate_table(), difference_table(best, margin)]
     return parts
 

@@ -6,17 +6,17 @@ from studies.evidence.comparison import Difference
 
 HEAD = """# Evidence
 
-Does it matter how a group's rewards are normalised: where, and by how much? This page compares Durian with the other
-group normalisations on tasks whose difficulty is known, and says what came out, whichever way it fell. It is written
-by `python -m studies.evidence page` from the records in
+Does it matter how a group's rewards are normalized: where, and by how much? This page compares Durian with the other
+group normalizations on tasks of known difficulty and reports every result, whichever way it fell.
+`python -m studies.evidence page` writes it from the records in
 [`studies/evidence/records/`](../studies/evidence/records), one table of all runs with seeds, settings and versions.
-`make evidence` does the small version (mechanism, and 4 arms x 6 seeds x 25 steps) in under 10 minutes of one core;
-`python -m studies.evidence run` trains whatever run has no record yet, may be killed at any moment, and goes on
-where it was."""
+`make evidence` runs a small version (mechanism, and 4 arms x 6 seeds x 25 steps) in under 10 minutes on one core;
+`python -m studies.evidence run` trains every run that has no record yet, can be killed at any time and resumes where it
+stopped; `python -m studies.evidence collect` adds finished runs to the table."""
 
 DERIVATION = r"""## One update, without training
 
-**Why the arms are so alike.** Every arm centres a reward by its prompt's mean and multiplies by one positive factor a
+**Why the arms are so alike.** Every arm centers a reward by its prompt's mean and multiplies by one positive factor per
 prompt, $A_{s,i} = f_s (r_{s,i} - \mu_s)$; arms differ in $f$ alone. Let another arm have $A'_{s,i} = g_s A_{s,i}$ with
 $a \le g_s \le b$ on the prompts with signal, and let $w_s$ be the share of prompt s in the sum of squares of A. Then
 
@@ -45,7 +45,7 @@ of 0.9 accuracy + 0.1 format lower GRPO's bound to {format_bound:.2f}: a group t
 ten times smaller, and GRPO blows it up tenfold. There a difference *can* exist.
 
 A bound on advantages is none on gradients, which are sums over prompts; those are measured, on shared rollouts from the
-warm policy and from two later checkpoints of one run. And the optimiser changes what counts. Plain SGD passes on the
+warm policy and from two later checkpoints of one run. And the optimizer changes what counts. Plain SGD passes on the
 scale of A, so that Dr. GRPO is GRPO with a smaller learning rate. Adam divides the scale out, but its first step is
 nearly the *sign* of the gradient, and signs flip where a weight's gradient is near zero: the cosine of first Adam steps
 is lower than that of the gradients (for jointly normal coordinates it is 2/π arcsin of it)."""
@@ -73,15 +73,15 @@ Written down {date} UTC in `declared.json`, from pilots on seeds of their own. T
 the two best rates of a sweep of 25 steps with all arms (one seed) were tried over 100 steps with three arms (two
 seeds), and this one was better. The outcome is held-out accuracy after the last step, sampled, 2,000 prompts x 16;
 {comparisons} comparisons are corrected together (Holm); the margin of equivalence is {margin:g} point, half of the two
-points the paper reports. The pilots' paired deviation after 100 steps is {deviation:.2f} points ({freedom} degrees of
-freedom, so its upper 80% limit, {upper:.2f}, counts too). What n seeds can detect, with a power of 80% at 5% over all
-comparisons:"""
+points that the paper reports. The pilots' paired deviation after 100 steps is {deviation:.2f} points ({freedom} degrees
+of freedom, so its upper 80% limit, {upper:.2f}, counts too). What n seeds can detect, with a power of 80% at 5% over
+all comparisons:"""
 
 MAIN = """\
 Same prompts in the same order for every arm, and the same random number decides the same token of the same response,
-so arms share their noise until their policies part. Differences are paired by seed; the interval is a bootstrap over
-seeds (BCa). *Indistinguishable* means that two one-sided tests put the difference inside the margin. All p values are
-corrected over the table (Holm)."""
+so arms share their noise until their policies part. Differences are paired by seed, and every interval on this page is
+Student's t over seeds, the one that the paired t test inverts. *Indistinguishable* means that two one-sided tests put
+the difference inside the margin. All p values are corrected over the table (Holm); intervals are not."""
 
 INTERIM = """\
 **An interim look.** What was declared is a test of all seeds; verdicts may change until they are there."""
@@ -117,13 +117,53 @@ kind their shares mean nothing: once this policy has counted, it concludes right
 23.6 / 31.3 / 45.1 % (We-Math) over entropy and reasoning errors from 13.4% in the least to 4.2% in the most confident
 tenth."""
 
+SCALE = """\
+**How large is a point?** The margin of {margin:g} point is strict. GRPO gains {gain:.1f} points here, from {warm:.1%}
+to {grpo:.1%}, so the margin is {share:.0%} of that gain. In the paper GRPO gains {paper_gain:.1f} points and Durian
+{paper_extra:.1f} more, {paper_share:.0%} of GRPO's gain; in proportion that would be {scaled:.1f} points here."""
+
+STRUCTURE = """\
+**Choose by the structure of your rewards.** The first two lines are derived and measured below; the last two are
+derived only, as no run here has such rewards.
+
+- **Binary rewards, prompts of one kind**: the normalizations are nearly parallel (cosine of GRPO with one std at least
+  {bound:.3f} at G = 8). Keep yours.
+- **A small reward term that can differ alone** (0.1 for the format): GRPO enlarges a group that differs only in that
+  term up to tenfold; a std shared by many prompts (batch std, Durian) does not. Share the std if the term should stay
+  small. That this helps is not shown: {measured}.
+- **A tie-break or length term**: the same, more so: the smaller the term, the more GRPO enlarges it.
+- **Kinds of prompts whose rewards differ in unit or noise**: under one std for the whole batch the largest kind
+  dominates; a std per prompt follows each kind, with the noise of a std from G rewards. If you know the kinds, share
+  the std by kind: `shared_std_advantage(rewards, kind)`."""
+
+RELATED = """## Related work
+
+[Ge et al. (2601.23135)](https://arxiv.org/abs/2601.23135) argue that dividing by a prompt's std is an adaptive step
+size: the variance of a prompt's rewards stands for the local curvature, and GRPO then converges faster than without a
+std. The bound above says how far that can turn a batch's update, not how far to step. [Bay and Yearick
+(2607.00152)](https://arxiv.org/abs/2607.00152) show that, for binary rewards, GRPO, Dr. GRPO and DAPO's filter are
+three settings of one dial, what is done with the prompt's std; Durian adds whose std it is."""
+
 TAIL = """## What this cannot say
 
-One encoder, one kind of task, one warm policy, and a policy of 0.27M parameters that RL mostly teaches to choose its
-better habits. The seeds vary prompts and sampling, not the warm-up. Visual entropy follows clutter closely here, by
-design; on natural images it need not. The paper trains 7B parameters on 512 prompts x 8 a step, where 12 buckets hold
-43 prompts each, and its rewards mix 0.9 accuracy with 0.1 format. What would decide it: the paper's own setting,
-GRPO, batch std, random buckets and Durian, at least five seeds each, with the paired deviation reported."""
+- **The arm of the paper's ablations is missing.** Its Tables 2, 3 and 7 and its Figure 3 come from DAPO runs, which
+  drop groups without signal before the advantage is computed. Every Durian arm here keeps them, as the paper's GRPO
+  runs do.
+  With binary rewards, dropping them leaves groups with 1 to G - 1 right, so the population std of every bucket lies in
+  the range derived above, and Durian and batch std are at least as parallel as its bound says.
+- **The paper never compares with batch std.** If all errors spread over the buckets as Tables 5 and 6 say of each kind,
+  the stds of its buckets lie within a factor of {ratio:.1f}, and each bucket component's cosine with batch std is at
+  least {cosine:.2f}.
+- **Coupled errors are untested.** The paper argues that errors of perception and of reasoning come together; here
+  {reasoning:.0f} of {errors:,.0f} errors are of reasoning alone. Nor is there an arm with the mean confidence, although
+  the sum follows depth and with it length (rank correlation {sum_depth:+.2f}; the mean: {mean_depth:+.2f}).
+- **One setting.** One encoder, one kind of task, one warm policy of 0.27M parameters that RL mostly teaches to choose
+  its better habits. Seeds vary prompts and sampling, not the warm-up. Visual entropy follows clutter here by design; on
+  natural images it need not. The paper trains 7B parameters on 512 prompts x 8 per step, where 12 buckets hold 43
+  prompts each, and its rewards mix 0.9 accuracy with 0.1 format.
+
+What would decide it: the paper's own setting with GRPO, batch std, random buckets and Durian, with groups without
+signal kept and dropped, at least five seeds each, and the paired deviation reported."""
 
 
 def answer(
@@ -145,52 +185,44 @@ def answer(
     against = {(d.arm, d.baseline): d for d in found}
     for pair, question in (
         (("durian", "grpo"), "Durian or GRPO"),
-        (("durian", "batch-std"), "Durian or one line of batch std"),
+        (("durian", "batch-std"), "Durian or batch std"),
+        (("batch-std", "grpo"), "Batch std or GRPO"),
         (("durian", "dr-grpo"), "Durian or no std at all"),
         (("durian", "random-buckets"), "Buckets by difficulty or by chance"),
     ):
         if pair in against:
             d = against[pair]
-            lines.append(
-                f"- **{question}** (binary rewards, G = 8, Adam): {d.verdict(margin)}. {pair[0]} minus {pair[1]}"
-                f" is {100 * d.mean:+.2f} points of held-out accuracy, 95% interval [{100 * d.low:+.2f},"
-                f" {100 * d.high:+.2f}], {d.seeds} seeds."
-            )
+            lines.append(f"- **{question}** (binary rewards, G = 8, Adam, {d.seeds} seeds): {said(d, margin)}.")
     # the first condition is the main one, which is above
     for about, some in list(conditions.items())[1:]:
-        each = "; ".join(
-            f"{d.arm} minus {d.baseline} {100 * d.mean:+.2f} [{100 * d.low:+.2f}, {100 * d.high:+.2f}],"
-            f" {d.verdict(margin)}"
-            for d in some
-        )
+        each = "; ".join(said(d, margin) for d in some)
         lines.append(f"- **{about[0].upper()}{about[1:]}** ({some[0].seeds} seeds, exploratory): {each}.")
-    advice = choose(margin, against.get(("durian", "batch-std")))
     head = "## The answer" if whole else "## The answer so far"
-    return "\n\n".join(part for part in (head, "\n".join(lines), advice) if part)
+    listed = "Differences are points of held-out accuracy with 95% intervals; positive favors the first arm.\n\n"
+    return "\n\n".join([head, advice(margin, against), listed + "\n".join(lines)])
 
 
-def choose(margin: float, found: Difference | None) -> str:
-    """Say when to choose Durian over one line of batch std."""
-    if found is None:
+def advice(margin: float, against: dict[tuple[str, str], Difference]) -> str:
+    """Say whether the main comparison gives a reason to change the normalization one has."""
+    pairs = (("durian", "grpo"), ("durian", "batch-std"), ("batch-std", "grpo"))
+    if not all(pair in against for pair in pairs):
         return "Too few runs are done to say anything about training."
-    verdict = found.verdict(margin)
-    if verdict.startswith("indistinguishable"):
-        here = "Under conditions like these, take batch std: one line, and the same result."
-    elif verdict == "undecided":
-        here = (
-            "Under conditions like these nothing here gives a reason to leave batch std, and nothing excludes one yet."
-        )
-    elif found.mean > 0:
-        here = "Under conditions like these Durian is worth its parts."
-    else:
-        here = "Under conditions like these batch std is not only simpler but better."
+    verdicts = {pair: against[pair].verdict(margin) for pair in pairs}
+    if different := [pair for pair, verdict in verdicts.items() if verdict == "different"]:
+        each = "; ".join(said(against[pair], margin) for pair in different)
+        return f"**There is a reason to change, under conditions like these:** {each}."
+    if any(verdict == "undecided" for verdict in verdicts.values()):
+        return "**No reason was found to leave the normalization you have**, and none is excluded yet."
     return (
-        f"**When to choose Durian over one line of batch std?** {here} A reason to prefer Durian could exist where the"
-        " stds of buckets differ much from one another: accuracies near 0 or 1 in some buckets and not in others, many"
-        " prompts a bucket, rewards of several sizes. Where every bucket's accuracy lies between 20% and 80% its std"
-        " lies between 0.4 and 0.5, and dividing by it is dividing by a constant. With few prompts a bucket its std is"
-        " noise, and random buckets of the same sizes tell how much of an effect is only that."
+        "**No reason was found to leave the normalization you have.** With binary rewards Durian, batch std and GRPO"
+        f" end within {100 * margin:g} point of one another; batch std shows no gain over GRPO either."
     )
+
+
+def said(d: Difference, margin: float) -> str:
+    """Say a difference in points, with its interval and its verdict."""
+    interval = f"{100 * d.mean:+.2f} [{100 * d.low:+.2f}, {100 * d.high:+.2f}]"
+    return f"{d.arm} minus {d.baseline} {interval}, {d.verdict(margin)}"
 
 
 def _span(values: list[float]) -> str:

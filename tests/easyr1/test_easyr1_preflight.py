@@ -20,6 +20,7 @@ from durian_adv.cli import main
 from durian_adv.data.scoring import EntropyScorer
 
 PAPER = Path(durian_adv.__file__).parent / "adapters/easyr1/paper.yaml"
+PAPER_GRPO = PAPER.with_name("paper_grpo.yaml")
 CHECKOUT = Path(verl.__file__).resolve().parents[1]
 
 
@@ -41,6 +42,19 @@ def test_the_papers_configuration_says_what_the_paper_says(paper):
     options = read_options(paper.durian, "durian")
     assert (tuple(options.weights), options.num_confidence_buckets) == (DurianOptions().weights, 12)
     assert set(paper.durian) | {"success_threshold"} == set(vars(DurianOptions()))
+
+
+def test_the_papers_grpo_runs_differ_in_kl_filter_and_clipping_alone():
+    dapo, grpo = (OmegaConf.to_container(OmegaConf.load(path)) for path in (PAPER, PAPER_GRPO))
+    OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(DurianPPOConfig()), OmegaConf.load(PAPER_GRPO)))
+    kl = {"disable_kl": False, "use_kl_loss": True, "kl_penalty": "low_var_kl", "kl_coef": 1e-2}
+    assert grpo.pop("algorithm") == {"adv_estimator": "durian", "online_filtering": False} | kl
+    assert dapo.pop("algorithm")["online_filtering"]
+    for name in ("clip_ratio_low", "clip_ratio_high"):  # DAPO's; the GRPO runs keep EasyR1's
+        dapo["worker"]["actor"].pop(name)
+    dapo["trainer"].pop("max_try_make_batch")
+    assert dapo["trainer"].pop("experiment_name") != grpo["trainer"].pop("experiment_name")
+    assert grpo == dapo
 
 
 @pytest.mark.skipif(not (CHECKOUT / "examples").exists(), reason="an installed EasyR1 has no examples")
