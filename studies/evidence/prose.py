@@ -134,7 +134,7 @@ derived only, as no run here has such rewards.
 - **A tie-break or length term**: the same, more so: the smaller the term, the more GRPO enlarges it.
 - **Kinds of prompts whose rewards differ in unit or noise**: under one std for the whole batch the largest kind
   dominates; a std per prompt follows each kind, with the noise of a std from G rewards. If you know the kinds, share
-  the std by kind: `shared_std_advantage(rewards, kind)`."""
+  the std by kind: `shared_std_advantage(rewards, kind)`, or Durian's `category`."""
 
 RELATED = """## Related work
 
@@ -147,8 +147,8 @@ three settings of one dial, what is done with the prompt's std; Durian adds whos
 TAIL = """## What this cannot say
 
 - **The arm of the paper's ablations is missing.** Its Tables 2, 3 and 7 and its Figure 3 come from DAPO runs, which
-  drop groups without signal before the advantage is computed. Every Durian arm here keeps them, as the paper's GRPO
-  runs do.
+  drop groups without signal before the advantage is computed (`no_signal="drop"`). Every Durian arm here keeps them,
+  as the paper's GRPO runs do.
   With binary rewards, dropping them leaves groups with 1 to G - 1 right, so the population std of every bucket lies in
   the range derived above, and Durian and batch std are at least as parallel as its bound says.
 - **The paper never compares with batch std.** If all errors spread over the buckets as Tables 5 and 6 say of each kind,
