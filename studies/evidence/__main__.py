@@ -8,7 +8,7 @@ import torch
 
 from studies.evidence import records, runner
 from studies.evidence.conditions import CONDITIONS, LONG_PILOTS, MAIN_CONDITION, PILOTS, SIDE, Run, runs_of
-from studies.evidence.suite import load_suite
+from studies.evidence.suite import Suite, load_suite
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -56,11 +56,14 @@ def main(arguments: list[str] | None = None) -> None:
         from studies.evidence import page
 
         page.main()
-        return
-    if options.command == "collect":
+    elif options.command == "collect":
         print(f"{records.TABLE}: {records.collect()} new runs, {len(records.read_table())} in all")
-        return
-    suite = load_suite()
+    else:
+        on_the_suite(options, load_suite())
+
+
+def on_the_suite(options: argparse.Namespace, suite: Suite) -> None:
+    """Do what one of the commands says that need the images and the warm policy."""
     if options.command == "suite":
         from studies.evidence import tables
 

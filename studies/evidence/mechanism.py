@@ -85,16 +85,8 @@ def measure(
             "first_adam_steps": cosines_of(of_arms.sign()),
         }
         for number, name in enumerate(NAMES):
-            a, g = advantages[name], of_arms[number]
-            row = {"largest": a.abs().max(), "rms": a.square().mean().sqrt()}
-            row["largest_over_rms"] = row["largest"] / row["rms"]
-            row["gradient_norm"] = g.norm()
-            row["alignment"] = cosine(g, truth)
-            for column, (kind, some) in enumerate(kinds.items()):
-                row[f"square_share_{kind}"] = a[some].square().sum() / a.square().sum()
-                row[f"gradient_share_{kind}"] = parts[number, column] / g.square().sum()
-                row[f"groups_{kind}"] = some.sum()
-            rows.append({"arm": name} | {key: float(value) for key, value in row.items()})
+            row = of_one_arm(advantages[name], of_arms[number], truth, kinds, parts[number])
+            rows.append({"arm": name} | row)
         for i, one in enumerate(NAMES):
             for j, other in enumerate(NAMES[:i]):
                 pairs.append({"arm": one, "with": other} | {key: float(c[i, j]) for key, c in cosines.items()})
@@ -106,6 +98,21 @@ def measure(
         # The held-out estimate is noisy too, so the plain cosine is too low for all arms alike; this one is not.
         row["alignment_corrected"] = float((everything[:, number] @ truth / 2).mean() / row["gradient_norm"] / size)
     return means, average(pairs, ["arm", "with"])
+
+
+def of_one_arm(
+    advantages: Tensor, gradient: Tensor, truth: Tensor, kinds: dict[str, Tensor], parts: Tensor
+) -> dict[str, float]:
+    """Return what one batch says of an arm: sizes, alignment with the true gradient, shares by kind of group."""
+    row = {"largest": advantages.abs().max(), "rms": advantages.square().mean().sqrt()}
+    row["largest_over_rms"] = row["largest"] / row["rms"]
+    row["gradient_norm"] = gradient.norm()
+    row["alignment"] = cosine(gradient, truth)
+    for (kind, some), part in zip(kinds.items(), parts, strict=True):
+        row[f"square_share_{kind}"] = advantages[some].square().sum() / advantages.square().sum()
+        row[f"gradient_share_{kind}"] = part / gradient.square().sum()
+        row[f"groups_{kind}"] = some.sum()
+    return {key: float(value) for key, value in row.items()}
 
 
 def prompt_gradients(policy: Policy, suite: Suite, sampled: Sampled) -> Tensor:
