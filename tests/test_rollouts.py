@@ -104,10 +104,10 @@ def test_no_rows_at_all():
 @pytest.mark.parametrize("value", [2.0, math.nextafter(1.0, 2.0)])
 def test_valid_rows_that_differ_in_the_reward_are_refused(value):
     rewards = torch.tensor([1.0, 1.0, value, 0.0], dtype=torch.float64)
-    text = rf"^rewards: expected one value in all valid rows of a rollout, got 1\.0 and {value} in rollout 5"
+    text = (
         rf"^rewards: expected one value in all valid rows of a rollout, got 1\.0 and {value} in rollout 5 of prompt 0"
     )
-    with pytest.raises(ValueError, match=f"{text}$"):
+    with pytest.raises(ValueError, match=text + "$"):
         durian_advantage(rewards, **ROWS)
     valid = torch.tensor([True, True, False, True])
     advantages = durian_advantage(rewards, valid=valid, **ROWS)
