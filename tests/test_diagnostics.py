@@ -197,9 +197,8 @@ def test_metrics_are_finite_at_both_ends_of_float64(seed, prompts, width, eps):
 
 def test_the_mean_of_the_largest_numbers_is_that_number():
     largest = torch.finfo(torch.float64).max
-    found = of(
-        torch.full((3, 3), largest, dtype=torch.float64), confidence=torch.full((3,), largest, dtype=torch.float64)
-    )
+    rewards = torch.full((3, 3), largest, dtype=torch.float64)
+    found = of(rewards, confidence=rewards[0])
     assert found["durian/reward_mean"] == found["durian/confidence_mean"] == largest
     assert found["durian/confidence_std"] == 0
 
@@ -327,9 +326,8 @@ def test_shares_of_the_update_and_of_the_errors_and_the_moves_are_the_reference_
         expected = reference.error_shares(**batch.for_reference, buckets=buckets, scores=values, threshold=threshold)
         for number in range(4):
             share = found.get(f"{prefix}{number}_error_share", 0.0)
-            assert share == pytest.approx(
-                expected.get(number, share if math.isnan(share) else 0.0), abs=1e-12, nan_ok=True
-            )
+            none = math.nan if math.isnan(share) else 0.0
+            assert share == pytest.approx(expected.get(number, none), abs=1e-12, nan_ok=True)
         filled = [found[name] for name in found if name.startswith(prefix) and name.endswith("_prompts")]
         smallest = min((count for count in filled if count), default=math.nan)
         assert found[f"{prefix}prompts_min"] == pytest.approx(smallest, nan_ok=True)
