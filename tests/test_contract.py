@@ -154,12 +154,12 @@ def test_a_default_device_of_the_caller_has_no_say(name):
 def test_a_default_device_of_the_caller_has_no_say_in_flat_and_packed_forms():
     x = Inputs()
     ids = torch.arange(x.rewards.numel()) % 4
+    rollouts = torch.arange(x.rewards.numel())
 
     def results():
         scores = {"visual_entropy": x.rollout_confidence.flatten(), "confidence": x.rollout_confidence.flatten()}
         options = {"num_confidence_buckets": 2, "weights": (0.1, 0.2, 0.7, 0.4), "category": ids % 3}
         flat = durian_components(x.rewards.flatten(), prompt_index=ids, **scores, **options)
-        rollouts = torch.arange(x.rewards.numel())
         rows = durian_components(x.rewards.flatten(), prompt_index=ids, rollout_index=rollouts, **scores, **options)
         assert all(torch.equal(a.nan_to_num(-1), b.nan_to_num(-1)) for a, b in zip(rows, flat, strict=True))
         confidences = [
@@ -539,11 +539,21 @@ ERRORS = {
     "flat entropy of another length": ("visual_entropy", _flat(visual_entropy=ONES(3))),
     "flat confidence of another length": ("confidence", _flat(confidence=ONES(1))),
     "flat confidence of two dimensions": ("confidence", _flat(confidence=ONES(4, 1))),
+    "category with three weights": ("weights", _durian(category=ONES(3, dtype=torch.int64))),
+    "category of floats": ("category", _durian(category=ONES(3), weights=(1, 1, 1, 1))),
+    "category per rollout": ("category", _durian(category=ONES(3, 4, dtype=torch.int64), weights=(1, 1, 1, 1))),
+    "category as a list": ("category", _durian(category=[1, 2, 3], weights=(1, 1, 1, 1))),
+    "flat category of another length": ("category", _flat(category=ONES(3, dtype=torch.int64), weights=(1, 1, 1, 1))),
+    "rollouts of dense rewards": ("rollout_index", _durian(rollout_index=ONES(3, dtype=torch.int64))),
+    "rollouts of floats": ("rollout_index", _flat(rollout_index=ONES(4))),
+    "rollouts of another length": ("rollout_index", _flat(rollout_index=ONES(3, dtype=torch.int64))),
+    **{f"no signal {bad!r}": ("no_signal", _durian(no_signal=bad)) for bad in ("Keep", "", None, True, 1)},
     **{
         f"weights {w!r}": ("weights", _durian(weights=w))
         for w in (
             (1, 1),
-            (1, 1, 1, 1),
+            (1, 1, 1, 1, 1),
+            (0, 0, 0, 1),
             (-0.1, 0.5, 0.5),
             (NAN, 1, 1),
             (INF, 1, 1),

@@ -125,9 +125,7 @@ def test_the_rows_of_a_rollout_may_lie_on_several_ranks(pool, case, seed, size):
 
 def test_rows_on_two_ranks_that_differ_raise_on_both(pool):
     shard = {"prompt_index": torch.tensor([4, 4]), "rollout_index": torch.tensor([7, 8])}
-    for answer in ask(
-        pool, [{"rewards": torch.tensor([1.0, 0.0]), **shard}, {"rewards": torch.tensor([2.0, 0.0]), **shard}]
-    ):
+    for answer in ask(pool, [{"rewards": torch.tensor([reward, 0.0]), **shard} for reward in (1.0, 2.0)]):
         assert isinstance(answer, ValueError)
         assert "got 1.0 and 2.0 in rollout 7 of prompt 4" in str(answer)
     assert_works(pool)

@@ -58,7 +58,7 @@ def flattened(batch, scores):
 
 
 def enters(batch, options):
-    """Which prompts of a dense batch have a place in a window: those with a valid rollout (and, if others are dropped, signal)."""
+    """Which prompts of a dense batch enter a window: those with a valid rollout, and signal if others are dropped."""
     usable = batch.usable()
     rewards = batch.rewards.double()
     low = rewards.where(usable, math.inf).amin(1)
