@@ -489,9 +489,10 @@ def _moved(start: Tensor, end: Tensor) -> Tensor:
 
 
 def _cosine(first: Tensor, second: Tensor) -> Tensor:
-    return _sum(_direction(first.double()) * _direction(second.double())).clamp(-1, 1)
+    cosine = _sum(_direction(first.double()) * _direction(second.double())).clamp(-1, 1)
+    return torch.where(first.any() & second.any(), cosine, torch.nan)
 
 
 def _direction(values: Tensor) -> Tensor:
     values = values / exact.safe_divisor(_largest(values.abs()))
-    return values / _norm(values)  # NaN where all are 0
+    return values / exact.safe_divisor(_norm(values))

@@ -47,14 +47,15 @@ TABLE = {
         durian_adv.durian_advantage,
         lambda x: (
             (x.rewards,),
-            {"visual_entropy": x.entropy, "confidence": x.prompt_confidence, "valid": x.valid},
+            {"visual_entropy": x.entropy, "confidence": x.prompt_confidence, "valid": x.valid, "no_signal": "drop"},
         ),
     ),
     "durian_components": (
         durian_adv.durian_components,
         lambda x: (
             (x.rewards,),
-            {"visual_entropy": x.entropy, "confidence": x.rollout_confidence, "valid": x.valid},
+            {"visual_entropy": x.entropy, "confidence": x.rollout_confidence, "valid": x.valid}
+            | {"category": x.buckets, "weights": (0.1, 0.2, 0.7, 0.4)},
         ),
     ),
     "eigen_entropy": (durian_adv.eigen_entropy, lambda x: ((x.features,), {"mask": x.patches})),

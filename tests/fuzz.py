@@ -130,6 +130,24 @@ class Example:
         self.buckets = make("binary", of_prompts, torch.int64)
         if self.flat:  # one a prompt
             self.buckets = self.prompt_index.long() % 2
+        self.category = self.rollouts = None
+        if draw(st.booleans()):  # any integers; in the flat form one a rollout, of which the largest counts
+            labels = rng.choice((0, 1, 2**62, -(2**63), 2**63 - 1), of_prompts)
+            self.category = laid_out(torch.tensor(labels, dtype=torch.int64), self.memory)
+        if self.flat and draw(st.booleans()):  # the rows of a rollout are those of one prompt, one reward and one score
+            distinct = np.unique(self.prompt_index.numpy(), return_inverse=True)[1]
+            self.rollouts = torch.tensor(distinct * 4 + rng.integers(0, 3, shape), dtype=torch.int64)
+            first = np.unique(self.rollouts.numpy(), return_index=True)[1]
+            place = (
+                torch.tensor(first)[torch.unique(self.rollouts, return_inverse=True)[1]]
+                if len(first)
+                else self.rollouts
+            )
+            self.rewards = laid_out(
+                self.rewards[place], self.memory if self.memory in ("steps", "offset") else "contiguous"
+            )
+            self.entropy, self.confidence = (None if s is None else s[place] for s in (self.entropy, self.confidence))
+        self.no_signal = draw(st.sampled_from(("keep", "drop")))
         self.scores = make(self.kind, (b * g,), self.dtype)
         self.advantages = [make("normal", shape, d) for d in (torch.float32, torch.float64, torch.bfloat16)]
         self.features = make(self.kind, (b, g, 3), self.dtype)
@@ -146,6 +164,11 @@ class Example:
         self.eps = draw(st.sampled_from((1e-6, 0.0, 1e-300, 1e300)))
         self.correction = draw(st.sampled_from((0, 1)))
         self.weights = draw(st.sampled_from(((0.1, 0.2, 0.7), (1, 0, 1), (0.3, 2, 0), (1e-300, 1, 1))))
+        self.four = (*self.weights, draw(st.sampled_from((0.0, 0.4, 3))))
+        sizes = rng.integers(0, 4, draw(st.integers(0, 5)))
+        self.lengths = sizes.tolist()
+        self.packed = make(self.kind, (int(sizes.sum()),), self.dtype)
+        self.rows = torch.tensor(rng.integers(0, 3, len(sizes)), dtype=torch.int64) if draw(st.booleans()) else None
         self.quantiles = draw(st.sampled_from((*own.LEVELS, 1, 2, 3, 12, 1000)))
         self.boundary = draw(st.sampled_from(("upper", "lower", "outer")))
 
@@ -186,19 +209,21 @@ def for_oracle(x):
 
 
 def options(x):
-    chosen = {"weights": x.weights, "entropy_quantiles": x.quantiles, "num_confidence_buckets": 3}
-    return chosen | {"visual_entropy": x.entropy, "confidence": x.confidence} | of_rewards(x) | std(x)
+    chosen = {"weights": x.four if x.category is not None else x.weights, "no_signal": x.no_signal}
+    chosen |= {"entropy_quantiles": x.quantiles, "num_confidence_buckets": 3, "category": x.category}
+    scores = {"visual_entropy": x.entropy, "confidence": x.confidence, "rollout_index": x.rollouts}
+    return chosen | scores | of_rewards(x) | std(x)
 
 
 def durian_oracle(x):
-    chosen = {"weights": x.weights, "entropy_quantiles": x.quantiles, "num_confidence_buckets": 3} | std(x)
-    scores = {"visual_entropy": numpy(x.entropy), "confidence": numpy(x.confidence)}
-    return reference.durian(**for_oracle(x), **scores, **chosen)
+    chosen = options(x) | for_oracle(x)
+    chosen |= {"visual_entropy": numpy(x.entropy), "confidence": numpy(x.confidence)}
+    return reference.durian(**chosen)
 
 
 def check_parts(x, parts):
     expected = durian_oracle(x)
-    for name in ("advantages", "grpo", "perceptual", "reasoning"):
+    for name in ("advantages", "grpo", "perceptual", "reasoning", "category"):
         if expected[name] is None:
             assert getattr(parts, name) is None, name
         else:
@@ -225,6 +250,16 @@ def check_confidence(x, result, reduction):
         tolerance = {torch.float64: 1e-12, torch.float32: 1e-6}[dtype] * scale * max(size, 1)
         same = found == expected or (math.isnan(found) and math.isnan(expected))
         assert same or abs(found - expected) <= tolerance, (found, expected)
+
+
+def check_packed(x, result):
+    rollouts = range(len(x.lengths)) if x.rows is None else x.rows.tolist()
+    rows = dict.fromkeys(rollouts, ())
+    for name, part in zip(rollouts, torch.split(x.packed.detach().double(), x.lengths), strict=True):
+        rows[name] = (*rows[name], *part.tolist())
+    for i, name in enumerate(rollouts):
+        alone = durian_adv.sequence_confidence(torch.tensor([rows[name]], dtype=torch.float64)).to(result.dtype)
+        assert torch.equal(result[i : i + 1].nan_to_num(7.5), alone.nan_to_num(7.5)), (result[i], alone)
 
 
 def check_entropy(x, result, normalize):
@@ -254,14 +289,16 @@ def check_intervals(x, result):
 def check_windowed(x, result):
     parts, kept = result
     check_parts(x, parts)
-    prompts = len(set(x.prompt_index.tolist())) if x.flat else len(x.rewards)
-    assert len(kept.rewards) == min(4, prompts)
+    batch = reference.Batch(**for_oracle(x))
+    counted = batch.signal() if x.no_signal == "drop" else [bool(live) for live in batch.live]
+    assert len(kept.rollouts) == min(4, sum(counted))
 
 
 def check_metrics(x, result):
-    assert all(isinstance(value, float) for value in result.values())
-    usable = reference.usable(numpy(x.rewards), numpy(x.valid))
-    assert result["durian/rollouts"] == sum(usable)
+    assert all(isinstance(value, float) and not math.isinf(value) for value in result.values())
+    batch = reference.Batch(**for_oracle(x), rollout_index=x.rollouts)
+    assert result["durian/rollouts"] == sum(map(len, batch.live))
+    assert math.isnan(result["durian/extreme_ratio"]) == (result["durian/effective"] == 0)
 
 
 def check_outcomes(x, result):
@@ -281,7 +318,8 @@ def check_update(x, result):
 
 def check_cosine(x, result):
     _, expected = reference.moved(*(numpy(x.advantages[i]) for i in (x.correction, 1)))
-    assert abs(result - expected) <= 1e-12, (result, expected)
+    both_undefined = math.isnan(result) and math.isnan(expected)
+    assert both_undefined or abs(result - expected) <= 1e-12, (result, expected)
 
 
 def check_warning(x, result):
@@ -305,7 +343,7 @@ def outcomes(rewards, prompt_index, valid, success_threshold):
 
 
 def warning(rewards, prompt_index, **chosen):
-    parts = durian_adv.durian_components(rewards, prompt_index=prompt_index, **chosen)
+    parts = durian_adv.durian_components(rewards, prompt_index=prompt_index, **chosen | {"no_signal": "keep"})
     counts = {name: chosen[name] for name in ("entropy_quantiles", "num_confidence_buckets")}
     return diagnostics.few_prompts_warning(parts, prompt_index=prompt_index, **counts)
 
@@ -328,9 +366,10 @@ def check_weighted(x, result):
     close(result, expected, x.dtype, lost_digits(x) * np.abs(weights).max(initial=0.0))
 
 
-def metrics(rewards, prompt_index, valid):
-    parts = durian_adv.durian_components(rewards, prompt_index=prompt_index, valid=valid)
-    return diagnostics.durian_metrics(parts, rewards, prompt_index=prompt_index, valid=valid)
+def metrics(rewards, **chosen):
+    parts = durian_adv.durian_components(rewards, **chosen)
+    shape = {name: chosen[name] for name in ("prompt_index", "valid", "category", "rollout_index")}
+    return diagnostics.durian_metrics(parts, rewards, **shape)
 
 
 def combined(x, result):
@@ -351,7 +390,7 @@ FUNCTIONS = {
         lambda x: {"rewards": x.rewards, "window": None, "size": 4} | options(x),
         check_windowed,
     ),
-    "durian_metrics": (metrics, lambda x: {"rewards": x.rewards} | of_rewards(x), check_metrics),
+    "durian_metrics": (metrics, lambda x: {"rewards": x.rewards} | options(x), check_metrics),
     "prompt_outcomes": (
         outcomes,
         lambda x: {"rewards": x.rewards, "success_threshold": x.threshold} | of_rewards(x),
@@ -400,8 +439,12 @@ FUNCTIONS = {
     ),
     "sequence_confidence": (
         durian_adv.sequence_confidence,
-        lambda x: {"logprobs": x.logprobs, "mask": x.tokens, "reduction": ("sum", "mean")[x.correction]},
-        lambda x, r: check_confidence(x, r, ("sum", "mean")[x.correction]),
+        lambda x: (
+            {"logprobs": x.packed, "lengths": x.lengths, "rollout_index": x.rows}
+            if x.flat
+            else {"logprobs": x.logprobs, "mask": x.tokens, "reduction": ("sum", "mean")[x.correction]}
+        ),
+        lambda x, r: check_packed(x, r) if x.flat else check_confidence(x, r, ("sum", "mean")[x.correction]),
     ),
     "eigen_entropy": (
         durian_adv.eigen_entropy,
@@ -448,13 +491,15 @@ BAD_OPTIONS = {
     "quantiles": (0, (0.5, 0.5), (1.0,), "ab", 1.5, None),
     "boundary": ("inner", None, 1),
     "reduction": ("median", None),
+    "no_signal": ("Keep", None, True),
+    "lengths": ("12", [-1], [1.5], 3.0),
     "normalize": (1, None, "yes"),
     "size": (-1, 2.5, None),
     "success_threshold": (math.nan, "0.5", True, None),
     "weight": (None, 2.0, "linear", lambda p: 1.0, lambda p: p[None], lambda p: p * 1j),
 }
 TENSORS = ("rewards", "buckets", "scores", "logprobs", "features", "visual_entropy", "confidence", "mask",
-           "correctness", "advantages", "first", "second")  # fmt: skip
+           "category", "rollout_index", "correctness", "advantages", "first", "second")  # fmt: skip
 
 
 def spoil(rng, fault, arguments):
@@ -470,13 +515,16 @@ def spoil(rng, fault, arguments):
         return None
     name = present[rng.integers(len(present))]
     x = arguments[name]
-    if fault == "dtype":  # only these three have one
+    if fault == "dtype":  # only these have one
         wrong = {"prompt_index": torch.float32, "valid": torch.int64, "buckets": torch.float32}
+        wrong |= {"category": torch.float32, "rollout_index": torch.float32}
         chosen = [n for n in present if n in wrong]
         if not chosen:
             return None
         return chosen[0], arguments | {chosen[0]: arguments[chosen[0]].to(wrong[chosen[0]])}
-    if fault == "none" and name in ("visual_entropy", "confidence", "mask", "valid", "prompt_index", "correctness"):
+    scores = ("visual_entropy", "confidence")
+    optional = (*scores, "mask", "valid", "prompt_index", "correctness", "category", "rollout_index")
+    if fault == "none" and name in optional:
         return None  # allowed, or another form
     if fault in ("shape", "device") and name in ("scores", "rewards", "logprobs", "features", "advantages"):
         return None  # the first argument has no other to agree with

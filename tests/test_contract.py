@@ -98,7 +98,10 @@ def test_the_defaults_of_the_signatures_are_those_of_the_contract():
         "confidence": None,
         "prompt_index": None,
         "valid": None,
+        "category": None,
+        "rollout_index": None,
         "weights": (0.1, 0.2, 0.7),
+        "no_signal": "keep",
         "entropy_quantiles": (0.25, 0.75),
         "num_confidence_buckets": 12,
         "eps": 1e-6,
@@ -151,16 +154,24 @@ def test_a_default_device_of_the_caller_has_no_say(name):
 def test_a_default_device_of_the_caller_has_no_say_in_flat_and_packed_forms():
     x = Inputs()
     ids = torch.arange(x.rewards.numel()) % 4
+    rollouts = torch.arange(x.rewards.numel())
 
     def results():
         scores = {"visual_entropy": x.rollout_confidence.flatten(), "confidence": x.rollout_confidence.flatten()}
-        flat = durian_components(x.rewards.flatten(), prompt_index=ids, **scores, num_confidence_buckets=2)
+        options = {"num_confidence_buckets": 2, "weights": (0.1, 0.2, 0.7, 0.4), "category": ids % 3}
+        flat = durian_components(x.rewards.flatten(), prompt_index=ids, **scores, **options)
+        rows = durian_components(x.rewards.flatten(), prompt_index=ids, rollout_index=rollouts, **scores, **options)
+        assert all(torch.equal(a.nan_to_num(-1), b.nan_to_num(-1)) for a, b in zip(rows, flat, strict=True))
+        confidences = [
+            sequence_confidence(x.logprobs.flatten(0, 1), rollout_index=ids),
+            sequence_confidence(x.logprobs[0, 0], lengths=[1, x.logprobs.shape[2] - 1]),
+        ]
         shared = shared_std_advantage(x.rewards.flatten(), ids, prompt_index=ids)
         packed = [f(x.features.flatten(0, 1), lengths=[14, 14, 7]) for f in (eigen_entropy, certified_entropy_buckets)]
         levels = [
             quantile_buckets(x.scores, q, boundary=b) for q in (3, (0.2, 0.6)) for b in ("lower", "outer", "upper")
         ]
-        return [*flat, shared, *packed, *levels]
+        return [*flat, *confidences, shared, *packed, *levels]
 
     expected = results()
     with torch.device("meta"):
@@ -295,10 +306,19 @@ def test_levels_weights_and_numbers_of_buckets_compile_nothing_new(fresh_dynamo)
 def durian_group(x):
     """Everything that Durian is made of, in one graph."""
     parts = durian_components(
-        x["rewards"], visual_entropy=x["entropy"], confidence=x["rollout_confidence"], valid=x["valid"]
+        x["rewards"],
+        visual_entropy=x["entropy"],
+        confidence=x["rollout_confidence"],
+        valid=x["valid"],
+        category=x["buckets"],
+        weights=(0.1, 0.2, 0.7, 0.4),
+    )
+    dropped = durian_components(
+        x["rewards"], visual_entropy=x["entropy"], confidence=x["prompt_confidence"], valid=x["valid"], no_signal="drop"
     )
     lower = quantile_buckets(x["prompt_confidence"], (0.2, 0.5), boundary="lower")
-    return [*parts, shared_std_advantage(x["rewards"], x["buckets"], eps=0.0), lower]
+    both = [value for value in (*parts, *dropped) if value is not None]
+    return [*both, shared_std_advantage(x["rewards"], x["buckets"], eps=0.0), lower]
 
 
 def baseline_group(x):
@@ -519,11 +539,21 @@ ERRORS = {
     "flat entropy of another length": ("visual_entropy", _flat(visual_entropy=ONES(3))),
     "flat confidence of another length": ("confidence", _flat(confidence=ONES(1))),
     "flat confidence of two dimensions": ("confidence", _flat(confidence=ONES(4, 1))),
+    "category with three weights": ("weights", _durian(category=ONES(3, dtype=torch.int64))),
+    "category of floats": ("category", _durian(category=ONES(3), weights=(1, 1, 1, 1))),
+    "category per rollout": ("category", _durian(category=ONES(3, 4, dtype=torch.int64), weights=(1, 1, 1, 1))),
+    "category as a list": ("category", _durian(category=[1, 2, 3], weights=(1, 1, 1, 1))),
+    "flat category of another length": ("category", _flat(category=ONES(3, dtype=torch.int64), weights=(1, 1, 1, 1))),
+    "rollouts of dense rewards": ("rollout_index", _durian(rollout_index=ONES(3, dtype=torch.int64))),
+    "rollouts of floats": ("rollout_index", _flat(rollout_index=ONES(4))),
+    "rollouts of another length": ("rollout_index", _flat(rollout_index=ONES(3, dtype=torch.int64))),
+    **{f"no signal {bad!r}": ("no_signal", _durian(no_signal=bad)) for bad in ("Keep", "", None, True, 1)},
     **{
         f"weights {w!r}": ("weights", _durian(weights=w))
         for w in (
             (1, 1),
-            (1, 1, 1, 1),
+            (1, 1, 1, 1, 1),
+            (0, 0, 0, 1),
             (-0.1, 0.5, 0.5),
             (NAN, 1, 1),
             (INF, 1, 1),

@@ -17,6 +17,7 @@ from durian_adv.diagnostics import (
     few_prompts_warning,
     group_kinds,
     prompt_outcomes,
+    too_few_prompts,
     update_by_prompt,
 )
 
@@ -29,8 +30,49 @@ ENTROPY = torch.tensor([1.0, 2.0, 3.0, 4.0, math.nan, 5.0])
 
 
 def of(rewards, *, threshold=0.5, **scores):
-    shape = {key: scores[key] for key in ("prompt_index", "valid") if key in scores}
+    shape = {key: scores[key] for key in ("prompt_index", "valid", "category", "rollout_index") if key in scores}
     return durian_metrics(durian_components(rewards, **scores), rewards, **shape, success_threshold=threshold)
+
+
+def same(found, expected):
+    """The same numbers to the bit, NaN where the other has NaN."""
+    assert set(found) == set(expected)
+    differ = {name: (found[name], expected[name]) for name in found if found[name] != expected[name]}
+    assert all(math.isnan(a) and math.isnan(b) for a, b in differ.values()), differ
+
+
+def assert_undefined_is_nan_and_all_else_finite(found):
+    """Every number is finite but for what is said to be undefined, which is NaN."""
+    value = {name.removeprefix("durian/"): x for name, x in found.items()}
+    nan = {name for name, x in value.items() if math.isnan(x)}
+    assert all(type(x) is float and not math.isinf(x) for x in found.values()), found
+    expected = set()
+    if not value["prompts"]:
+        expected |= {"reward_mean", "no_signal_share"} | {name for name in value if name.endswith("_missing_share")}
+        expected |= {name for name in value if name.endswith("_abs_max")}
+    if not value["effective"]:
+        expected |= {"extreme_ratio"} | {name for name in value if name.startswith(("prompt_std_", "category_std_"))}
+    for name in value:
+        if name.endswith(("moved_from_grpo", "cosine_with_grpo")):
+            component = name.removesuffix("moved_from_grpo").removesuffix("cosine_with_grpo").rstrip("_")
+            zero = not value["grpo_abs_max"] > 0
+            zero |= name.endswith("cosine_with_grpo") and not value[f"{component or 'advantage'}_abs_max"] > 0
+            expected |= {name} if zero else set()
+        if "update_share_" in name:
+            prefix = "grpo" if name.startswith("grpo") else "advantage"
+            expected |= {name} if not value[f"{prefix}_abs_max"] > 0 else set()
+        if name.endswith("_prompts_min"):
+            bucket = name.removesuffix("_prompts_min")
+            members = [x for other, x in value.items() if other.startswith(f"{bucket}_") and other.endswith("_prompts")]
+            expected |= {name} if not (members or (bucket == "category" and value["prompts"])) else set()
+        if name.endswith("_error_share"):
+            shares = [x for other, x in value.items() if other.startswith(name[:7]) and other.endswith("_error_share")]
+            assert all(map(math.isnan, shares)) or sum(shares) == pytest.approx(1)
+            expected |= {name} & nan  # no errors in any bucket
+    for score in ("visual_entropy", "confidence"):
+        if f"{score}_mean" in nan:  # no prompt with a finite score
+            expected |= {f"{score}_mean", f"{score}_std"}
+    assert nan == expected, nan ^ expected
 
 
 def test_extreme_groups_are_those_of_appendix_a():
@@ -109,8 +151,8 @@ def test_the_flat_form_in_any_order_has_the_same_metrics(seed, prompts, width):
         confidence=confidence.flatten()[order],
         prompt_index=torch.arange(prompts).repeat_interleave(width)[order],
     )
-    assert flat == dense  # to the bit
-    assert all(type(value) is float and math.isfinite(value) for value in dense.values())
+    same(flat, dense)
+    assert_undefined_is_nan_and_all_else_finite(dense)
 
 
 def test_what_exceeds_one_half_is_correct_if_nothing_else_is_said():
@@ -121,17 +163,90 @@ def test_what_exceeds_one_half_is_correct_if_nothing_else_is_said():
 
 
 @pytest.mark.parametrize("shape", [(0, 4), (3, 0), (1, 1)])
-def test_batches_without_anything_to_see_give_finite_numbers(shape):
+def test_what_is_not_defined_is_nan_and_never_zero(shape):
     found = of(torch.zeros(shape), visual_entropy=torch.zeros(shape[0]))
-    assert all(math.isfinite(value) for value in found.values())
-    assert found["durian/extreme_ratio"] == 0
+    assert_undefined_is_nan_and_all_else_finite(found)
+    for name in ("extreme_ratio", "cosine_with_grpo", "moved_from_grpo", "prompt_std_min", "update_share_other"):
+        assert math.isnan(found[f"durian/{name}"]), name
+    assert math.isnan(found["durian/visual_entropy_mean"]) == (shape[0] * shape[1] == 0)
 
 
 @pytest.mark.parametrize("scale", [5e-324, 1e300, 1.7e308])
 def test_rewards_at_the_ends_of_the_range_give_finite_numbers(scale):
     found = of(BATCH.repeat(5, 1) * scale, visual_entropy=ENTROPY.repeat(5), confidence=torch.arange(30.0) % 3)
-    assert all(math.isfinite(value) for value in found.values())
+    assert_undefined_is_nan_and_all_else_finite(found)
     assert found["durian/reward_mean"] == pytest.approx(BATCH.mean().item() * scale, rel=1e-12, abs=5e-324)
+
+
+@given(own.seeds, st.integers(0, 6), st.integers(0, 6), st.sampled_from((0.0, 1e-6, 1e300)))
+def test_metrics_are_finite_at_both_ends_of_float64(seed, prompts, width, eps):
+    rng = np.random.default_rng(seed)
+    ends = (1.7976931348623157e308, -1.7976931348623157e308, 5e-324, -5e-324, 1e-160, 0.0, 1.0)
+    rewards = torch.tensor(rng.choice(rng.choice(ends, 3), (prompts, width)))
+    names, ends = ("visual_entropy", "confidence"), (*ends, math.inf, math.nan)
+    scores = {name: torch.tensor(rng.choice(ends, prompts)) for name in names}
+    found = of(rewards, **scores, category=torch.arange(prompts) % 2, weights=(1, 1, 1, 1), eps=eps)
+    assert_undefined_is_nan_and_all_else_finite(found)
+    for score, values in scores.items():
+        kept = values[torch.isfinite(values)] if width else values[:0]
+        if len(kept):
+            assert kept.min() <= found[f"durian/{score}_mean"] <= kept.max()
+    if prompts * width:
+        assert rewards.min() <= found["durian/reward_mean"] <= rewards.max()
+
+
+def test_the_mean_of_the_largest_numbers_is_that_number():
+    largest = torch.finfo(torch.float64).max
+    rewards = torch.full((3, 3), largest, dtype=torch.float64)
+    found = of(rewards, confidence=rewards[0])
+    assert found["durian/reward_mean"] == found["durian/confidence_mean"] == largest
+    assert found["durian/confidence_std"] == 0
+
+
+def test_a_distance_beyond_the_range_is_the_largest_number():
+    parts = durian_components(BATCH)
+    far = parts._replace(grpo=parts.grpo * 1e-300, advantages=parts.grpo * 1e300)
+    assert durian_metrics(far, BATCH)["durian/moved_from_grpo"] == torch.finfo(torch.float64).max
+    assert durian_metrics(far, BATCH)["durian/cosine_with_grpo"] == pytest.approx(1)
+
+
+def test_categories_are_counted_and_their_component_is_compared_with_grpo():
+    category = torch.tensor([9, 9, -2, -2, -2, 9])
+    found = of(BATCH, category=category, weights=(1, 0, 0, 1))
+    parts = durian_components(BATCH, category=category, weights=(1, 0, 0, 1))
+    far, angle = reference.moved(parts.grpo.numpy(), parts.category.numpy())
+    assert found["durian/category_moved_from_grpo"] == pytest.approx(far)
+    assert found["durian/category_cosine_with_grpo"] == pytest.approx(angle)
+    assert found["durian/category_abs_max"] == parts.category.abs().max()
+    stds = [BATCH[category == kind].std().item() for kind in (9, 9, -2, -2)]  # of the four effective prompts
+    assert found["durian/category_std_min"] == pytest.approx(min(stds))
+    assert found["durian/category_std_max"] == pytest.approx(max(stds))
+    assert found["durian/category_std_mean"] == pytest.approx(sum(stds) / 4)
+    assert found["durian/categories"] == 2
+    assert found["durian/category_prompts_min"] == 3
+    without = durian_metrics(parts, BATCH)
+    assert "durian/categories" not in without
+    assert without["durian/category_std_max"] == found["durian/category_std_max"]
+    assert not any("categor" in name for name in of(BATCH))
+
+
+@given(own.seeds, st.integers(1, 5), st.integers(1, 5))
+def test_a_rollout_in_several_rows_counts_once(seed, prompts, width):
+    rng = np.random.default_rng(seed)
+    count = prompts * width
+    index = torch.arange(prompts).repeat_interleave(width)
+    one = {
+        "rewards": torch.tensor(rng.integers(0, 2, count), dtype=torch.float64),
+        "prompt_index": index,
+        "confidence": torch.tensor(rng.random(count)),
+        "category": index % 2,
+    }
+    source = torch.tensor(rng.permutation(np.concatenate([np.arange(count), rng.integers(0, count, count)])))
+    several = {name: value[source] for name, value in one.items()}
+    valid = torch.ones(2 * count, dtype=torch.bool)
+    valid[0] = (source == source[0]).sum() == 1
+    expected = of(weights=(1, 1, 1, 1), **one)
+    same(of(weights=(1, 1, 1, 1), rollout_index=source + 7, valid=valid, **several), expected)
 
 
 def test_wrong_arguments_are_named():
@@ -189,7 +304,7 @@ def test_shares_of_the_update_and_of_the_errors_and_the_moves_are_the_reference_
     for prefix, advantages in (("", parts.advantages), ("grpo_", parts.grpo)):
         shares = reference.update_shares(own.as_numpy(advantages), kinds, index)
         for kind, share in shares.items():
-            assert found[f"durian/{prefix}update_share_{kind}"] == pytest.approx(share, abs=1e-12)
+            assert found[f"durian/{prefix}update_share_{kind}"] == pytest.approx(share, abs=1e-12, nan_ok=True)
     for prefix, advantages in (
         ("", parts.advantages),
         ("perceptual_", parts.perceptual),
@@ -199,8 +314,8 @@ def test_shares_of_the_update_and_of_the_errors_and_the_moves_are_the_reference_
             assert f"durian/{prefix}cosine_with_grpo" not in found
             continue
         far, angle = reference.moved(own.as_numpy(parts.grpo), own.as_numpy(advantages))
-        assert found[f"durian/{prefix}moved_from_grpo"] == pytest.approx(far, rel=1e-9, abs=1e-12)
-        assert found[f"durian/{prefix}cosine_with_grpo"] == pytest.approx(angle, abs=1e-9)
+        assert found[f"durian/{prefix}moved_from_grpo"] == pytest.approx(far, rel=1e-9, abs=1e-12, nan_ok=True)
+        assert found[f"durian/{prefix}cosine_with_grpo"] == pytest.approx(angle, abs=1e-9, nan_ok=True)
     for bucket_name, score in (("entropy_bucket", "visual_entropy"), ("confidence_bucket", "confidence")):
         prefix = f"durian/{bucket_name}_"
         if scores[score] is None:
@@ -211,11 +326,12 @@ def test_shares_of_the_update_and_of_the_errors_and_the_moves_are_the_reference_
         expected = reference.error_shares(**batch.for_reference, buckets=buckets, scores=values, threshold=threshold)
         for number in range(4):
             share = found.get(f"{prefix}{number}_error_share", 0.0)
-            assert share == pytest.approx(expected.get(number, 0.0), abs=1e-12)
+            none = math.nan if math.isnan(share) else 0.0
+            assert share == pytest.approx(expected.get(number, none), abs=1e-12, nan_ok=True)
         filled = [found[name] for name in found if name.startswith(prefix) and name.endswith("_prompts")]
-        smallest = min((count for count in filled if count), default=0.0)
-        assert found[f"{prefix}prompts_min"] == smallest
-    assert all(type(value) is float and math.isfinite(value) for value in found.values())
+        smallest = min((count for count in filled if count), default=math.nan)
+        assert found[f"{prefix}prompts_min"] == pytest.approx(smallest, nan_ok=True)
+    assert_undefined_is_nan_and_all_else_finite(found)
 
 
 @given(batches())
@@ -231,7 +347,7 @@ def test_each_prompt_s_update_is_the_sum_of_its_advantages_sizes(case):
 def test_angles_do_not_know_the_size_of_advantages(scale):
     a, b = torch.tensor([3.0, 4.0, 0.0], dtype=torch.float64), torch.tensor([4.0, 3.0, 0.0], dtype=torch.float64)
     assert cosine(a * scale, b) == pytest.approx(24 / 25, abs=1e-15)
-    assert cosine(a, torch.zeros(3)) == 0
+    assert math.isnan(cosine(a, torch.zeros(3)))
     parts = durian_components(BATCH * scale, eps=1.0)  # advantages as small as the rewards
     assert durian_metrics(parts, BATCH * scale)["durian/cosine_with_grpo"] == pytest.approx(1, abs=1e-12)
     shifted = parts._replace(advantages=2 * parts.grpo)
@@ -264,6 +380,17 @@ def test_few_prompts_a_bucket_are_warned_of_by_component():
     assert few_prompts_warning(unknown) is None  # no prompt shares a std
 
 
+@pytest.mark.parametrize(("prompts", "buckets", "window", "fewest", "few"), [
+    (23, 12, 0, 2, True), (24, 12, 0, 2, False), (0, 12, 0, 2, False), (1, 12, 23, 2, False), (1, 12, 22, 2, True),
+    (2.5, 1, 0, 3, True), (3, 1, 0, 3, False),
+])  # fmt: skip
+def test_one_rule_says_what_too_few_prompts_are(prompts, buckets, window, fewest, few):
+    text = too_few_prompts({"scores": (prompts, buckets)}, window=window, fewest=fewest)
+    assert (text is not None) == few
+    if few:
+        assert text.startswith(f"{prompts} prompts with scores for {buckets} buckets")
+
+
 def test_few_prompts_of_the_flat_form_are_counted_once_each():
     index = torch.arange(6).repeat_interleave(8)
     dense = durian_components(BATCH, visual_entropy=ENTROPY)
@@ -274,8 +401,8 @@ def test_few_prompts_of_the_flat_form_are_counted_once_each():
 def test_a_component_that_is_left_out_hides_no_other():
     text = few_prompts_warning(durian_components(BATCH, confidence=torch.arange(6.0)))
     assert text == (
-        "6 prompts with confidence for 12 buckets: with fewer than 2 prompts a bucket, the std they share is that of "
-        "one or a few prompts, or smaller than any prompt's, so advantages may exceed GRPO's. Take more prompts a "
+        "6 prompts with confidence for 12 buckets: with fewer than 2 prompts per bucket, the std they share is that of "
+        "one or a few prompts, or smaller than any prompt's, so advantages may exceed GRPO's. Use more prompts per "
         "batch, fewer buckets, or a window of recent prompts."
     )
 
@@ -292,8 +419,8 @@ def test_what_is_not_valid_and_what_has_no_score_is_counted_nowhere():
     assert found["durian/confidence_bucket_1_error_share"] == 1  # the error of the prompt without a score is none
     unknown = of(rewards, valid=valid, confidence=torch.full((3,), nan))
     assert "durian/confidence_bucket_0_prompts" not in unknown
-    assert unknown["durian/confidence_bucket_prompts_min"] == 0
-    assert (unknown["durian/confidence_mean"], unknown["durian/confidence_std"]) == (0, 0)
+    for name in ("bucket_prompts_min", "mean", "std"):
+        assert math.isnan(unknown[f"durian/confidence_{name}"]), name
 
 
 @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.bfloat16, torch.uint16, torch.bool])
@@ -304,14 +431,14 @@ def test_rewards_of_every_dtype_are_compared_with_the_threshold(dtype):
 # --- sums -------------------------------------------------------------------------------------------
 
 
-def test_means_count_what_they_are_over_and_nothing_is_zero():
+def test_means_count_what_they_are_over_and_nothing_has_none():
     nan, tiny = math.nan, 1e-200
     members = torch.tensor([True, False, True])
     assert diagnostics._mean(torch.tensor([tiny, nan, 3 * tiny], dtype=torch.float64), members).item() == 2 * tiny
     assert diagnostics._smallest(torch.tensor([3.0, 1.0, 2.0]), members).item() == 2
     nobody = torch.zeros(3, dtype=torch.bool)
     for of in (diagnostics._mean, diagnostics._smallest):
-        assert of(torch.tensor([3.0, 1.0, 2.0]), nobody).item() == 0
+        assert of(torch.tensor([3.0, 1.0, 2.0]), nobody).isnan()
 
 
 def test_a_cosine_never_leaves_its_range():

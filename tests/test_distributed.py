@@ -23,7 +23,8 @@ class Correction(enum.IntEnum):
     SAMPLE = 1
 
 
-OF_ROLLOUTS = ("advantages", "grpo", "perceptual", "reasoning")
+OF_ROLLOUTS = ("advantages", "grpo", "perceptual", "reasoning", "category")
+SCORES = ("visual_entropy", "confidence", "category", "rollout_index")
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +42,10 @@ def arguments(case):
         "prompt_index": case.batch.prompt_index,
         "visual_entropy": case.entropy,
         "confidence": case.confidence,
+        "category": case.buckets,
+        "rollout_index": None,
+        "weights": (0.1, 0.2, 0.7, 0.4),
+        "no_signal": ("keep", "drop")[case.correction],
         "num_confidence_buckets": 3,
         "eps": case.eps,
         "correction": case.correction,
@@ -58,7 +63,13 @@ def ask(pool, shards, name="durian_components", die_at=None):
     return pool.run([(name, shard, at) for shard, at in zip(shards, die_at, strict=True)])
 
 
-@given(dense_cases(), own.seeds, st.sampled_from(SIZES), st.booleans(), st.sampled_from(("", "entropy", "confidence")))
+@given(
+    dense_cases(),
+    own.seeds,
+    st.sampled_from(SIZES),
+    st.booleans(),
+    st.sampled_from(("", "visual_entropy", "confidence", "category")),
+)
 def test_ranks_together_give_the_bits_of_one_process(pool, case, seed, size, flat, left_out):
     rng = np.random.default_rng(seed)
     if flat:  # a prompt's rollouts lie anywhere
@@ -68,7 +79,7 @@ def test_ranks_together_give_the_bits_of_one_process(pool, case, seed, size, fla
     shards = [parted(case, owner == rank) for rank in range(size)]
     for call in (whole, *shards):
         if left_out:
-            call["visual_entropy" if left_out == "entropy" else left_out] = None
+            call[left_out] = None
     if seed % 3 == 0 and not flat:  # padding of one rank is its own affair
         shard = shards[0]
         shard["rewards"] = torch.nn.functional.pad(shard["rewards"].double(), (0, 2), value=float("nan")).to(
@@ -93,16 +104,43 @@ def test_ranks_together_give_the_bits_of_one_process(pool, case, seed, size, fla
             assert_same_bits(finite_or_told(actual), finite_or_told(mine), name)
 
 
+@given(dense_cases(), own.seeds, st.sampled_from(SIZES))
+def test_the_rows_of_a_rollout_may_lie_on_several_ranks(pool, case, seed, size):
+    rng = np.random.default_rng(seed)
+    case, _ = packed(case, rng)
+    one = arguments(case)
+    count = len(case.batch.rewards)
+    source = torch.tensor(rng.permutation(np.repeat(np.arange(count), rng.integers(1, 4, count))), dtype=torch.int64)
+    several = {k: v[source] if isinstance(v, torch.Tensor) else v for k, v in one.items()} | {"rollout_index": source}
+    expected = durian_components(**one)
+    owner = torch.tensor(rng.integers(0, size, len(source)))
+    shards = [{k: v[owner == r] if isinstance(v, torch.Tensor) else v for k, v in several.items()} for r in range(size)]
+    for rank, (components, sent) in enumerate(ask(pool, shards)):
+        assert_two_messages(sent, shards, size)
+        for name, value in expected._asdict().items():
+            if value is not None:
+                actual, wanted = getattr(components, name), value[source[owner == rank]]
+                assert_same_bits(finite_or_told(actual), finite_or_told(wanted), name)
+
+
+def test_rows_on_two_ranks_that_differ_raise_on_both(pool):
+    shard = {"prompt_index": torch.tensor([4, 4]), "rollout_index": torch.tensor([7, 8])}
+    for answer in ask(pool, [{"rewards": torch.tensor([reward, 0.0]), **shard} for reward in (1.0, 2.0)]):
+        assert isinstance(answer, ValueError)
+        assert "got 1.0 and 2.0 in rollout 7 of prompt 4" in str(answer)
+    assert_works(pool)
+
+
 def finite_or_told(value):
     """NaN, which equals nothing, as a number that nothing else is."""
     return value.nan_to_num(7.5, torch.inf, -torch.inf) if value.is_floating_point() else value
 
 
 def assert_two_messages(sent, shards, size):
-    """A header of 56 bytes, and 8 bytes a rollout for its prompt, its reward and each score, padded to the largest."""
+    """A header of 72 bytes, and 8 bytes a rollout for its prompt, its reward and what else is given, padded."""
     header, payload = sent
-    assert header == (56, size)
-    columns = 2 + sum(shards[0][name] is not None for name in ("visual_entropy", "confidence"))
+    assert header == (72, size)
+    columns = 2 + sum(shards[0][name] is not None for name in SCORES)
     most = max(len(s["rewards"]) * (max(1, s["rewards"].shape[1]) if s["prompt_index"] is None else 1) for s in shards)
     assert payload == (8 * columns * most, size)
 
@@ -136,6 +174,8 @@ DIFFERENT = {
         "confidence": torch.rand(4),
     },
     "weights": {"weights": (1.0, 2.0, 3.0)},
+    "no_signal": {"no_signal": "drop"},
+    "category": {"category": torch.zeros(3, dtype=torch.int64), "weights": (0.1, 0.2, 0.7, 0)},
     "num_confidence_buckets": {"num_confidence_buckets": 7},
     "eps": {"eps": 0.5},
 }
@@ -220,9 +260,11 @@ def alone(tmp_path_factory):
 def test_a_world_of_one_gives_the_bits_of_no_world(alone, shape, by_rollout):
     rewards = torch.rand(shape, dtype=torch.float64)
     scores = {"visual_entropy": torch.rand(shape[0]), "confidence": torch.rand(shape if by_rollout else shape[0])}
+    scores |= {"category": torch.arange(shape[0]) % 2, "weights": (1, 1, 1, 1)}
     actual = durian_components(rewards, **scores, process_group=alone)
     for name, value in durian_components(rewards, **scores)._asdict().items():
-        assert_same_bits(finite_or_told(getattr(actual, name)), finite_or_told(value), name)
+        if value is not None:
+            assert_same_bits(finite_or_told(getattr(actual, name)), finite_or_told(value), name)
     assert_same_bits(durian_advantage(rewards, **scores, process_group=alone), durian_advantage(rewards, **scores))
 
 
@@ -247,13 +289,14 @@ def test_what_is_beyond_the_range_of_float32_is_its_largest_number_with_a_group_
 
 
 def test_what_headers_tell():
-    header = distributed._Header(0, 0, 1, 1, 5, 8, 2)
+    header = distributed._Header(0, 0, 1, 1, 1, 1, 5, 8, 2)
     distributed._compare([header, header], 0)
     with pytest.raises(RuntimeError, match=r"ranks \[1\] were refused there"):
         distributed._compare([header, header._replace(refused=1)], 0)
     with pytest.raises(ValueError, match=r"visual_entropy: expected on all 2 ranks .* got on \[0\]"):
         distributed._compare([header, header._replace(entropy=0)], 0)
-    for field, name in (("flat", "prompt_index"), ("confidence", "confidence")):
+    named = ("confidence", "category", "rollout_index")
+    for field, name in (("flat", "prompt_index"), *zip(named, named, strict=True)):
         other = header._replace(**{field: 1 - getattr(header, field)})
         with pytest.raises(ValueError, match=rf"^{name}: expected on all 2 ranks of process_group or on none, got on "):
             distributed._compare([header, other], 0)

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from durian_adv import durian_components, grpo_advantage
-from durian_adv.window import Window, windowed_components
+from durian_adv.window import Window, load_window, windowed_components
 
 SIZES = st.sampled_from((0, 1, 3, 7, 50))
 
@@ -25,12 +25,16 @@ def streams(draw, batches=4):
     """Dense batches of one dtype, each with its scores (or without), and options for all."""
     dtype = draw(st.sampled_from((torch.float32, torch.float64, torch.bfloat16, torch.int64)))
     absent = draw(st.sampled_from(((), ("visual_entropy",), ("confidence",))))
-    out = []
+    categories, out = draw(st.booleans()), []
     for _ in range(draw(st.integers(1, batches))):
         batch = draw(own.dense_batches(dtypes=(dtype,), max_prompts=5))
         scores = draw(own.difficulty(batch))
-        out.append((batch, {k: None if k in absent else v for k, v in scores.items()}))
-    return out, draw(own.durian_options())
+        scores = {k: None if k in absent else v for k, v in scores.items()}
+        if categories:
+            labels = np.random.default_rng(draw(own.seeds)).choice((0, 2**62, -(2**63), 7), batch.prompts)
+            scores["category"] = torch.tensor(labels, dtype=torch.int64)
+        out.append((batch, scores))
+    return out, draw(own.durian_options(weights=4 if categories else 3))
 
 
 def flattened(batch, scores):
@@ -42,27 +46,37 @@ def flattened(batch, scores):
             return torch.full((batch.rewards.numel(),), math.nan, dtype=torch.float64)
         return (score[:, None].repeat(1, width) if score.ndim == 1 else score).flatten().double()
 
+    prompt = torch.arange(batch.prompts).repeat_interleave(width)
+    category = {"category": scores["category"][prompt]} if "category" in scores else {}
     return {
         "rewards": batch.rewards.flatten(),
         "valid": batch.usable().flatten(),
         "visual_entropy": spread(scores["visual_entropy"]),
         "confidence": spread(scores["confidence"]),
-        "prompt": torch.arange(batch.prompts).repeat_interleave(width),
-    }
+        "prompt": prompt,
+    } | category
 
 
-def concatenated(stream, size):
+def enters(batch, options):
+    """Which prompts of a dense batch enter a window: those with a valid rollout, and signal if others are dropped."""
+    usable = batch.usable()
+    rewards = batch.rewards.double()
+    low = rewards.where(usable, math.inf).amin(1)
+    high = rewards.where(usable, -math.inf).amax(1)
+    return low < high if options["no_signal"] == "drop" else low <= high
+
+
+def concatenated(stream, size, options):
     """The last ``size`` prompts before the last batch, and that batch, in the flat form with ids of their own."""
     parts = [flattened(*item) for item in stream]
-    counts = [item[0].prompts for item in stream]
-    starts = np.cumsum([0, *counts])
+    starts = np.cumsum([0, *(item[0].prompts for item in stream)])
     for part, start in zip(parts, starts, strict=False):
         part["prompt"] = part["prompt"] + int(start)
     whole = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-    kept = whole["prompt"] >= max(0, int(starts[-2]) - size)
-    kept |= whole["prompt"] >= int(starts[-2])
-    mine = whole["prompt"][kept] >= int(starts[-2])
-    return {name: value[kept] for name, value in whole.items()}, mine
+    before = torch.cat([torch.zeros(0), *(enters(batch, options) for batch, _ in stream[:-1])]).nonzero()[:, 0]
+    mine = whole["prompt"] >= int(starts[-2])
+    kept = mine | torch.isin(whole["prompt"], before[max(0, len(before) - size) :])
+    return {name: value[kept] for name, value in whole.items()}, mine[kept]
 
 
 def run(stream, size, options):
@@ -98,7 +112,7 @@ def same(value, other):
 def test_without_a_window_it_is_durian_components_bit_for_bit(case, size):
     ((batch, scores),), options = case
     expected = durian_components(batch.rewards, valid=batch.valid, **scores, **options)
-    for window in (None, Window(torch.zeros(0, 3, dtype=torch.float64), None, None)):
+    for window in (None, Window(*[torch.zeros(0, dtype=torch.float64)] * 5)):
         parts, _ = windowed_components(batch.rewards, window=window, size=size, valid=batch.valid, **scores, **options)
         assert_same(parts, expected)
 
@@ -109,14 +123,14 @@ def test_a_window_of_size_zero_never_does_anything(case):
     batch, scores = stream[-1]
     parts, window = run(stream, 0, options)
     assert_same(parts, durian_components(batch.rewards, valid=batch.valid, **scores, **options))
-    assert len(window.rewards) == 0
+    assert len(window.rollouts) == 0
 
 
 @given(streams(), SIZES)
 def test_it_is_durian_components_of_window_and_batch_together_bit_for_bit(case, size):
     stream, options = case
     batch, scores = stream[-1]
-    whole, mine = concatenated(stream, size)
+    whole, mine = concatenated(stream, size, options)
     there = {name: whole[name] if scores[name] is not None else None for name in scores}
     together = durian_components(
         whole["rewards"], valid=whole["valid"], prompt_index=whole["prompt"], **there, **options
@@ -129,8 +143,11 @@ def test_it_is_durian_components_of_window_and_batch_together_bit_for_bit(case, 
 def test_it_agrees_with_the_reference(case, size):
     stream, options = case
     batch, scores = stream[-1]
-    whole, mine = concatenated(stream, size)
-    there = {name: own.as_numpy(whole[name]) if scores[name] is not None else None for name in scores}
+    whole, mine = concatenated(stream, size, options)
+    there = {
+        name: None if score is None else whole[name].numpy() if name == "category" else own.as_numpy(whole[name])
+        for name, score in scores.items()
+    }
     expected = reference.durian(
         own.as_numpy(whole["rewards"]),
         valid=whole["valid"].numpy(),
@@ -183,12 +200,10 @@ def test_the_flat_form_equals_the_dense_form_and_ids_of_the_window_are_forgotten
             other = getattr(dense, name)
             other = other.flatten() if other.ndim == 2 else other.repeat_interleave(batch.rewards.shape[1])
             assert same(value[back], other), name
-    for name in ("visual_entropy", "confidence"):
-        value, other = getattr(window, name), getattr(dense_window, name)
+    for name, value in window._asdict().items():
+        other = getattr(dense_window, name)
         assert (value is None) == (other is None)
         assert value is None or same(value, other), name
-    for kept, other in zip(window.rewards, dense_window.rewards, strict=True):  # rollouts in any order
-        assert sorted(kept[kept.isfinite()].tolist()) == sorted(other[other.isfinite()].tolist())
 
 
 @given(streams(), own.seeds)
@@ -198,7 +213,7 @@ def test_the_order_of_the_prompts_in_the_window_does_not_matter(case, seed):
     _, window = run(stream[:-1], 50, options) if len(stream) > 1 else (None, None)
     moved = window
     if window is not None:
-        order = torch.tensor(np.random.default_rng(seed).permutation(len(window.rewards)), dtype=torch.int64)
+        order = torch.tensor(np.random.default_rng(seed).permutation(len(window.rollouts)), dtype=torch.int64)
         moved = Window._make(None if value is None else value[order] for value in window)
     kwargs = {"size": 50, "valid": batch.valid, **scores, **options}
     plain, _ = windowed_components(batch.rewards, window=window, **kwargs)
@@ -214,7 +229,7 @@ def test_a_saved_window_goes_on_as_if_nothing_had_happened(case, size):
     file = io.BytesIO()
     torch.save(window._asdict(), file)
     file.seek(0)
-    restored = Window(**torch.load(file, weights_only=True))
+    restored = load_window(torch.load(file, weights_only=True))
     kwargs = {"size": size, "valid": batch.valid, **scores, **options}
     plain, after = windowed_components(batch.rewards, window=window, **kwargs)
     resumed, after_resumed = windowed_components(batch.rewards, window=restored, **kwargs)
@@ -227,17 +242,56 @@ def test_a_saved_window_goes_on_as_if_nothing_had_happened(case, size):
 def test_the_window_holds_the_last_prompts_in_memory_of_its_own(case, size):
     stream, options = case
     _, window = run(stream, size, options)
-    whole = sum(batch.prompts for batch, _ in stream)
-    assert len(window.rewards) == min(size, whole)
+    whole = [(prompt, batch) for batch, _ in stream for prompt in enters(batch, options).nonzero()[:, 0].tolist()]
+    assert len(window.rollouts) == min(size, len(whole))
     for value in window:
         if value is not None:
+            assert value.shape == window.rollouts.shape
             assert not value.requires_grad
+            assert not value.is_inference()
             assert value.untyped_storage().nbytes() == value.numel() * value.element_size()
-    last = stream[-1][0]
-    for row, (rewards, usable) in enumerate(zip(last.rewards.flip(0), last.usable().flip(0), strict=True)):
-        if row < len(window.rewards):
-            kept = window.rewards[-1 - row]
-            assert kept[kept.isfinite()].tolist() == rewards[usable].double().tolist()
+    for row, (prompt, batch) in enumerate(whole[len(whole) - len(window.rollouts) :]):
+        rewards = batch.rewards[prompt][batch.usable()[prompt]].double()
+        assert window.rollouts[row] == len(rewards)
+        assert (window.low[row], window.high[row]) == (rewards.amin(), rewards.amax())
+
+
+@given(streams(), SIZES)
+def test_a_window_filled_with_all_prompts_can_be_used_by_a_call_that_drops_those_without_signal(case, size):
+    stream, options = case
+    batch, scores = stream[-1]
+    keep, drop = options | {"no_signal": "keep"}, options | {"no_signal": "drop"}
+    _, window = run(stream[:-1], 1000, keep) if len(stream) > 1 else (None, None)
+    kwargs = {"valid": batch.valid, "size": size, **scores, **drop}
+    parts, after = windowed_components(batch.rewards, window=window, **kwargs)
+    _, dropped = run(stream[:-1], 1000, drop) if len(stream) > 1 else (None, None)
+    expected, expected_after = windowed_components(batch.rewards, window=dropped, **kwargs)
+    assert_same(parts, expected)
+    for value, other in zip(after, expected_after, strict=True):
+        value, other = (torch.full((len(after.rollouts),), math.nan) if x is None else x for x in (value, other))
+        assert same(value, other)  # of an empty window it is not known which scores it had
+
+
+@given(streams(), own.seeds)
+def test_rollouts_in_several_rows_count_once_in_a_window_too(case, seed):
+    stream, options = case
+    rng, window, plain = np.random.default_rng(seed), None, None
+    for batch, scores in stream:
+        flat = flattened(batch, scores)
+        count = batch.rewards.numel()
+        source = torch.tensor(
+            rng.permutation(np.repeat(np.arange(count), rng.integers(1, 3, count))), dtype=torch.int64
+        )
+        names = ("valid", *(name for name, score in scores.items() if score is not None))
+        one = {name: flat[name] for name in names} | {"prompt_index": flat["prompt"]}
+        several = {name: value[source] for name, value in one.items()} | {"rollout_index": source}
+        kwargs = {"size": 5, **options}
+        expected, plain = windowed_components(flat["rewards"], window=plain, **one, **kwargs)
+        parts, window = windowed_components(flat["rewards"][source], window=window, **several, **kwargs)
+        for name, value in parts._asdict().items():
+            assert value is None or same(value, getattr(expected, name)[source]), name
+        for value, other in zip(window, plain, strict=True):
+            assert value is other is None or same(value, other)
 
 
 def test_a_worked_example():
@@ -250,7 +304,8 @@ def test_a_worked_example():
     assert parts.confidence_bucket.tolist() == [1]
     std = np.std([0, 0, 0, 1, 1, 1, 0, 0], ddof=1)
     assert_matches(parts.advantages, [[0.5 / std, 0.5 / std, -0.5 / std, -0.5 / std]])
-    assert window.rewards.tolist() == [[0, 0, 0, 1], [1, 1, 0, 0]]
+    assert window.rollouts.tolist() == [4, 4]
+    assert (window.mean / 2 + 0.5).tolist() == [0.25, 0.5]  # in units of half the range, from its middle
     assert window.confidence.tolist() == [-1.0, -2.0]
     assert window.visual_entropy is None
 
@@ -283,18 +338,62 @@ def test_wrong_arguments_are_named():
         windowed_components(rewards, window=None, size=-1)
     with pytest.raises(TypeError, match="size: expected an integer >= 0, got float"):
         windowed_components(rewards, window=None, size=1.0)
-    with pytest.raises(TypeError, match="window: expected a Window or None, got tuple"):
-        windowed_components(rewards, window=(rewards, None, None), size=1)
-    with pytest.raises(TypeError, match=r"rewards: expected a torch\.Tensor"):
+    three = torch.zeros(3, dtype=torch.float64)
+    window = Window(*[three] * 5)
+    with pytest.raises(TypeError, match=r"^window: expected a Window or None, got tuple$"):
+        windowed_components(rewards, window=tuple(window), size=1)
+    with pytest.raises(TypeError, match=r"^rewards: expected a torch\.Tensor"):
         windowed_components([[1.0]], window=None, size=1)
-    with pytest.raises(ValueError, match=r"window\.rewards: expected shape \(W, G\)"):
-        windowed_components(rewards, window=Window(rewards[0], None, None), size=1)
-    with pytest.raises(ValueError, match=r"window\.confidence: expected shape \(W,\) = \(2,\), got \(3,\)"):
-        windowed_components(rewards, window=Window(rewards, None, torch.zeros(3)), size=1)
-    with pytest.raises(ValueError, match=r"window\.rewards: expected device cpu, as rewards, got meta"):
-        windowed_components(rewards, window=Window(rewards.to("meta"), None, None), size=1)
+    for wrong, text in (
+        ({"rollouts": three[None]}, r"window\.rollouts: expected shape \(W,\), got \(1, 3\)"),
+        ({"confidence": three[:2]}, r"window\.confidence: expected shape \(W,\) = \(3,\), got \(2,\)"),
+        ({"low": three.to("meta")}, r"window\.low: expected device cpu, as window\.rollouts, got meta"),
+        ({"squares": None}, r"window\.squares: expected a torch\.Tensor, got NoneType"),
+        ({"category": three}, r"window\.category: expected an integer dtype, got torch\.float64"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=f"^{text}$"):
+            windowed_components(rewards, window=window._replace(**wrong), size=1)
+        if "low" not in wrong:
+            with pytest.raises((TypeError, ValueError), match=f"^{text}$"):
+                load_window(window._replace(**wrong)._asdict())
+    elsewhere = Window._make(None if value is None else value.to("meta") for value in window)
+    with pytest.raises(ValueError, match=r"^window\.rollouts: expected device cpu, as rewards, got meta$"):
+        windowed_components(rewards, window=elsewhere, size=1)
     with pytest.raises(ValueError, match="num_confidence_buckets"):
         windowed_components(rewards, window=None, size=1, num_confidence_buckets=0)
+
+
+def test_a_window_of_another_version_is_refused_by_its_fields():
+    of_0_1 = {"rewards": torch.zeros(2, 3), "visual_entropy": None, "confidence": None}
+    text = r"^window: expected the fields rollouts, low, .*, category, got rewards, visual_entropy, confidence$"
+    with pytest.raises(ValueError, match=text):
+        load_window(of_0_1)
+    with pytest.raises(ValueError, match=r"got none$"):
+        load_window({})
+    with pytest.raises(TypeError, match=r"^window: expected a dict of rollouts, .*, got list$"):
+        load_window([1.0])
+
+
+def test_categories_come_with_every_batch_of_a_window_or_with_none():
+    rewards, kind = torch.tensor([[1.0, 0.0], [0.0, 3.0]]), torch.tensor([4, 5])
+    options = {"size": 4, "weights": (1, 1, 1, 1)}
+    _, window = windowed_components(rewards, window=None, category=kind, **options)
+    assert window.category.tolist() == [4, 5]
+    with pytest.raises(ValueError, match=r"^category: expected one in every batch .*, got one in the window alone$"):
+        windowed_components(rewards, window=window, **options)
+    _, without = windowed_components(rewards, window=None, **options)
+    with pytest.raises(ValueError, match=r"^category: expected .*, got one in the batch alone$"):
+        windowed_components(rewards, window=without, category=kind, **options)
+    empty = Window._make(value if value is None else value[:0] for value in without)
+    parts, _ = windowed_components(rewards, window=empty, category=kind, **options)
+    assert_same(parts, durian_components(rewards, category=kind, weights=(1, 1, 1, 1)))
+
+
+def test_the_memory_of_a_window_does_not_depend_on_the_sizes_of_the_groups():
+    rewards = torch.rand(100_000, dtype=torch.float64)
+    index = torch.arange(100_000).clamp(max=63)  # 63 prompts of one rollout, and one of the others
+    _, window = windowed_components(rewards, window=None, size=64, prompt_index=index)
+    assert sum(value.nbytes for value in window if value is not None) == 5 * 8 * 64
 
 
 def test_without_a_window_the_defaults_are_those_of_durian_components():
@@ -302,8 +401,7 @@ def test_without_a_window_the_defaults_are_those_of_durian_components():
     rewards = torch.rand(26, 4, generator=generator)
     scores = {"visual_entropy": torch.rand(26, generator=generator), "confidence": torch.rand(26, generator=generator)}
     parts, _ = windowed_components(rewards, window=None, size=4, **scores)
-    for found, expected in zip(parts, durian_components(rewards, **scores), strict=True):
-        assert torch.equal(found, expected)
+    assert_same(parts, durian_components(rewards, **scores))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
