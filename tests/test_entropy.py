@@ -398,7 +398,7 @@ def test_each_image_of_a_batch_goes_its_own_way(shape):
     images = torch.randn(shape, generator=generator, dtype=torch.float64)
     images *= 10.0 ** torch.arange(-3, 5)[: shape[0]].double().reshape(-1, *[1] * (len(shape) - 1))
     images[0] = -images[0].abs()
-    assert torch.equal(entropy._largest(images), images.abs().amax((-2, -1), keepdim=True))
+    assert torch.equal(entropy._largest(images, -2, -1), images.abs().amax((-2, -1)))
     centred = entropy.centred(images)
     assert (centred.abs().amax((-2, -1)) <= 2).all()
     assert (centred.abs().amax((-2, -1)) > 0.25).all()
@@ -410,6 +410,8 @@ def test_each_image_of_a_batch_goes_its_own_way(shape):
         rows = alone if len(alone) <= alone.shape[1] else alone.T
         product = rows @ rows.T
         torch.testing.assert_close(gram[where], product / product.trace(), rtol=1e-14, atol=1e-15)
+        spread = centred[where].amax(0) - centred[where].amin(0)
+        assert (spread.diff() >= 0).all()
 
 
 def test_an_image_is_finite_or_not_by_itself_and_small_ones_are_measured_in_double():
@@ -471,8 +473,12 @@ def test_a_solver_that_fails_in_single_precision_is_asked_in_double(monkeypatch)
             return torch.full_like(gram[0], torch.nan)
         return solve(gram)
 
-    gram = torch.eye(3)
+    side = entropy._SMALL_SOLVE + 1
     monkeypatch.setattr(torch.linalg, "eigvalsh", fails)
     for _ in range(2):  # by an error, and in silence
-        assert entropy._eigenvalues(gram).tolist() == [1, 1, 1]
+        assert entropy._eigenvalues(torch.eye(side)).tolist() == [1] * side
     assert asked == [torch.float32, torch.float64] * 2
+    asked.clear()
+    assert entropy._eigenvalues(torch.eye(side - 1)).tolist() == [1] * (side - 1)
+    assert entropy._eigenvalues(torch.eye(side, dtype=torch.float64)).tolist() == [1] * side
+    assert asked == [torch.float64] * 2
