@@ -25,7 +25,7 @@ def eigen_entropy(
     lengths: Tensor | Sequence[int] | None = None,
     normalize: bool = False,
 ) -> Tensor:
-    r"""Entropy of the normalised eigenvalues of the covariance of an image's patch features, in nats.
+    r"""Entropy of the normalized eigenvalues of the covariance of an image's patch features, in nats.
 
     With :math:`F_c` the ``P x D`` features minus their mean patch and :math:`\lambda_k` the eigenvalues of
     :math:`F_c F_c^T / (P - 1)`,
@@ -45,7 +45,10 @@ def eigen_entropy(
 
     Returns:
         ``(...)``, or ``(len(lengths),)``; float64 for float64 features, else float32. Exactly 0 for constant features
-        and for a single patch; NaN for an image without a patch or with a non-finite feature in a real patch.
+        and for a single patch; NaN for an image without a patch or with a non-finite feature in a real patch. Within
+        1e-12 nats for float64 features. For others, of the values as given: within 2e-6 at full rank (5e-6 where both
+        ``P`` and ``D`` are over 384), and within 1e-4 at any rank. Autocast and the caller's precision of float32
+        products (TF32, bfloat16) do not lower this.
 
     Raises:
         TypeError: complex features, or lengths that are not integers.
@@ -227,7 +230,7 @@ def centred(patches: Tensor) -> Tensor:
 
     Equal patches become exactly 0. Features change their order, which no eigenvalue depends on: see ``_ordered``.
     """
-    halves = 1 - 0.5 * (_largest(patches, -2, -1) > 1).to(patches.dtype)  # where(..., 0.5, 1.0) has the default dtype
+    halves = torch.where(_largest(patches, -2, -1) > 1, 0.5, 1.0)
     # in place: fresh memory costs more than the arithmetic. Halving is exact where it matters; no difference overflows
     centred = _ordered(patches, patches.amax(-2) - patches.amin(-2), -1).mul_(halves[..., None, None])
     # the first patch before the mean: equal patches become exactly 0, which a rounded mean would not make them
