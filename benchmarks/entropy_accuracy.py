@@ -1,6 +1,6 @@
 """How far eigen-entropies are from a float64 singular value decomposition: ``python -m benchmarks.entropy_accuracy``.
 
-Prints a Markdown table: the largest error in nats over eight spectra, for the library in float32 and float64, and for
+Prints a Markdown table: the largest error in nats over twelve spectra, for the library in float32 and float64, and for
 the plain way to compute it in float32 (the same Gram matrix, negative eigenvalues clamped to zero).
 """
 
@@ -12,10 +12,15 @@ from durian_adv import eigen_entropy
 
 SIZES = ((64, 112), (256, 1280), (1024, 1280))
 SPECTRA = ("gaussian", "offset", "rank 1", "rank 3", "power 1", "power 2", "power 3", "power 6")
+SPECTRA += ("axes 2", "axes 4", "hot 3", "diagonal")
 
 
 def features(spectrum: str, patches: int, dim: int, generator: torch.Generator) -> Tensor:
-    """Draw ``(patches, dim)`` float64 features; ``power a`` has eigenvalues k^-a in random directions."""
+    """Draw ``(patches, dim)`` float64 features; ``power a`` has eigenvalues k^-a in random directions.
+
+    Of ``axes a`` the variances of the features fall as k^-a, of ``hot n`` n features have 10,000 times the variance of the
+    others, and of ``diagonal`` every patch has a feature of its own, of size 1 / k.
+    """
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
@@ -27,6 +32,13 @@ def features(spectrum: str, patches: int, dim: int, generator: torch.Generator) 
         n = min(patches, dim)
         scale = torch.arange(1, n + 1, dtype=torch.float64) ** (-float(number) / 2)
         return torch.linalg.qr(normal(patches, n)).Q * scale @ torch.linalg.qr(normal(dim, n)).Q.T
+    k = torch.arange(1, dim + 1, dtype=torch.float64)
+    if kind == "axes":
+        return normal(patches, dim) * k ** (-float(number) / 2)
+    if kind == "hot":
+        return normal(patches, dim) * torch.where(k <= int(number), 100.0, 1.0)
+    if kind == "diagonal":
+        return torch.eye(patches, dim, dtype=torch.float64) / k
     return normal(patches, dim) + (100 if kind == "offset" else 0)
 
 

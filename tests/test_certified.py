@@ -16,7 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from skimage import data, transform
 
-from durian_adv import certified_entropy_buckets, certified_entropy_intervals, eigen_entropy, quantile_buckets
+from durian_adv import (
+    certified_entropy_buckets,
+    certified_entropy_intervals,
+    durian_components,
+    eigen_entropy,
+    quantile_buckets,
+)
 from durian_adv._src import certified, entropy
 from durian_adv.data.scoring.efficientnet import encode_images, load_network
 
@@ -343,6 +349,31 @@ def test_certified_buckets_are_the_exact_ones(gallery, dtype, quantiles, small):
             assert torch.equal(masked, exact_buckets(features, levels, mask=mask))
             unpadded = certified_entropy_buckets(features[mask], quantiles=levels, **packed)
             assert torch.equal(unpadded, exact_buckets(features[mask], levels, **packed))
+
+
+@given(
+    galleries(), st.sampled_from((*own.FLOATS, torch.bfloat16)), own.quantiles(), st.sampled_from((2, 10)), own.seeds
+)
+def test_certified_buckets_serve_as_the_visual_entropy(gallery, dtype, quantiles, small, seed):
+    # bucketing is idempotent: a threshold lies between the same two ranks, and buckets keep the order of the ranks
+    features, mask = gallery[0].to(dtype), gallery[1]
+    generator = torch.Generator().manual_seed(seed)
+    rewards = (torch.rand(len(features), 6, generator=generator) < 0.5).float()
+    confidence = torch.randn(len(features), generator=generator)
+    for levels in ((0.25, 0.75), quantiles):
+        with intervals_from(small):
+            buckets = certified_entropy_buckets(features, quantiles=levels, mask=mask)
+        without_image = levels if isinstance(levels, int) else len(levels) + 1
+        scores = buckets.float().masked_fill(buckets == without_image, NAN)
+        entropies = eigen_entropy(features, mask=mask)
+        assert torch.equal(scores.isnan(), entropies.isnan())
+        options = {"confidence": confidence, "entropy_quantiles": levels, "num_confidence_buckets": 3}
+        by_entropy, by_bucket = (
+            durian_components(rewards, visual_entropy=x, **options)._asdict() for x in (entropies, scores)
+        )
+        for name in by_entropy.keys() - {"visual_entropy"}:
+            if by_entropy[name] is not None:
+                assert_same_bits(by_bucket[name].nan_to_num(-1), by_entropy[name].nan_to_num(-1), name)
 
 
 def two_columns(first, noise, generator):

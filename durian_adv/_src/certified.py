@@ -15,6 +15,7 @@ from durian_adv._src.entropy import (
     all_finite,
     centred,
     check_features,
+    full_precision,
     gram,
     image_entropy,
     max_rank,
@@ -116,8 +117,9 @@ def certified_entropy_buckets(
 
 def _entropy_intervals(features: Tensor, mask: Tensor | None, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
     dtype = exact.result_dtype(features.dtype)
-    low, high = _intervals(*_images(features, mask, lengths), features)
-    known = torch.where(low == high, _ALLOWANCE[dtype], 0.0)
+    with full_precision(features.device):
+        low, high = _intervals(*_images(features, mask, lengths), features)
+    known = _ALLOWANCE[dtype] * (low == high).to(low.dtype)  # times a bool it would be of the default dtype
     shape = features.shape[:-2] if lengths is None else lengths.shape
     low, high = (low - known).clamp(min=0.0).to(dtype), (high + known).to(dtype)
     return low.reshape(shape), high.reshape(shape)
@@ -126,15 +128,16 @@ def _entropy_intervals(features: Tensor, mask: Tensor | None, lengths: Tensor | 
 def _entropy_buckets(
     features: Tensor, mask: Tensor | None, lengths: Tensor | None, count: int, positions: Sequence[float]
 ) -> Tensor:
-    sizes, image = _images(features, mask, lengths)
-    low, high = _intervals(sizes, image, features)
     dtype = exact.result_dtype(features.dtype)
+    sizes, image = _images(features, mask, lengths)
 
     def entropy(i: int) -> Tensor:
         return image_entropy(image(i)).to(dtype)
 
     levels = count if count > 0 else tuple(positions)
-    return proved_buckets(low.cpu(), high.cpu(), levels, entropy).to(features.device)
+    with full_precision(features.device):
+        low, high = _intervals(sizes, image, features)
+        return proved_buckets(low.cpu(), high.cpu(), levels, entropy).to(features.device)
 
 
 # As custom operators they are one node to torch.compile, which could not trace how many images need eigenvalues.
@@ -211,9 +214,8 @@ def _chunk_bounds(images: list[Tensor]) -> Tensor:
         return entropies.to(dtype).to(entropies.dtype)[:, None].expand(-1, 2)
     patches = images[0] if len(images) == 1 else torch.stack(images)
     low, high = interval(prepared(patches))
-    allowance = _ALLOWANCE[dtype]
-    some = high > 0  # a constant image, which has no spectrum, is known
-    return torch.stack([(low - allowance * some).clamp(min=0.0), high + allowance * some], -1).view(-1, 2)
+    allowance = _ALLOWANCE[dtype] * (high > 0).to(high.dtype)  # a constant image, which has no spectrum, is known
+    return torch.stack([(low - allowance).clamp(min=0.0), high + allowance], -1).view(-1, 2)
 
 
 def interval(patches: Tensor) -> tuple[Tensor, Tensor]:
@@ -238,9 +240,11 @@ def entropy_bounds(ritz: Tensor, purity: Tensor, rank: int) -> tuple[Tensor, Ten
     tiny = torch.finfo(ritz.dtype).tiny
     ritz = ritz.clamp(min=0.0).sort(-1, descending=True).values[..., :rank]
     none = torch.zeros_like(purity)[..., None]
+    # a product, as cumsum has no deterministic form on a GPU and raises where one is asked for
+    up_to = ritz.new_ones(ritz.shape[-1], ritz.shape[-1]).triu()
 
     def sums(terms: Tensor) -> Tensor:
-        return torch.cat([none, terms.cumsum(-1)], -1)  # over the first k = 0, 1, ..., r
+        return torch.cat([none, terms @ up_to], -1)  # over the first k = 0, 1, ..., r
 
     top = sums(torch.special.entr(ritz))
     rest = (1 - sums(ritz)).clamp(min=tiny)
