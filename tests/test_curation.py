@@ -576,7 +576,7 @@ def test_a_dataset_of_which_no_row_was_sampled_is_an_error(tmp_path, capsys, row
 def test_a_parquet_file_that_is_none_is_refused(tmp_path, capsys):
     (tmp_path / "log.parquet").write_text("no")
     assert main(["curate", str(tmp_path / "log.parquet"), str(tmp_path / "1.jsonl"), str(tmp_path / "2.jsonl")]) == 2
-    assert "log.parquet: expected a table in parquet, got" in capsys.readouterr().err
+    assert "log.parquet: expected a table in parquet, got one that cannot be read" in capsys.readouterr().err
 
 
 def test_a_name_that_tells_no_format_is_refused_before_any_work(capsys):

@@ -208,7 +208,11 @@ def test_a_cache_of_ones_own_serves_other_data_sets_and_other_encoders_do_not_us
             ["in.jsonl", "o.jsonl", "--cache", "none/c"],
             "c: parent directory does not exist",
         ),
-        (lambda p: (p / "in.parquet").write_text("x"), ["in.parquet", "o.parquet"], "in.parquet: expected a table in parquet, got"),
+        (
+            lambda p: (p / "in.parquet").write_text("x"),
+            ["in.parquet", "o.parquet"],
+            "in.parquet: expected a table in parquet, got one that cannot be read",
+        ),
         (
             lambda p: pyarrow.parquet.write_table(pa.table({"image": [], "visual_entropy": []}), p / "in.parquet"),
             ["in.parquet", "o.parquet"],

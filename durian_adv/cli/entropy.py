@@ -184,7 +184,7 @@ def _run(options: argparse.Namespace) -> None:
         raise ValueError(
             f"{options.input}: expected images that can be read, got none: {losses.summary()}; nothing is written"
         )
-    with aside.written([options.output]) as (partial,):
+    with aside.written([options.output]) as (partial,), aside.naming(options.output):
         source.write(entropies, partial, options.extra_info)
     if options.cache is None:
         mine.unlink()

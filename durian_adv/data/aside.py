@@ -44,15 +44,26 @@ def written(paths: Sequence[Path]) -> Iterator[list[Path]]:
     (True, False)
     """
     asides = [path.with_name(f"{path.stem}.partial{path.suffix}") for path in paths]
-    for aside in asides:
-        _remove(aside)  # of a run that was killed
     try:
+        for aside in asides:
+            _remove(aside)  # of a run that was killed
         yield asides
         _rename(asides, paths)
     except BaseException:
         for aside in asides:
             _remove(aside)
         raise
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Name the output in errors of the disk that name no file."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None or str(path) in str(error):
+            raise
+        raise OSError(f"{path}: cannot be written: {error.strerror or error}") from None
 
 
 def _rename(asides: Sequence[Path], paths: Sequence[Path]) -> None:

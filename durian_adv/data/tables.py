@@ -172,12 +172,11 @@ def arrow_errors(path: Path) -> Iterator[None]:
     """Name the file in errors of Arrow, which knows its bytes alone."""
     try:
         yield
-    except pa.ArrowException as error:
-        raise ValueError(f"{path}: expected a table in parquet, got {error}") from None
-    except OSError as error:
-        if error.errno is not None:  # of the file system, which names it
+    except (pa.ArrowException, OSError) as error:
+        if getattr(error, "errno", None) is not None:  # of the file system, which names it
             raise
-        raise ValueError(f"{path}: expected a table in parquet, got one that is damaged ({error})") from None
+        told = " ".join(str(error).split())  # some of its lines are many
+        raise ValueError(f"{path}: expected a table in parquet, got one that cannot be read ({told})") from None
 
 
 def _check_names(path: Path, names: Sequence[str], there: Collection[str]) -> None:

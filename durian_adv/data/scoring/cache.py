@@ -34,18 +34,17 @@ class Cache(MutableMapping[bytes, float]):
     Args:
         path: the file, which is made where it does not exist.
         encoder: the name of the encoder.
-        seconds: how long to wait for other processes that write.
 
     Raises:
         CacheError: from every method, where the file cannot be used.
     """
 
-    def __init__(self, path: Path, encoder: str, seconds: float = _SECONDS) -> None:
-        self._path, self._encoder, self._seconds = path, encoder, seconds
+    def __init__(self, path: Path, encoder: str) -> None:
+        self._path, self._encoder = path, encoder
         if not path.parent.is_dir():
             raise CacheError(f"{path}: parent directory does not exist")
         with self._errors():
-            self._file = sqlite3.connect(path, timeout=seconds)
+            self._file = sqlite3.connect(path, timeout=_SECONDS)
             try:
                 self._file.execute(
                     "CREATE TABLE IF NOT EXISTS entropies (encoder TEXT, image BLOB, entropy REAL, "
@@ -104,5 +103,5 @@ class Cache(MutableMapping[bytes, float]):
             yield
         except sqlite3.Error as error:
             code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the rest says more than is needed
-            fault = _FAULTS.get(code, "this cache cannot be used").format(seconds=self._seconds)
+            fault = _FAULTS.get(code, "this cache cannot be used").format(seconds=_SECONDS)
             raise CacheError(f"{self._path}: {fault} ({error})") from None

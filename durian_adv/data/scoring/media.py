@@ -134,8 +134,9 @@ def _add_part(part: Mapping[str, Any], found: Media) -> None:
 
 def _add_video(video: Any, found: Media) -> None:
     """Add the frames of a video, where it is a list of them."""
-    if isinstance(video, Mapping) and video.get("video") is not None:
-        video = video["video"]
+    if isinstance(video, Mapping):
+        held = {name: value for name, value in video.items() if value is not None and name != "type"}
+        video = held.get("video", held or None)
     if video is None:
         return
     if isinstance(video, list | tuple) or (isinstance(video, np.ndarray | torch.Tensor) and video.ndim != 3):
