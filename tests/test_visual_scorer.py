@@ -72,6 +72,8 @@ def test_an_arrow_table_keeps_its_types_and_gets_a_column_more():
     )
 
 
+COLUMNS = "'images' or 'image' or 'messages'"
+
 # --- encoders ---------------------------------------------------------------------------------------
 
 
@@ -80,9 +82,9 @@ def test_an_arrow_table_keeps_its_types_and_gets_a_column_more():
     [
         (lambda: EntropyScorer(batch_size=0), "batch_size: expected at least 1 image"),
         (lambda: EntropyScorer(batch_size="8"), "batch_size: expected a number of images"),
-        (lambda: EntropyScorer(**SMALL)({"text": ["?"]}), "images: expected a column 'images' or 'image' or 'messages', got text"),
-        (lambda: EntropyScorer(**SMALL)({"a": [], "b": []}), "images: expected a column 'images' or 'image' or 'messages', got a, b"),
-        (lambda: EntropyScorer(**SMALL)({}), "images: expected a column 'images' or 'image' or 'messages', got none"),
+        (lambda: EntropyScorer(**SMALL)({"text": ["?"]}), f"images: expected a column {COLUMNS}, got text"),
+        (lambda: EntropyScorer(**SMALL)({"a": [], "b": []}), f"images: expected a column {COLUMNS}, got a, b"),
+        (lambda: EntropyScorer(**SMALL)({}), f"images: expected a column {COLUMNS}, got none"),
         (lambda: EntropyScorer(images="x", **SMALL)({"image": []}), "images: expected a column 'x', got image"),
         (
             lambda: EntropyScorer(**SMALL)([1]),
@@ -93,7 +95,10 @@ def test_an_arrow_table_keeps_its_types_and_gets_a_column_more():
         (lambda: load_encoder(size="32"), "size: expected a number of pixels, got str"),
         (lambda: load_encoder(features="all"), "features: expected one of"),
         (lambda: load_encoder(dtype="float8"), "dtype: expected one of"),
-        (lambda: load_encoder(device="gpu"), r"device: expected a device that is available, got 'gpu' \(Expected one of cpu"),
+        (
+            lambda: load_encoder(device="gpu"),
+            r"device: expected a device that is available, got 'gpu' \(Expected one of cpu",
+        ),
         (lambda: load_encoder(device="cuda:99"), r"device: expected a device that is available, got 'cuda:99' \("),
         (lambda: load_encoder(min_pixels=0), "min_pixels: expected at least 1 pixel, got 0"),
         (lambda: load_encoder(max_pixels=0), "max_pixels: expected at least 1 pixel, got 0"),

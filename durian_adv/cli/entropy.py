@@ -54,7 +54,7 @@ def add(commands: Any) -> None:
         "--cache",
         type=Path,
         metavar="FILE",
-        help="file that keeps entropies, also for other data sets (default: one beside the output, until that is written)",
+        help="file that keeps entropies, also for other data sets (default: one beside the output until it is written)",
     )
 
 

@@ -50,13 +50,17 @@ class Table(NamedTuple):
             rows = self.rows.append_column(name, pa.array(values, pa.float64()))
         return self._replace(rows=rows)
 
-    def write(self, chosen: Sequence[bool], path: Path) -> None:
-        """Write the chosen rows; in parquet types and compression are those of the whole table."""
+    def write(self, chosen: Sequence[bool], path: Path, called: Path | None = None) -> None:
+        """Write the chosen rows; in parquet types and compression are those of the whole table.
+
+        In errors the file is ``called`` by the name that it will have, where it is written aside.
+        """
+        called = called or path
         if isinstance(self.rows, list) and suffix(path) == ".jsonl":
-            _write_lines((row for row, wanted in zip(self.rows, chosen, strict=True) if wanted), path)
+            _write_lines((row for row, wanted in zip(self.rows, chosen, strict=True) if wanted), path, called)
         else:
-            table = _columns(self.rows, self.names, path) if isinstance(self.rows, list) else self.rows
-            write_table(table.filter(pa.array(chosen, pa.bool_())), path, self.compression)
+            table = _columns(self.rows, self.names, called) if isinstance(self.rows, list) else self.rows
+            write_table(table.filter(pa.array(chosen, pa.bool_())), path, self.compression, called)
 
 
 def suffix(path: Path) -> str:
@@ -147,19 +151,20 @@ def _leaves(schema: Any) -> list[str]:
     return [leaves.column(place).path for place in range(len(leaves))]
 
 
-def write_table(table: Any, path: Path, kept: Mapping[str, str] | None = None) -> None:
+def write_table(table: Any, path: Path, kept: Mapping[str, str] | None = None, called: Path | None = None) -> None:
     """Write a whole table of Arrow; NaN becomes null in JSON, which knows none.
 
     Args:
         table: of Arrow.
         path: a name that ends in ``.parquet`` or ``.jsonl``.
         kept: of parquet, the codec of each column, as ``compression`` gives it.
+        called: the file's name in errors, if it is another.
     """
     if suffix(path) == ".parquet":
         with parquet_writer(path, table.schema, kept or {}) as writer:
             writer.write_table(table)
     else:
-        _write_lines(table.to_pylist(), path)
+        _write_lines(table.to_pylist(), path, called or path)
 
 
 def json_line(row: dict[str, Any]) -> str:
@@ -185,13 +190,15 @@ def _check_names(path: Path, names: Sequence[str], there: Collection[str]) -> No
             raise ValueError(f"{path}: expected a column {name!r}, got {', '.join(there) or 'none'}")
 
 
-def _write_lines(rows: Iterable[dict[str, Any]], path: Path) -> None:
+def _write_lines(rows: Iterable[dict[str, Any]], path: Path, called: Path) -> None:
     with path.open("w", encoding="utf-8") as lines:
         for number, row in enumerate(rows, 1):
             try:
                 lines.write(json_line(row))
             except (TypeError, ValueError, RecursionError) as error:  # bytes, infinity, half a character
-                raise ValueError(f"{path}, line {number}: expected what JSON can hold, got another ({error})") from None
+                raise ValueError(
+                    f"{called}, line {number}: expected what JSON can hold, got another ({error})"
+                ) from None
 
 
 def _columns(rows: list[dict[str, Any]], names: list[str], path: Path) -> Any:
