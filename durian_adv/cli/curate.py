@@ -28,27 +28,7 @@ def add(commands: Any) -> None:
     command.add_argument("stage1", type=Path, help="table to write for stage 1; must not exist")
     command.add_argument("stage2", type=Path, help="table to write for stage 2; must not exist")
     _add_columns(command)
-    command.add_argument(
-        "--band",
-        type=float,
-        nargs=2,
-        metavar=("LOW", "HIGH"),
-        help="lowest and highest accuracy to keep (default: 0.084 0.87)",
-    )
-    command.add_argument(
-        "--cut", type=float, metavar="P", help="accuracy below which a prompt is of stage 2 (default: 1/3)"
-    )
-    command.add_argument(
-        "--keep",
-        choices=("estimate", "possible", "certain"),
-        help="what must lie in the band: the accuracy, some of its interval, or all of it (default: estimate)",
-    )
-    command.add_argument(
-        "--confidence-level", type=float, metavar="LEVEL", help="confidence level of the interval (default: 0.95)"
-    )
-    command.add_argument(
-        "--method", choices=("wilson", "wilsoncc", "exact"), help="method of the interval (default: wilson)"
-    )
+    _add_band(command)
     command.add_argument(
         "--dataset", type=Path, metavar="TABLE", help="data set whose rows are split (default: the prompts themselves)"
     )
@@ -84,6 +64,30 @@ def _add_columns(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument(
         "--above", type=float, metavar="X", help="value that a correct outcome exceeds (default: outcomes are 0 or 1)"
+    )
+
+
+def _add_band(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--band",
+        type=float,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        help="lowest and highest accuracy to keep (default: 0.084 0.87)",
+    )
+    command.add_argument(
+        "--cut", type=float, metavar="P", help="accuracy below which a prompt is of stage 2 (default: 1/3)"
+    )
+    command.add_argument(
+        "--keep",
+        choices=("estimate", "possible", "certain"),
+        help="what must lie in the band: the accuracy, some of its interval, or all of it (default: estimate)",
+    )
+    command.add_argument(
+        "--confidence-level", type=float, metavar="LEVEL", help="confidence level of the interval (default: 0.95)"
+    )
+    command.add_argument(
+        "--method", choices=("wilson", "wilsoncc", "exact"), help="method of the interval (default: wilson)"
     )
 
 

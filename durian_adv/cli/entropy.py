@@ -83,6 +83,13 @@ def _add_encoder(command: argparse.ArgumentParser) -> None:
         choices=("float32", "bfloat16", "float16"),
         help="dtype of a model of transformers (default: float32)",
     )
+    command.add_argument(
+        "--batch-size", type=int, default=8, metavar="IMAGES", help="images encoded together (default: 8)"
+    )
+    _add_pixels(command)
+
+
+def _add_pixels(command: argparse.ArgumentParser) -> None:
     for limit, what in (("min", "fewer are enlarged"), ("max", "more are made smaller")):
         command.add_argument(
             f"--{limit}-pixels",
@@ -96,9 +103,6 @@ def _add_encoder(command: argparse.ArgumentParser) -> None:
         nargs=2,
         metavar=("LEAST", "MOST"),
         help="pixels between which every image is brought before anything else, as EasyR1 does (default: not done)",
-    )
-    command.add_argument(
-        "--batch-size", type=int, default=8, metavar="IMAGES", help="images encoded together (default: 8)"
     )
 
 

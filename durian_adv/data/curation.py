@@ -116,17 +116,31 @@ def curate(
     pairs = zip(right.tolist(), known.tolist(), strict=True)
     interval = functools.cache(functools.partial(_interval, level=confidence_level, method=method))
     low, high = np.array([interval(k, n) for k, n in pairs], dtype=np.float64).reshape(-1, 2).T
+    fate = _fates(known, accuracy, low, high, keep=keep, band=(lowest, highest), cut=cut)
+    return Curation(ids, known, right, accuracy, low, high, fate, (lowest, highest), cut)
+
+
+def _fates(
+    known: NDArray[np.int64],
+    accuracy: NDArray[np.float64],
+    low: NDArray[np.float64],
+    high: NDArray[np.float64],
+    *,
+    keep: str,
+    band: tuple[float, float],
+    cut: float,
+) -> NDArray[np.str_]:
+    lowest, highest = band
     kept = {
         "estimate": (lowest <= accuracy) & (accuracy <= highest),
         "possible": (high >= lowest) & (low <= highest) & (known > 0),
         "certain": (low >= lowest) & (high <= highest),
     }[keep]
-    fate = np.select(
+    return np.select(
         [kept & (accuracy < cut), kept, accuracy < lowest, accuracy > highest],
         ["stage_2", "stage_1", "too_hard", "too_easy"],
         "uncertain",
     )
-    return Curation(ids, known, right, accuracy, low, high, fate, (lowest, highest), cut)
 
 
 def accuracy_figure(curation: Curation) -> Figure:
@@ -167,6 +181,19 @@ def accuracy_figure(curation: Curation) -> Figure:
             linewidth=0.5,
         )
         axes.legend(frameon=False)
+    _mark_band(axes, curation)
+    low, high = curation.band
+    axes.set(
+        xlabel=f"accuracy over {_range_of(counts)} samplings (grey: the band {low:g} to {high:g})",
+        ylabel="prompts",
+        title=f"{int(known.sum()):,} prompts by accuracy",
+        xlim=(float(edges[0]), float(edges[-1])),
+    )
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _mark_band(axes: Any, curation: Curation) -> None:
     low, high = curation.band
     axes.axvspan(low, high, color="0.93", zorder=0)
     axes.axvline(curation.cut, color="0.5", linestyle=":")
@@ -179,14 +206,6 @@ def accuracy_figure(curation: Curation) -> Figure:
         color="0.4",
         fontsize=8,
     )
-    axes.set(
-        xlabel=f"accuracy over {_range_of(counts)} samplings (grey: the band {low:g} to {high:g})",
-        ylabel="prompts",
-        title=f"{int(known.sum()):,} prompts by accuracy",
-        xlim=(float(edges[0]), float(edges[-1])),
-    )
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure
 
 
 def _range_of(counts: NDArray[np.int64]) -> str:

@@ -118,8 +118,15 @@ class EntropyScorer:
         rows = [dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True)]
         media: list[Media] = [media_of(row, images) for row in rows]
         values = np.full(len(rows), math.nan)
-        options = {"batch_size": self.batch_size, "root": self.root, "unreadable": _unreadable, "unscored": _unscored}
-        for row, entropy in row_entropies(media, encoder, known, **options):
+        for row, entropy in row_entropies(
+            media,
+            encoder,
+            known,
+            batch_size=self.batch_size,
+            root=self.root,
+            unreadable=_unreadable,
+            unscored=_unscored,
+        ):
             values[row] = entropy
         return values
 
