@@ -180,7 +180,7 @@ def arrow_errors(path: Path) -> Iterator[None]:
     except (pa.ArrowException, OSError) as error:
         if getattr(error, "errno", None) is not None:  # of the file system, which names it
             raise
-        told = " ".join(str(error).split())  # some of its lines are many
+        told = " ".join(f"{error}".split())  # Arrow's own, of several lines
         raise ValueError(f"{path}: expected a table in parquet, got one that cannot be read ({told})") from None
 
 

@@ -123,7 +123,7 @@ def _place(device: str | torch.device | None) -> torch.device:
         place = torch.device(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu")
         torch.empty(0, device=place)
     except (RuntimeError, AssertionError) as error:  # a torch without CUDA asserts that it has it
-        why = str(error).splitlines()[0]
+        why = f"{error}".splitlines()[0]
         raise ArgumentError("device", "a device that is available", f"{str(device)!r} ({why})") from None
     return place
 
