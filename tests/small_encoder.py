@@ -11,6 +11,7 @@ from PIL import Image
 from durian_adv import eigen_entropy
 from durian_adv.data.scoring import load_encoder
 from durian_adv.data.scoring.efficientnet import encode_images, load_network
+from durian_adv.data.scoring.media import pictures_of
 from durian_adv.data.scoring.rows import row_entropies
 
 SMALL = {"layer": "stride8", "size": 64}
@@ -50,12 +51,16 @@ def shared_encoder():
 def score(cells, encoder, known=None, **options):
     """Entropies of rows in the order of rows, and what could not be read."""
     told = []
+
+    def tell(*what):
+        told.append(what)
+
     found = dict(
         row_entropies(
-            cells,
+            map(pictures_of, cells),
             encoder,
             {} if known is None else known,
-            **{"batch_size": 4, "root": None, "unreadable": lambda *what: told.append(what), **options},
+            **{"batch_size": 4, "root": None, "unreadable": tell, "unscored": tell, **options},
         )
     )
     assert sorted(found) == list(range(len(cells)))

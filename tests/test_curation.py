@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import signal
+import subprocess
 import sys
 import tracemalloc
 
@@ -280,7 +282,7 @@ def test_many_or_mixed_samplings_have_ten_bars_and_prompts_without_one_none():
         ([[1, 0]], {}, r"prompts: expected the prompt of each sampling with correct of shape \(2,\)"),
         ([np.zeros((1, 1, 1))], {}, r"correct: expected shape \(B, k\), or \(N,\) with prompts, got \(1, 1, 1\)"),
         ([1], {}, r"correct: expected shape \(B, k\), or \(N,\) with prompts, got \(\)"),
-        ([[1, 0]], {"prompts": [1]}, "prompts: expected 2 ids, one a row of correct, got 1"),
+        ([[1, 0]], {"prompts": [1]}, "prompts: expected 2 ids, one per row of correct, got 1"),
         ([[[1]]], {"band": (0.9, 0.1)}, r"band: expected 0 <= low < high <= 1, got \(0\.9, 0\.1\)"),
         ([[[1]]], {"band": (0.5, 0.5)}, r"band: expected 0 <= low < high <= 1, got \(0\.5, 0\.5\)"),
         ([[[1]]], {"band": (0.5, 1.5)}, r"band: expected 0 <= low < high <= 1, got \(0\.5, 1\.5\)"),
@@ -468,6 +470,7 @@ def test_json_lines_are_written_as_they_were_read(tmp_path, capsys):
     assert main(["curate", log, *out, "--dataset", str(data)]) == 0
     assert lines(tmp_path / "1.jsonl") == [{**row, "accuracy": 0.5} for row in rows]
     out = [str(tmp_path / "3.parquet"), str(tmp_path / "4.parquet")]
+    capsys.readouterr()
     assert main(["curate", log, *out, "--dataset", str(data)]) == 2
     assert "3.parquet: expected a column 'level' of one type, as parquet needs" in capsys.readouterr().err
     assert main(["curate", log, *out]) == 0
@@ -503,12 +506,217 @@ def test_what_json_cannot_hold_is_an_error_and_leaves_no_half_of_the_output(tmp_
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data.parquet", "log.jsonl"]
 
 
+FORMS = {
+    "samplings": ([{"prompt": name, "correct": int(value)} for name, value in LOG], []),
+    "lists": (
+        [
+            {"prompt": name, "correct": [value for other, value in LOG if other == name]}
+            for name in ("easy", "mid", "hard", "never")
+        ],
+        [],
+    ),
+    "lists in parts": (
+        [{"prompt": name, "correct": [value, None]} for name, value in LOG] + [{"prompt": "mid", "correct": []}],
+        [],
+    ),
+    "rewards": ([{"prompt": name, "correct": [0.1 + 0.9 * value]} for name, value in LOG], ["--above", "0.5"]),
+    "counts": (
+        [
+            {"prompt": name, "correct": n, "samplings": 8}
+            for name, n in (("easy", 8), ("mid", 5), ("hard", 1), ("never", 0))
+        ],
+        [],
+    ),
+    "counts in parts": (
+        [{"prompt": name, "hits": int(value), "tries": 1} for name, value in LOG],
+        ["--correct", "hits", "--samplings", "tries"],
+    ),
+    "counts of one number": (
+        [{"prompt": name, "correct": float(n)} for name, n in (("easy", 8), ("mid", 5), ("hard", 1), ("never", 0))],
+        ["--samplings", "8"],
+    ),
+    "rates": (
+        [
+            {"prompt": name, "pass": p, "k": 8}
+            for name, p in (("easy", 1), ("mid", 0.625), ("hard", 0.125), ("never", 0.0))
+        ],
+        ["--rate", "pass", "--samplings", "k"],
+    ),
+    "rounded rates": (
+        [{"prompt": name, "pass": p} for name, p in (("easy", 1.0), ("mid", 0.63), ("hard", 0.12), ("never", 0.0))],
+        ["--rate", "pass", "--samplings", "8"],
+    ),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_samplings_are_read_in_every_form(tmp_path, capsys, form, suffix):
+    rows, options = FORMS[form]
+    log = tmp_path / f"log{suffix}"
+    if suffix == ".parquet":
+        pyarrow.parquet.write_table(pa.Table.from_pylist(rows), log)
+    else:
+        log.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    out = [tmp_path / "1.jsonl", tmp_path / "2.jsonl"]
+    assert main(["curate", str(log), *map(str, out), *options]) == 0
+    assert capsys.readouterr().err == "durian-adv curate: 4 prompts: 1 too hard, 1 stage 2, 1 stage 1, 1 too easy\n"
+    (mid,), (hard,) = map(lines, out)
+    assert (mid["prompt"], mid["samplings"], mid["correct"]) == ("mid", 8, 5)
+    assert (hard["prompt"], hard["samplings"], hard["correct"]) == ("hard", 8, 1)
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "message"),
+    [
+        ([{"prompt": 1, "correct": 3}], [], "line 1: correct: expected 0, 1, true, false or null, got 3; counts need "),
+        ([{"prompt": 1, "correct": [1, 2]}], [], "line 1: correct: expected 0, 1, true, false or null, got 2"),
+        (
+            [{"prompt": 1, "correct": 1}, {"prompt": 2, "correct": 1, "samplings": 8}],
+            [],
+            "line 2: samplings: expected none, as in the rows before, got 8",
+        ),
+        (
+            [{"prompt": 1, "correct": 1, "samplings": 8}, {"prompt": 2, "correct": 1}],
+            [],
+            "line 2: samplings: expected an integer from 0 up, got None",
+        ),
+        (
+            [{"prompt": 1, "correct": 9, "samplings": 8}],
+            [],
+            "correct: expected at most the number of samplings, 8, got 9",
+        ),
+        ([{"prompt": 1, "correct": -1, "samplings": 8}], [], "correct: expected an integer from 0 up, got -1"),
+        ([{"prompt": 1, "correct": True, "samplings": 8}], [], "correct: expected an integer from 0 up, got True"),
+        ([{"prompt": 1, "correct": 0.5, "samplings": 8}], [], "correct: expected an integer from 0 up, got 0.5"),
+        ([{"prompt": 1, "correct": 1, "n": "8"}], ["--samplings", "n"], "n: expected an integer from 0 up, got '8'"),
+        ([{"prompt": 1, "correct": 1}], ["--samplings", "n"], "n: expected an integer from 0 up, got None"),
+        (
+            [{"prompt": 1, "correct": 1, "samplings": 8}],
+            ["--above", "0.5"],
+            "line 1: samplings: expected none with --above, as it makes correct a count",
+        ),
+        (
+            [{"prompt": 1, "correct": 1}],
+            ["--above", "0.5", "--samplings", "8"],
+            "--above: expected none with --samplings, as counts and rates are of correct ones already",
+        ),
+        (
+            [{"prompt": 1, "p": 0.5}],
+            ["--rate", "p"],
+            "--samplings: expected a column or a number, as a rate alone says",
+        ),
+        (
+            [{"prompt": 1, "p": 1.5}],
+            ["--rate", "p", "--samplings", "8"],
+            "line 1: p: expected a rate from 0 to 1, got 1.5",
+        ),
+        ([{"prompt": 1, "p": None}], ["--rate", "p", "--samplings", "8"], "p: expected a rate from 0 to 1, got None"),
+        ([{"prompt": 1, "p": True}], ["--rate", "p", "--samplings", "8"], "p: expected a rate from 0 to 1, got True"),
+        (
+            [{"prompt": 1, "p": 0.34}],
+            ["--rate", "p", "--samplings", "8"],
+            "p: expected a rate of 8 samplings, to two decimals, such as 0.375, got 0.34",
+        ),
+    ],
+)
+def test_samplings_that_do_not_fit_are_an_error_with_their_row(tmp_path, monkeypatch, capsys, rows, options, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(["curate", "log.jsonl", "1.jsonl", "2.jsonl", *options]) == 2
+    assert message in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["log.jsonl"]
+
+
+KILLED = """
+import os, signal, sys
+from durian_adv.cli import main
+from durian_adv.data import tables
+where, at, *arguments = sys.argv[1:]
+module, name = {"write": (tables.Table, "write"), "rename": (os, "replace")}[where]
+inner, calls = getattr(module, name), []
+
+def killed(*given, **options):
+    calls.append(given)
+    if len(calls) == int(at):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return inner(*given, **options)
+
+setattr(module, name, killed)
+main(arguments)
+"""
+
+
+@pytest.mark.parametrize(
+    ("where", "at", "picture"),
+    [("write", 2, False), ("rename", 1, False), ("rename", 2, False), ("rename", 3, False), ("rename", 4, True)],
+)
+def test_a_run_killed_anywhere_leaves_nothing_that_looks_whole_and_is_repeated_by_starting_it_again(
+    tmp_path, where, at, picture
+):
+    log = samplings(tmp_path / "log.jsonl")
+    stages = [tmp_path / "1.jsonl", tmp_path / "2.jsonl"]
+    outputs = [*stages, *([tmp_path / "p.png"] if picture else [])]
+    arguments = ["curate", log, *map(str, stages), *(["--picture", str(outputs[2])] if picture else [])]
+    done = subprocess.run([sys.executable, "-c", KILLED, where, str(at), *arguments], capture_output=True, check=False)
+    assert done.returncode == -signal.SIGKILL
+    # the first rename is of the journal, so the first stage has its name after the second
+    assert [path.exists() for path in outputs] == [where == "rename" and at > 2 + i for i in range(len(outputs))]
+    if stages[0].exists():  # of this pair alone is the first stage known to be half of a result
+        assert main([*arguments[:3], str(tmp_path / "other.jsonl")]) == 2
+    assert main(arguments) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"log.jsonl", *(path.name for path in outputs)}
+    assert [len(lines(path)) for path in stages] == [1, 1]
+    assert main(arguments) == 2
+
+
+def test_an_error_while_writing_leaves_what_was_there(tmp_path, capsys):
+    log = samplings(tmp_path / "log.jsonl")
+    arguments = [
+        "curate",
+        log,
+        str(tmp_path / "1.jsonl"),
+        str(tmp_path / "2.jsonl"),
+        "--picture",
+        str(tmp_path / "p.xyz"),
+    ]
+    assert main(arguments) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["log.jsonl"]
+    assert main([*arguments[:3], str(tmp_path / "none/2.jsonl")]) == 2
+    assert "2.jsonl: parent directory does not exist" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("codec", ["ZSTD", "GZIP", "NONE"])
+def test_rows_of_parquet_keep_their_codec(tmp_path, codec):
+    log = samplings(tmp_path / "log.jsonl")
+    data = tmp_path / "data.parquet"
+    pyarrow.parquet.write_table(pa.table({"id": ["hard", "mid"], "x": [[1], [2]]}), data, compression=codec)
+    out = [str(tmp_path / "1.parquet"), str(tmp_path / "2.parquet")]
+    assert main(["curate", log, *out, "--dataset", str(data)]) == 0
+    for path in out:
+        group = pyarrow.parquet.ParquetFile(path).metadata.row_group(0)
+        found = {group.column(i).compression for i in range(group.num_columns)}
+        assert found == {"UNCOMPRESSED" if codec == "NONE" else codec}
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path, capsys):
+    twice = pa.table([pa.array(["a"]), pa.array([1]), pa.array([0])], names=["prompt", "correct", "correct"])
+    pyarrow.parquet.write_table(twice, tmp_path / "log.parquet")
+    out = [str(tmp_path / "1.jsonl"), str(tmp_path / "2.jsonl")]
+    assert main(["curate", str(tmp_path / "log.parquet"), *out]) == 2
+    assert "log.parquet: expected columns of different names, got 'correct' twice" in capsys.readouterr().err
+    log = samplings(tmp_path / "log.jsonl")
+    assert main(["curate", log, *out, "--dataset", str(tmp_path / "log.parquet"), "--id", "prompt"]) == 2
+    assert "log.parquet: expected columns of different names, got 'correct' twice" in capsys.readouterr().err
+
+
 def test_no_file_is_written_over(tmp_path, capsys):
     log, free = samplings(tmp_path / "log.jsonl"), str(tmp_path / "free.jsonl")
     before = (tmp_path / "log.jsonl").read_text()
     for outputs in ((log, free), (free, log), (free, free), (free, str(tmp_path / "2.jsonl"), "--picture", log)):
         assert main(["curate", log, *outputs]) == 2
-        assert "expected a name that is not taken yet" in capsys.readouterr().err
+        err = capsys.readouterr().err
+        assert "already exists" in err or "given for two outputs" in err
     assert (tmp_path / "log.jsonl").read_text() == before
     assert [path.name for path in tmp_path.iterdir()] == ["log.jsonl"]
 
@@ -561,22 +769,21 @@ def test_of_no_samplings_there_are_no_prompts(tmp_path, capsys):
     assert lines(tmp_path / "1.jsonl") == lines(tmp_path / "2.jsonl") == []
 
 
-@pytest.mark.parametrize(("rows", "told"), [(LOG, "'other' where a prompt is 'easy'"), ([], "")])
+@pytest.mark.parametrize(("rows", "told"), [(LOG, "prompts look like 'easy'"), ([], "there are none")])
 def test_a_dataset_of_which_no_row_was_sampled_is_an_error(tmp_path, capsys, rows, told):
     log = samplings(tmp_path / "log.parquet", rows or LOG)
     if not rows:
         pyarrow.parquet.write_table(pyarrow.parquet.read_table(log).slice(0, 0), log)
-        told = "'other' where a prompt is not there"
     (tmp_path / "data.jsonl").write_text('{"id": "other"}\n')
     out = [str(tmp_path / "1.jsonl"), str(tmp_path / "2.jsonl")]
     assert main(["curate", log, *out, "--dataset", str(tmp_path / "data.jsonl")]) == 2
-    assert f"expected ids that are prompts of {log}, got none, such as {told}" in capsys.readouterr().err
+    assert f"data.jsonl: no id matches a prompt of {log} (for example 'other'; {told})" in capsys.readouterr().err
 
 
 def test_a_parquet_file_that_is_none_is_refused(tmp_path, capsys):
     (tmp_path / "log.parquet").write_text("no")
     assert main(["curate", str(tmp_path / "log.parquet"), str(tmp_path / "1.jsonl"), str(tmp_path / "2.jsonl")]) == 2
-    assert "log.parquet: expected a table, got" in capsys.readouterr().err
+    assert "log.parquet: expected a table in parquet, got one that cannot be read" in capsys.readouterr().err
 
 
 def test_a_name_that_tells_no_format_is_refused_before_any_work(capsys):
@@ -586,8 +793,9 @@ def test_a_name_that_tells_no_format_is_refused_before_any_work(capsys):
 
 def test_a_package_that_is_not_there_is_named_with_the_extra_that_brings_it(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    monkeypatch.delitem(sys.modules, "durian_adv.data.tables", raising=False)
-    monkeypatch.delattr(durian_adv.data, "tables", raising=False)
+    for name in ("tables", "samplings"):
+        monkeypatch.delitem(sys.modules, f"durian_adv.data.{name}", raising=False)
+        monkeypatch.delattr(durian_adv.data, name, raising=False)
     assert main(["curate", "log.jsonl", "1.jsonl", "2.jsonl"]) == 2
     err = capsys.readouterr().err
     assert "pyarrow" in err

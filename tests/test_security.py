@@ -1,4 +1,4 @@
-"""Nothing in the package opens a socket, starts a process, reads files beside its arguments, or unpickles."""
+"""SECURITY.md, held against the package: what functions never do, and what each command does."""
 
 from __future__ import annotations
 
@@ -6,11 +6,16 @@ import ast
 import json
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+from audited import audited
+from photographs import crop
+from small_encoder import FLAGS
 
 import durian_adv
+from durian_adv.data.scoring.images import FORMATS
 
 TESTS = Path(__file__).resolve().parent
 PACKAGE = Path(durian_adv.__file__).parent
@@ -81,56 +86,166 @@ def test_no_public_function_touches_files_network_processes_or_pickles(tmp_path)
     assert {"socket.__new__", "pickle.find_class", "open"} <= {event for event, *_ in all_events}
 
 
-def _called(node):
-    """The dotted name of what a call calls."""
-    return ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+# --- what the sources reach for -----------------------------------------------------------------------
+# ruff's rules S find eval, exec, pickle, os.system and their like (make lint). What it does not know is looked for here.
+
+MODULES = {
+    "cloudpickle", "ctypes", "fsspec", "http", "huggingface_hub", "joblib", "multiprocessing", "requests", "runpy",
+    "socket", "ssl", "subprocess", "urllib",
+}  # fmt: skip
+CALLS = ("__import__", "compile")
+METHODS = ("from_pretrained", "load_dataset", "load_from_disk", "save_to_disk", "hf_hub_download", "snapshot_download")
+DOTTED = ("OmegaConf.load", "ray.init", "ray.cloudpickle.register_pickle_by_value", "ray.cloudpickle.loads")
+
+# what reaches beyond the arguments, by file; SECURITY.md says what becomes of it
+REACHES = {
+    "adapters/_ray.py": ["ray.cloudpickle", "ray.init"],
+    "adapters/easyr1/preflight.py": ["OmegaConf.load", "load_dataset"],
+    "data/scoring/datasets_on_disk.py": ["load_from_disk", "save_to_disk"],
+    "data/scoring/transformers_encoder.py": ["from_pretrained"],
+}
 
 
-def offences(source):
-    """What a source does that this package does not do."""
-    forbidden = {
-        "socket", "ssl", "http", "urllib", "requests", "ftplib", "smtplib", "subprocess", "multiprocessing", "ctypes",
-        "pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib", "runpy",
-    }  # fmt: skip
-    found = []
+def reached(source):
+    """What a source reaches for, in the words of SECURITY.md."""
+    found = set()
     for node in ast.walk(ast.parse(source)):
         modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         if isinstance(node, ast.ImportFrom):
             modules = [node.module or ""]
-        found += [f"imports {module}" for module in modules if module.split(".")[0] in forbidden]
-        called = _called(node)
-        if called in ("eval", "exec", "compile", "__import__", "os.system", "os.popen"):
-            found.append(f"calls {called}")
-        if called.split(".")[-1] == "load" and called not in ("json.load", "self.load", "OmegaConf.load"):
-            options = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
-            if options.get("weights_only") != "True":
-                found.append(f"{called} without weights_only=True")
-    return found
+        found |= {module for module in modules if module.split(".")[0] in MODULES}
+        if not isinstance(node, ast.Call):
+            continue
+        called = ast.unparse(node.func)
+        given = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+        last = called.split(".")[-1]
+        if called in CALLS or called.startswith(("socket.", "subprocess.", "torch.hub.")):
+            found.add(called)
+        found |= {last} & set(METHODS)
+        found |= {dotted.removesuffix(".register_pickle_by_value") for dotted in DOTTED if called == dotted}
+        if last == "load" and called not in ("json.load", "self.load", "OmegaConf.load"):
+            found |= {f"{called} without weights_only=True"} - {
+                f"{called} without weights_only={given.get('weights_only')}"
+            }
+        if called == "Image.open" and "formats" not in given:
+            found.add("Image.open without formats")
+        if "trust_remote_code" in given:
+            found.add("trust_remote_code")
+    return sorted(found)
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=[p.name for p in SOURCES])
-def test_the_sources_import_and_call_nothing_of_the_kind(path):
-    assert offences(path.read_text()) == []
+def test_the_sources_reach_for_what_is_declared_and_for_nothing_else(path):
+    assert reached(path.read_text()) == REACHES.get(path.relative_to(PACKAGE).as_posix(), [])
+
+
+@pytest.mark.parametrize("file", REACHES)
+def test_what_the_sources_reach_for_is_told(file):
+    told = (TESTS.parent / "SECURITY.md").read_text()
+    assert (PACKAGE / file).exists()
+    assert [name for name in REACHES[file] if f"`{name}`" not in told] == []
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("import urllib.request", "urllib.request"),
+        ("from socket import create_connection", "socket"),
+        ("import subprocess", "subprocess"),
+        ("def f():\n    import huggingface_hub", "huggingface_hub"),
+        ("__import__('x')", "__import__"),
+        ("compile('1', 'x', 'eval')", "compile"),
+        ("AutoModel.from_pretrained(path)", "from_pretrained"),
+        ("auto.from_pretrained(path, trust_remote_code=True)", "trust_remote_code"),
+        ("ray.init()", "ray.init"),
+        ("ray.cloudpickle.register_pickle_by_value(module)", "ray.cloudpickle"),
+        ("ray.cloudpickle.loads(text)", "ray.cloudpickle.loads"),
+        ("load_dataset(name)", "load_dataset"),
+        ("datasets.load_dataset(name)", "load_dataset"),
+        ("datasets.load_from_disk(name)", "load_from_disk"),
+        ("torch.hub.load(a, b)", "torch.hub.load"),
+        ("torch.load(path)", "torch.load without weights_only=True"),
+        ("torch.load(path, weights_only=False)", "torch.load without weights_only=True"),
+        ("np.load(path, allow_pickle=True)", "np.load without weights_only=True"),
+        ("Image.open(file)", "Image.open without formats"),
+    ],
+)
+def test_what_is_looked_for_is_found(source, found):
+    assert found in reached(source)
+
+
+@pytest.mark.parametrize("source", ["torch.load(path, weights_only=True)", "Image.open(file, formats=FORMATS)"])
+def test_what_is_safe_is_not_found(source):
+    assert reached(source) == []
 
 
 @pytest.mark.parametrize(
     "source",
     [
-        "import urllib.request",
-        "from pickle import loads",
-        "eval('1')",
-        "torch.load(path)",
-        "torch.load(path, weights_only=False)",
-        "np.load(path, allow_pickle=True)",
+        "eval(text)",
+        "exec(text)",
+        "import pickle\npickle.loads(text)",
+        "import os\nos.system(text)",
+        "import dill\ndill.loads(text)",
+        "import marshal\nmarshal.loads(text)",
+        "import shelve\nshelve.open(path)",
+        "import pandas\npandas.read_pickle(path)",
+        "import yaml\nyaml.load(text)",
     ],
 )
-def test_what_is_looked_for_is_found(source):
-    assert offences(source) != []
+def test_ruff_finds_the_rest(source):
+    settings = tomllib.loads((TESTS.parent / "pyproject.toml").read_text())["tool"]["ruff"]["lint"]
+    assert "S" in settings["select"]
+    assert not [
+        rule for files, rules in settings["per-file-ignores"].items() if "durian_adv" in files for rule in rules
+    ]
+    ruff = [sys.executable, "-m", "ruff", "check", "--isolated", "--select", "S", "--output-format", "json", "-"]
+    found = json.loads(subprocess.run(ruff, input=f"{source}\n", capture_output=True, text=True).stdout)
+    assert [problem["code"][0] for problem in found] != []
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=[p.name for p in SOURCES])
 def test_files_are_opened_only_where_an_argument_names_them(path):
-    opens = [
-        c for c in map(_called, ast.walk(ast.parse(path.read_text()))) if c.split(".")[-1] in ("open", "read_text")
-    ]
+    calls = [ast.unparse(node.func) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    opens = [call for call in calls if call.split(".")[-1] in ("open", "read_text", "read_bytes")]
     assert opens == [] or path.relative_to(PACKAGE).parts[0] in READERS
+
+
+def test_the_formats_that_are_decoded_are_those_that_are_told():
+    told = (TESTS.parent / "SECURITY.md").read_text().upper().replace("JPEG 2000", "JPEG2000")
+    assert f"({', '.join(FORMATS)})".replace("\n", " ") in " ".join(told.split())
+
+
+# --- what the commands do -------------------------------------------------------------------------------
+
+
+def rollouts(path):
+    rows = [{"step": i // 8, "prompt": i % 4, "reward": i % 3, "confidence": -float(i)} for i in range(32)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.mark.parametrize("command", ["metrics", "report", "curate", "entropy"])
+def test_a_command_opens_what_it_is_given_and_starts_and_reaches_nothing(tmp_path, monkeypatch, command):
+    home = tmp_path / "home"  # Matplotlib's cache
+    home.mkdir()
+    monkeypatch.setenv("MPLCONFIGDIR", str(home))
+    monkeypatch.setenv("TMPDIR", str(home))
+    log = rollouts(tmp_path / "log.jsonl")
+    crop(0).save(tmp_path / "a.png")
+    (tmp_path / "rows.jsonl").write_text('{"image": "a.png"}\n')
+    pairs = []
+    for name in ("warm", "out"):
+        out = [tmp_path / f"{name}{number}.jsonl" for number in (1, 2)]
+        pairs.append(
+            {
+                "metrics": ["metrics", log],
+                "report": ["report", log, "--out", tmp_path / name],
+                "curate": ["curate", log, *out, "--correct", "reward", "--above", "0.5", "--prompt", "step", "prompt"],
+                "entropy": ["entropy", tmp_path / "rows.jsonl", out[0], *FLAGS],
+            }[command]
+        )
+    status, opened, events, err = audited(pairs[1], pairs[0])
+    assert status == 0, err
+    assert events == []
+    assert [path for path in opened if not path.startswith((str(tmp_path), "/dev/null"))] == []

@@ -37,7 +37,9 @@ def test_a_run_without_a_readable_image_fails_and_writes_nothing(tmp_path, capsy
     cache = tmp_path / "c"
     for flags, left in (([], ["in.jsonl"]), (["--cache", str(cache)], ["c", "in.jsonl"])):
         assert main(["entropy", str(tmp_path / "in.jsonl"), str(tmp_path / "out.jsonl"), *FLAGS, *flags]) == 2
-        assert "in.jsonl: expected images that can be read, got none among 1; nothing is" in capsys.readouterr().err
+        assert (
+            "in.jsonl: expected images that can be read, got none: 1 not readable in 1 rows;" in capsys.readouterr().err
+        )
         assert sorted(p.name for p in tmp_path.iterdir()) == left
 
 
@@ -138,9 +140,9 @@ def test_a_cache_of_ones_own_serves_other_data_sets_and_other_encoders_do_not_us
 @pytest.mark.parametrize(
     ("make", "arguments", "message"),
     [
-        (lambda p: None, ["none", "out.jsonl"], "none: expected a folder or a file, got nothing there"),
-        (lambda p: (p / "in.csv").write_text("a"), ["in.csv", "out.csv"], "in.csv: expected a name that ends in"),
-        (lambda p: (p / "in").mkdir(), ["in", "out.jsonl"], "in: expected a folder with images, got none"),
+        (lambda p: None, ["none", "out.jsonl"], "none: does not exist"),
+        (lambda p: (p / "in.txt").write_text("a"), ["in.txt", "out.txt"], "in.txt: expected a folder, or a name"),
+        (lambda p: (p / "in").mkdir(), ["in", "out.jsonl"], "in: expected a folder with images or parquet files"),
         (
             lambda p: ((p / "in").mkdir(), (p / "in/\udcff.png").touch()),
             ["in", "out.jsonl"],
@@ -166,7 +168,7 @@ def test_a_cache_of_ones_own_serves_other_data_sets_and_other_encoders_do_not_us
         (
             lambda p: (p / "in.jsonl").write_text('{"visual_entropy": 1, "image": "x"}'),
             ["in.jsonl", "o.jsonl"],
-            "expected no key 'visual_entropy'",
+            "expected no column 'visual_entropy'",
         ),
         (
             lambda p: (p / "in.jsonl").write_bytes(b'{"image": "x"}\n{"image": "\xff"}'),
@@ -191,7 +193,7 @@ def test_a_cache_of_ones_own_serves_other_data_sets_and_other_encoders_do_not_us
         (
             lambda p: (p / "in.jsonl").write_text(r'{"image": "\ud800"}'),
             ["in.jsonl", "o.json"],
-            "images: expected paths in UTF-8",
+            "in.jsonl, line 1: expected paths in UTF-8",
         ),
         (
             lambda p: pyarrow.parquet.write_table(pa.table({"image": ["x"], "extra_info": ["a"]}), p / "in.parquet"),
@@ -201,14 +203,18 @@ def test_a_cache_of_ones_own_serves_other_data_sets_and_other_encoders_do_not_us
         (
             lambda p: (p / "in.jsonl").write_text('{"image": "x"}'),
             ["in.jsonl", "none/o.jsonl"],
-            "o.jsonl: expected a name in a folder that is there",
+            "o.jsonl: parent directory does not exist",
         ),
         (
             lambda p: (p / "in.jsonl").write_text('{"image": "x"}'),
             ["in.jsonl", "o.jsonl", "--cache", "none/c"],
-            "c: expected a name in a folder that is there",
+            "c: parent directory does not exist",
         ),
-        (lambda p: (p / "in.parquet").write_text("x"), ["in.parquet", "o.parquet"], "expected a parquet file, got"),
+        (
+            lambda p: (p / "in.parquet").write_text("x"),
+            ["in.parquet", "o.parquet"],
+            "in.parquet: expected a table in parquet, got one that cannot be read",
+        ),
         (
             lambda p: pyarrow.parquet.write_table(pa.table({"image": [], "visual_entropy": []}), p / "in.parquet"),
             ["in.parquet", "o.parquet"],
@@ -222,7 +228,7 @@ def test_a_cache_of_ones_own_serves_other_data_sets_and_other_encoders_do_not_us
         (
             lambda p: (p / "in.jsonl").write_text('{"image": "x"}'),
             ["in.jsonl", "in.jsonl"],
-            "in.jsonl: expected a name that is not taken yet",
+            "in.jsonl: already exists",
         ),
         (
             lambda p: (p / "in.jsonl").write_text('{"image": "x"}'),

@@ -12,7 +12,8 @@ from photographs import crop, encoded
 from PIL import Image
 from small_encoder import entropy, score, shared_encoder
 
-from durian_adv.data.scoring.images import content, images_of
+from durian_adv.data.scoring.images import content
+from durian_adv.data.scoring.media import pictures_of
 
 
 def forms(image, folder):
@@ -59,6 +60,10 @@ def test_a_photograph_is_turned_as_its_camera_was():
     (plain, right, tagged), _ = score(cells, shared_encoder())
     assert tagged == pytest.approx(right, abs=1e-6)
     assert tagged != pytest.approx(plain, abs=1e-4)
+
+
+def images_of(cell):
+    return pictures_of(cell).pictures
 
 
 def test_cells_hold_no_image_one_or_several():
@@ -136,10 +141,10 @@ def test_tensors_are_read_with_their_channels_first():
 
 BROKEN = {
     "no file": ("none.png", "none.png: FileNotFoundError"),
-    "no image": (b"not an image", "expected an image, got 12 bytes that begin with b'not an i'"),
+    "no image": (b"not an image", "got 12 bytes that begin with b'not an i'"),
     "half an image": (encoded(crop(0, (128, 128)))[:4000], "OSError"),
-    "address": ("https://example.com/x.png", "expected an image that is here, got the address 'https://example.com/x"),
-    "address without encryption": ("http://example.com/x.png", "expected an image that is here, got the address 'http"),
+    "address": ("https://example.com/x.png", "expected a file on this machine, got the address 'https://example.com/x"),
+    "address without encryption": ("http://example.com/x.png", "expected a file on this machine, got the address"),
     "data URL of text": ("data:text/plain,hello", "expected a data URL in base64"),
     "data URL with a typo": (
         f"data:image/png;base64,!{base64.b64encode(encoded(crop(0))).decode()}",
@@ -148,6 +153,10 @@ BROKEN = {
     "data URL with a comma more": ("data:image/png;base64,AAAA,AAAA", "Only base64 data is allowed"),
     "floats": (np.zeros((4, 4, 3)), "expected pixels of dtype uint8, got float64"),
     "number": (3, "TypeError: expected an image, got int"),
+    "ftp": ("ftp://example.com/x.png", "expected a file on this machine, got the address"),
+    "s3": ("s3://bucket/x.png", "expected a file on this machine, got the address"),
+    "chain": ("zip://a.png::https://example.com/x.zip", "expected a file on this machine, got the address"),
+    "file of elsewhere": ("file://https://example.com/x.png", "expected a file on this machine, got the address"),
     "None in a list": ([None], "TypeError: expected an image, got NoneType"),
     "empty mapping": ({"bytes": None, "path": None}, "expected bytes, a path or an image"),
 }

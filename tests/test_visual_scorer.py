@@ -49,7 +49,7 @@ def test_the_scorer_logs_what_it_cannot_read(caplog):
     with caplog.at_level(logging.WARNING):
         EntropyScorer(Counting())({"image": [crop(0), b"?"]})
     (message,) = [record.getMessage() for record in caplog.records]
-    assert message.startswith("row 1 of the batch, image 0: cannot be read, its visual entropy is NaN: ValueError")
+    assert message.startswith("row 2 of the batch, image 1: cannot be read, its visual entropy is NaN: ValueError")
 
 
 def test_an_arrow_table_keeps_its_types_and_gets_a_column_more():
@@ -72,6 +72,8 @@ def test_an_arrow_table_keeps_its_types_and_gets_a_column_more():
     )
 
 
+COLUMNS = "'images' or 'image' or 'messages'"
+
 # --- encoders ---------------------------------------------------------------------------------------
 
 
@@ -80,9 +82,9 @@ def test_an_arrow_table_keeps_its_types_and_gets_a_column_more():
     [
         (lambda: EntropyScorer(batch_size=0), "batch_size: expected at least 1 image"),
         (lambda: EntropyScorer(batch_size="8"), "batch_size: expected a number of images"),
-        (lambda: EntropyScorer(**SMALL)({"text": ["?"]}), "images: expected a column 'images' or 'image', got text"),
-        (lambda: EntropyScorer(**SMALL)({"a": [], "b": []}), "images: expected a column 'images' or 'image', got a, b"),
-        (lambda: EntropyScorer(**SMALL)({}), "images: expected a column 'images' or 'image', got none"),
+        (lambda: EntropyScorer(**SMALL)({"text": ["?"]}), f"images: expected a column {COLUMNS}, got text"),
+        (lambda: EntropyScorer(**SMALL)({"a": [], "b": []}), f"images: expected a column {COLUMNS}, got a, b"),
+        (lambda: EntropyScorer(**SMALL)({}), f"images: expected a column {COLUMNS}, got none"),
         (lambda: EntropyScorer(images="x", **SMALL)({"image": []}), "images: expected a column 'x', got image"),
         (
             lambda: EntropyScorer(**SMALL)([1]),
@@ -93,8 +95,11 @@ def test_an_arrow_table_keeps_its_types_and_gets_a_column_more():
         (lambda: load_encoder(size="32"), "size: expected a number of pixels, got str"),
         (lambda: load_encoder(features="all"), "features: expected one of"),
         (lambda: load_encoder(dtype="float8"), "dtype: expected one of"),
-        (lambda: load_encoder(device="gpu"), r"device: expected one of this machine, got gpu \(Expected one of cpu"),
-        (lambda: load_encoder(device="cuda:99"), r"device: expected one of this machine, got cuda:99 \("),
+        (
+            lambda: load_encoder(device="gpu"),
+            r"device: expected a device that is available, got 'gpu' \(Expected one of cpu",
+        ),
+        (lambda: load_encoder(device="cuda:99"), r"device: expected a device that is available, got 'cuda:99' \("),
         (lambda: load_encoder(min_pixels=0), "min_pixels: expected at least 1 pixel, got 0"),
         (lambda: load_encoder(max_pixels=0), "max_pixels: expected at least 1 pixel, got 0"),
         (lambda: load_encoder(min_pixels=9, max_pixels=8), "min_pixels: expected at most max_pixels, 8, got 9"),

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from photographs import crop
 from small_encoder import Counting, entropy, score, shared_encoder
 
-from durian_adv.data.scoring.cache import Cache
+from durian_adv.data.scoring.cache import Cache, CacheError
+from durian_adv.data.scoring.media import Media, pictures_of
 from durian_adv.data.scoring.rows import row_entropies
 
-OPTIONS = {"batch_size": 2, "root": None, "unreadable": print}
+OPTIONS = {"batch_size": 2, "root": None, "unreadable": print, "unscored": print}
 
 
 def test_several_images_have_their_mean_and_one_that_cannot_be_read_makes_it_nan():
@@ -44,7 +45,7 @@ def test_each_distinct_image_is_computed_once_whatever_the_rows_and_batches(rows
 def test_images_wait_for_others_of_their_size_but_not_forever():
     cells = [crop(i, (33 + i, 64)) for i in range(20)]  # no two of one size
     encoder, taken = Counting(grouped=True), []
-    found = row_entropies((taken.append(i) or c for i, c in enumerate(cells)), encoder, {}, **OPTIONS)
+    found = row_entropies((taken.append(i) or Media([c], []) for i, c in enumerate(cells)), encoder, {}, **OPTIONS)
     next(found)
     assert len(taken) == 16  # eight batches of two
     assert len(list(found)) == 19
@@ -57,7 +58,7 @@ def test_images_wait_for_others_of_their_size_but_not_forever():
 @pytest.mark.parametrize("grouped", [False, True])
 def test_a_full_batch_does_not_wait(grouped):
     encoder, taken = Counting(grouped), []
-    found = row_entropies((taken.append(i) or crop(i) for i in range(4)), encoder, {}, **OPTIONS)
+    found = row_entropies((taken.append(i) or Media([crop(i)], []) for i in range(4)), encoder, {}, **OPTIONS)
     assert [next(found)[0], next(found)[0], taken, encoder.batches] == [0, 1, [0, 1], [2]]
 
 
@@ -80,7 +81,7 @@ def test_where_too_many_wait_the_fullest_batch_goes_first():
     # eight batches of four: ten sizes, three images of each, then two more of another size
     cells = [crop(i, (33 + i // 3, 64)) for i in range(30)] + [crop(i, (50, 64)) for i in range(30, 32)]
     encoder = Counting(grouped=True)
-    found = row_entropies(cells, encoder, {}, **{**OPTIONS, "batch_size": 4})
+    found = row_entropies(map(pictures_of, cells), encoder, {}, **{**OPTIONS, "batch_size": 4})
     first = [next(found)[0] for _ in range(3)]
     assert encoder.batches == [3]
     assert first == [0, 1, 2]
@@ -121,9 +122,9 @@ def test_the_cache_waits_a_minute_for_another_process_that_writes(tmp_path):
 
 def test_another_file_is_no_cache(tmp_path):
     (tmp_path / "c").write_text("something else " * 100)
-    with pytest.raises(ValueError, match="c: expected a cache of entropies"):
+    with pytest.raises(CacheError, match="c: expected a cache of entropies, got another file"):
         Cache(tmp_path / "c", "one")
-    with pytest.raises(ValueError, match="none/c: expected a name in a folder that is there, got none"):
+    with pytest.raises(CacheError, match="none/c: parent directory does not exist"):
         Cache(tmp_path / "none/c", "one")
 
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import argparse
 import functools
-import sys
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-Id = tuple[Any, ...]
-Where = Callable[[int], str]  # what to call a row in an error, by its number
+from durian_adv.cli.terminal import bar, tell
 
 
 def add(commands: Any) -> None:
@@ -19,34 +17,78 @@ def add(commands: Any) -> None:
     command = commands.add_parser(
         "curate",
         help="keep prompts of moderate accuracy, in two stages",
-        description="Read samplings of a base model, one a row with a prompt id and whether it is correct; write the "
-        "prompts of stage 1 (medium) and stage 2 (medium to hard) as two tables, with accuracies and their intervals. "
-        "With --dataset the rows of a data set are written instead, with a column accuracy. Tables are parquet or "
-        "JSON lines, by their names (.parquet, .jsonl).",
+        description="Read samplings of a base model: a row with a prompt id and whether one is correct, or with a list "
+        "of such outcomes, or with a number of correct ones beside a number of samplings, or with a pass rate; write "
+        "the prompts of stage 1 (medium) and stage 2 (medium to hard) as two tables, with accuracies and their "
+        "intervals. With --dataset the rows of a data set are written instead, with a column accuracy. Tables are "
+        "parquet or JSON lines, by their names (.parquet, .jsonl).",
     )
     command.set_defaults(run=run)
-    command.add_argument("samplings", type=Path, help="a table of samplings")
-    command.add_argument("stage1", type=Path, help="the table to write for stage 1")
-    command.add_argument("stage2", type=Path, help="the table to write for stage 2")
+    command.add_argument("table", type=Path, help="table of samplings")
+    command.add_argument("stage1", type=Path, help="table to write for stage 1; must not exist")
+    command.add_argument("stage2", type=Path, help="table to write for stage 2; must not exist")
+    _add_columns(command)
+    _add_band(command)
+    command.add_argument(
+        "--dataset", type=Path, metavar="TABLE", help="data set whose rows are split (default: the prompts themselves)"
+    )
+    command.add_argument(
+        "--id", nargs="+", default=["id"], metavar="COLUMN", help="prompt id in the data set (default: id)"
+    )
+    command.add_argument("--picture", type=Path, metavar="FILE", help="histogram of accuracies to draw (default: none)")
+
+
+def _add_columns(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--prompt",
         nargs="+",
         default=["prompt"],
         metavar="COLUMN",
-        help="the prompt id (default: prompt); several columns together where one repeats, such as step prompt",
+        help="prompt id, several columns together where one repeats, such as step prompt (default: prompt)",
     )
     command.add_argument(
-        "--correct", default="correct", metavar="COLUMN", help="0 or 1, true or false, null: not known"
+        "--correct",
+        default="correct",
+        metavar="COLUMN",
+        help="0 or 1, true or false, null for an unknown outcome; a list of them; or a count, with --samplings "
+        "(default: correct)",
     )
-    command.add_argument("--above", type=float, metavar="X", help="a sampling is correct if its column exceeds X")
-    command.add_argument("--band", type=float, nargs=2, metavar=("LOW", "HIGH"), help="accuracies to keep")
-    command.add_argument("--cut", type=float, metavar="P", help="accuracies below are of stage 2")
-    command.add_argument("--keep", choices=("estimate", "possible", "certain"), help="how intervals count")
-    command.add_argument("--confidence-level", type=float, metavar="LEVEL", help="of the interval")
-    command.add_argument("--method", choices=("wilson", "wilsoncc", "exact"), help="of the interval")
-    command.add_argument("--dataset", type=Path, metavar="TABLE", help="the data set whose rows are to be split")
-    command.add_argument("--id", nargs="+", default=["id"], metavar="COLUMN", help="its prompt id (default: id)")
-    command.add_argument("--picture", type=Path, metavar="FILE", help="draw the histogram of accuracies")
+    command.add_argument(
+        "--samplings",
+        metavar="COLUMN|N",
+        help="number of samplings of a row, of which --correct is the correct ones or --rate the share "
+        "(default: the column samplings where there is one)",
+    )
+    command.add_argument(
+        "--rate", metavar="COLUMN", help="pass rate from 0 to 1, in the place of --correct; needs --samplings"
+    )
+    command.add_argument(
+        "--above", type=float, metavar="X", help="value that a correct outcome exceeds (default: outcomes are 0 or 1)"
+    )
+
+
+def _add_band(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--band",
+        type=float,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        help="lowest and highest accuracy to keep (default: 0.084 0.87)",
+    )
+    command.add_argument(
+        "--cut", type=float, metavar="P", help="accuracy below which a prompt is of stage 2 (default: 1/3)"
+    )
+    command.add_argument(
+        "--keep",
+        choices=("estimate", "possible", "certain"),
+        help="what must lie in the band: the accuracy, some of its interval, or all of it (default: estimate)",
+    )
+    command.add_argument(
+        "--confidence-level", type=float, metavar="LEVEL", help="confidence level of the interval (default: 0.95)"
+    )
+    command.add_argument(
+        "--method", choices=("wilson", "wilsoncc", "exact"), help="method of the interval (default: wilson)"
+    )
 
 
 def run(options: argparse.Namespace) -> None:
@@ -58,105 +100,72 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from tqdm import tqdm
+    from durian_adv.data import aside, curation, tables
 
-    from durian_adv.data import curation, tables
-
-    stages = {"stage_1": options.stage1, "stage_2": options.stage2}
-    outputs = [*stages.values(), *([options.picture] if options.picture else [])]
-    for path in stages.values():  # before any work
+    outputs = [options.stage1, options.stage2, *([options.picture] if options.picture else [])]
+    for path in outputs[:2]:  # before any work
         tables.suffix(path)
-    for place, path in enumerate(outputs):
-        if path.exists() or path.resolve() in [other.resolve() for other in outputs[:place]]:
-            raise ValueError(f"{path}: expected a name that is not taken yet")
-    read = [*options.prompt, options.correct]
-    rows = tqdm(tables.read_columns(options.samplings, read), desc="reading", unit=" samplings", disable=None)
-    prompts = _counts(rows, functools.partial(tables.where, options.samplings), read, options.above)
-    names = ("band", "cut", "keep", "confidence_level", "method")
-    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
-    samplings, correct = ([counts[place] for counts in prompts.values()] for place in (0, 1))
-    found = curation.curate(correct, samplings=samplings, prompts=list(prompts), **given)
-
-    if options.dataset is None:
-        columns = {name: getattr(found, name).tolist() for name in ("samplings", "correct", "accuracy", "low", "high")}
-        made = [
-            dict(zip((*options.prompt, *columns), (*prompt, *values), strict=True))
-            for prompt, *values in zip(found.prompt, *columns.values(), strict=True)
-        ]
-        data, fates = tables.Table(options.samplings, made, ()), found.fate.tolist()
-    else:
-        data = tables.read_table(options.dataset)
-        number = {_text(prompt): i for i, prompt in enumerate(found.prompt)}
-        where = functools.partial(tables.where, options.dataset)
-        ids = zip(*(data.column(name) for name in options.id), strict=True)
-        first: dict[tuple[str, ...], Id] = {}
-        wanted = [_id(name, options.id, where, number, first) for number, name in zip(data.numbers, ids, strict=True)]
-        places = [number.get(_text(name)) for name in wanted]
-        if wanted and places == [None] * len(places):
-            raise ValueError(
-                f"{options.dataset}: expected ids that are prompts of {options.samplings}, got none, such as "
-                f"{_told(wanted[0])} where a prompt is {_told(next(iter(prompts))) if prompts else 'not there'}"
-            )
-        if "accuracy" in data.names:
-            raise ValueError(f"{options.dataset}: expected no column 'accuracy', which is to be written, got one")
-        data = data.with_column("accuracy", [None if i is None else float(found.accuracy[i]) for i in places])
-        fates = ["not sampled" if i is None else str(found.fate[i]) for i in places]
-    try:
-        for name, path in stages.items():
-            data.write([fate == name for fate in fates], path)
-        if options.picture is not None:
-            curation.accuracy_figure(found).savefig(options.picture)
-    except BaseException:  # one stage without the other would be taken for the whole
-        for path in outputs:
-            path.unlink(missing_ok=True)
-        raise
+    aside.check_free(outputs)
+    found = _curation(options)
+    data, fates = _prompts(options, found) if options.dataset is None else _rows(options, found)
+    with aside.written(outputs) as (first, second, *picture):
+        for fate, path, output in (("stage_1", first, options.stage1), ("stage_2", second, options.stage2)):
+            with aside.naming(output):
+                data.write([each == fate for each in fates], path, output)
+        for path in picture:
+            with aside.naming(options.picture):
+                curation.accuracy_figure(found).savefig(path)
     counts = Counter(fates)
     told = [f"{counts[fate]} {fate.replace('_', ' ')}" for fate in (*curation.FATES, "not sampled") if counts[fate]]
-    print(f"durian-adv curate: {len(fates)} prompts: {', '.join(told) or 'none'}", file=sys.stderr)
+    tell("curate", f"{len(fates)} prompts: {', '.join(told) or 'none'}")
 
 
-def _counts(
-    rows: Iterable[tuple[int, list[Any]]], where: Where, names: list[str], above: float | None
-) -> dict[Id, list[int]]:
-    """Return each prompt's number of samplings whose outcome is known, and of correct ones; rows are not kept."""
-    *of_prompt, correct = names
-    found: dict[Id, list[int]] = {}
-    first: dict[tuple[str, ...], Id] = {}
-    for number, (*values, value) in rows:
-        counts = found.setdefault(_id(tuple(values), of_prompt, where, number, first), [0, 0])
-        outcome = _outcome(value, above, where, number, correct)
-        if outcome is not None:
-            counts[0] += 1
-            counts[1] += outcome
-    return found
+def _curation(options: argparse.Namespace) -> Any:
+    """Return what becomes of each prompt of the table of samplings."""
+    from durian_adv.data import curation, samplings
+
+    given = options.samplings
+    number = int(given) if given is not None and given.isdecimal() else given
+    form = samplings.Form(options.prompt, options.correct, options.rate, number, options.above)
+    prompts = samplings.count(options.table, form, lambda rows: bar(iterable=rows, desc="reading", unit=" rows"))
+    names = ("band", "cut", "keep", "confidence_level", "method")
+    chosen = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    known, correct = ([numbers[place] for numbers in prompts.values()] for place in (0, 1))
+    return curation.curate(correct, samplings=known, prompts=list(prompts), **chosen)
 
 
-def _id(name: Id, columns: list[str], where: Where, number: int, first: dict[tuple[str, ...], Id]) -> Id:
-    """Check an id; two that are written alike, as 1 and "1", are refused, for which ``first`` keeps those before."""
-    for key, value in zip(columns, name, strict=True):
-        if value is None or value != value or isinstance(value, (bool, list, dict)):
-            raise ValueError(f"{where(number)}: {key}: expected an integer or a string, got {value!r:.60}")
-    if (other := first.setdefault(_text(name), name)) != name:
-        raise ValueError(
-            f"{where(number)}: expected ids of one type, got {_told(name)} where another row has {_told(other)}"
+def _prompts(options: argparse.Namespace, found: Any) -> tuple[Any, Sequence[str]]:
+    """Return the prompts themselves as a table, and the fate of each."""
+    from durian_adv.data import tables
+
+    columns = {name: getattr(found, name).tolist() for name in ("samplings", "correct", "accuracy", "low", "high")}
+    made = [
+        dict(zip((*options.prompt, *columns), (*prompt, *values), strict=True))
+        for prompt, *values in zip(found.prompt, *columns.values(), strict=True)
+    ]
+    return tables.Table(options.table, made, ()), found.fate.tolist()
+
+
+def _rows(options: argparse.Namespace, found: Any) -> tuple[Any, Sequence[str]]:
+    """Return the rows of the data set with the accuracies of their prompts, and the fate of each."""
+    from durian_adv.data import samplings, tables
+
+    data = tables.read_table(options.dataset)
+    if "accuracy" in data.names:
+        raise ValueError(f"{options.dataset}: expected no column 'accuracy', which is to be written, got one")
+    place = {samplings.text_of(prompt): i for i, prompt in enumerate(found.prompt)}
+    where = functools.partial(tables.where, options.dataset)
+    first: dict[tuple[str, ...], samplings.Id] = {}
+    ids = [
+        samplings.check_id(name, options.id, where(number), first)
+        for number, name in zip(
+            data.numbers, zip(*(data.column(name) for name in options.id), strict=True), strict=True
         )
-    return name
-
-
-def _text(name: tuple[Any, ...]) -> tuple[str, ...]:
-    """Return an id as text: a table may hold as numbers what another holds as strings."""
-    return tuple(str(int(part) if isinstance(part, float) and part.is_integer() else part) for part in name)
-
-
-def _told(name: tuple[Any, ...]) -> str:
-    return ", ".join(f"{part!r:.60}" for part in name)
-
-
-def _outcome(value: Any, above: float | None, where: Where, number: int, column: str) -> int | None:
-    """Return 1 for a sampling that is correct, 0 for another, None where that is not known."""
-    if value is None or value != value:  # NaN
-        return None
-    if not isinstance(value, (bool, int, float)) or (above is None and value not in (0, 1)):
-        expected = "0, 1, true, false or null" if above is None else "a number or null"
-        raise ValueError(f"{where(number)}: {column}: expected {expected}, got {value!r:.60}")
-    return int(value if above is None else value > above)
+    ]
+    places = [place.get(samplings.text_of(name)) for name in ids]
+    if ids and places == [None] * len(places):
+        prompts = f"prompts look like {samplings.shown(found.prompt[0])}" if len(found.prompt) else "there are none"
+        example = f"for example {samplings.shown(ids[0])}; {prompts}"
+        raise ValueError(f"{options.dataset}: no id matches a prompt of {options.table} ({example})")
+    data = data.with_column("accuracy", [None if i is None else float(found.accuracy[i]) for i in places])
+    return data, ["not sampled" if i is None else str(found.fate[i]) for i in places]

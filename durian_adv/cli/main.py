@@ -3,26 +3,45 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 
 import durian_adv
 from durian_adv.cli import curate, entropy, metrics, preflight, report
+from durian_adv.cli.terminal import leave_closed_pipes, tell
 
 COMMANDS = (curate, entropy, metrics, preflight, report)
+UNUSABLE, INTERRUPTED, READER_LEFT = 2, 130, 141  # the last two as the shell has them: 128 and the signal's number
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status: 0, or 2 for input that cannot be used."""
+    """Run the command; return its exit status.
+
+    The status is 0; 2 for input that cannot be used; 130 after Ctrl-C; 141 if the reader of its output has left.
+    """
     parser = argparse.ArgumentParser(prog="durian-adv", description=durian_adv.__doc__)
     parser.add_argument("--version", action="version", version=f"%(prog)s {durian_adv.__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
     for command in COMMANDS:
         command.add(commands)
+    try:
+        return _run(parser, arguments)
+    except BrokenPipeError:
+        return READER_LEFT
+    finally:
+        leave_closed_pipes()
+
+
+def _run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> int:
     options = parser.parse_args(arguments)
     try:
         options.run(options)
+        print(end="", flush=True)  # what is wrong with the standard output shows here, and not while Python ends
+    except BrokenPipeError:
+        raise
     except (ValueError, OSError, ModuleNotFoundError) as error:
-        print(f"durian-adv {options.command}: {error}", file=sys.stderr)
-        return 2
+        tell(options.command, f"{error}")
+        return UNUSABLE
+    except KeyboardInterrupt:
+        tell(options.command, "interrupted")
+        return INTERRUPTED
     return 0

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import binomtest
 
 from durian_adv._src import checks
+from durian_adv._src.errors import ArgumentError, ArgumentTypeError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -101,10 +102,10 @@ def curate(
     lowest, highest = _band(band)
     cut = checks.number("cut", cut)
     if not lowest <= cut <= highest:
-        raise ValueError(f"cut: expected a number in the band [{lowest}, {highest}], got {cut}")
+        raise ArgumentError("cut", f"a number in the band [{lowest}, {highest}]", cut)
     confidence_level = checks.number("confidence_level", confidence_level)
     if not 0 < confidence_level < 1:
-        raise ValueError(f"confidence_level: expected a number in (0, 1), got {confidence_level}")
+        raise ArgumentError("confidence_level", "a number in (0, 1)", confidence_level)
 
     outcomes = _array("correct", correct, "bool, 0, 1 or NaN")
     known, right = _outcomes(outcomes, prompts) if samplings is None else _numbers(outcomes, samplings)
@@ -115,17 +116,31 @@ def curate(
     pairs = zip(right.tolist(), known.tolist(), strict=True)
     interval = functools.cache(functools.partial(_interval, level=confidence_level, method=method))
     low, high = np.array([interval(k, n) for k, n in pairs], dtype=np.float64).reshape(-1, 2).T
+    fate = _fates(known, accuracy, low, high, keep=keep, band=(lowest, highest), cut=cut)
+    return Curation(ids, known, right, accuracy, low, high, fate, (lowest, highest), cut)
+
+
+def _fates(
+    known: NDArray[np.int64],
+    accuracy: NDArray[np.float64],
+    low: NDArray[np.float64],
+    high: NDArray[np.float64],
+    *,
+    keep: str,
+    band: tuple[float, float],
+    cut: float,
+) -> NDArray[np.str_]:
+    lowest, highest = band
     kept = {
         "estimate": (lowest <= accuracy) & (accuracy <= highest),
         "possible": (high >= lowest) & (low <= highest) & (known > 0),
         "certain": (low >= lowest) & (high <= highest),
     }[keep]
-    fate = np.select(
+    return np.select(
         [kept & (accuracy < cut), kept, accuracy < lowest, accuracy > highest],
         ["stage_2", "stage_1", "too_hard", "too_easy"],
         "uncertain",
     )
-    return Curation(ids, known, right, accuracy, low, high, fate, (lowest, highest), cut)
 
 
 def accuracy_figure(curation: Curation) -> Figure:
@@ -166,6 +181,19 @@ def accuracy_figure(curation: Curation) -> Figure:
             linewidth=0.5,
         )
         axes.legend(frameon=False)
+    _mark_band(axes, curation)
+    low, high = curation.band
+    axes.set(
+        xlabel=f"accuracy over {_range_of(counts)} samplings (grey: the band {low:g} to {high:g})",
+        ylabel="prompts",
+        title=f"{int(known.sum()):,} prompts by accuracy",
+        xlim=(float(edges[0]), float(edges[-1])),
+    )
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _mark_band(axes: Any, curation: Curation) -> None:
     low, high = curation.band
     axes.axvspan(low, high, color="0.93", zorder=0)
     axes.axvline(curation.cut, color="0.5", linestyle=":")
@@ -178,14 +206,6 @@ def accuracy_figure(curation: Curation) -> Figure:
         color="0.4",
         fontsize=8,
     )
-    axes.set(
-        xlabel=f"accuracy over {_range_of(counts)} samplings (grey: the band {low:g} to {high:g})",
-        ylabel="prompts",
-        title=f"{int(known.sum()):,} prompts by accuracy",
-        xlim=(float(edges[0]), float(edges[-1])),
-    )
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure
 
 
 def _range_of(counts: NDArray[np.int64]) -> str:
@@ -194,10 +214,10 @@ def _range_of(counts: NDArray[np.int64]) -> str:
 
 def _band(band: object) -> tuple[float, float]:
     if isinstance(band, (str, bytes)) or not isinstance(band, Sequence) or len(band) != 2:
-        raise TypeError(f"band: expected two numbers, the lowest and the highest accuracy, got {band!r}")
+        raise ArgumentTypeError("band", "two numbers, the lowest and the highest accuracy", repr(band))
     low, high = (checks.number(f"band[{i}]", edge) for i, edge in enumerate(band))
     if not 0 <= low < high <= 1:
-        raise ValueError(f"band: expected 0 <= low < high <= 1, got {(low, high)}")
+        raise ArgumentError("band", "0 <= low < high <= 1", (low, high))
     return low, high
 
 
@@ -212,19 +232,19 @@ def _array(name: str, values: ArrayLike, expected: str) -> NDArray[np.float64]:
     try:
         return np.asarray(values, dtype=np.float64)  # None becomes NaN
     except (TypeError, ValueError, OverflowError) as error:
-        raise TypeError(f"{name}: expected an array of {expected}, got {values!r:.60} ({error})") from None
+        raise ArgumentTypeError(name, f"an array of {expected}", f"{values!r:.60} ({error})") from None
 
 
 def _outcomes(outcomes: NDArray[np.float64], prompts: Any) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return each row's number of known samplings and of correct ones."""
     if outcomes.ndim not in (1, 2):
-        raise ValueError(f"correct: expected shape (B, k), or (N,) with prompts, got {outcomes.shape}")
+        raise ArgumentError("correct", "shape (B, k), or (N,) with prompts", outcomes.shape)
     if outcomes.ndim == 1 and prompts is None:
-        raise ValueError(f"prompts: expected the prompt of each sampling with correct of shape {outcomes.shape}")
+        raise ArgumentError("prompts", f"the prompt of each sampling with correct of shape {outcomes.shape}")
     known = ~np.isnan(outcomes)
     wrong = known & (outcomes != 0) & (outcomes != 1)
     if wrong.any():
-        raise ValueError(f"correct: expected 0, 1 or NaN, got {outcomes[wrong][0]}")
+        raise ArgumentError("correct", "0, 1 or NaN", outcomes[wrong][0])
     right = np.where(known, outcomes, 0.0)
     return (known.sum(1), right.sum(1)) if outcomes.ndim == 2 else (known, right)
 
@@ -233,15 +253,15 @@ def _numbers(right: NDArray[np.float64], samplings: ArrayLike) -> tuple[NDArray[
     """Return the numbers given, after a check."""
     given = _array("samplings", samplings, "integers")
     if right.ndim != 1:
-        raise ValueError(f"correct: expected shape (B,) with samplings, got {right.shape}")
+        raise ArgumentError("correct", "shape (B,) with samplings", right.shape)
     if given.shape not in ((), right.shape):
-        raise ValueError(f"samplings: expected one integer, or as many as correct, {right.shape}, got {given.shape}")
+        raise ArgumentError("samplings", f"one integer, or as many as correct, {right.shape}", given.shape)
     known = np.broadcast_to(given, right.shape)
     for name, numbers, most in (("samplings", known, _MOST_SAMPLINGS), ("correct", right, known)):
         bad = ~((numbers >= 0) & (numbers <= most) & (numbers == np.floor(numbers)))
         if bad.any():
             bound = "" if name == "samplings" else ", no more than samplings"
-            raise ValueError(f"{name}: expected integers from 0 up{bound}, got {numbers[bad][0]}")
+            raise ArgumentError(name, f"integers from 0 up{bound}", numbers[bad][0])
     return known, right
 
 
@@ -249,7 +269,7 @@ def _rows(count: int, prompts: Any) -> tuple[NDArray[Any], NDArray[np.int64]]:
     """Return the distinct ids, and which of them each row has."""
     ids = list(range(count) if prompts is None else prompts)
     if len(ids) != count:
-        raise ValueError(f"prompts: expected {count} ids, one a row of correct, got {len(ids)}")
+        raise ArgumentError("prompts", f"{count} ids, one per row of correct", len(ids))
     number: dict[Any, int] = {}
     row = np.array([number.setdefault(i, len(number)) for i in ids], dtype=np.int64)
     unique = np.empty(len(number), dtype=object)  # ids may be tuples, which NumPy would take apart

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from durian_adv._src import checks
+from durian_adv._src.errors import ArgumentError, ArgumentTypeError
 
 SLOTS = ("accuracy", "level")
 
@@ -64,14 +65,14 @@ def hint(accuracy: float | None, bands: Sequence[Band] = DEFAULT_BANDS) -> str |
     ordered = sorted(bands)
     for one, other in itertools.pairwise(ordered):
         if other.low < one.high:
-            raise ValueError(f"bands: expected bands that do not overlap, got {one[:2]} and {other[:2]}")
+            raise ArgumentError("bands", "bands that do not overlap", f"{one[:2]} and {other[:2]}")
     if accuracy is None or accuracy != accuracy:  # NaN
         return None
     # a scalar of NumPy is a real number too, and what pandas gives
     real = isinstance(accuracy, numbers.Real) and not isinstance(accuracy, bool)
     accuracy = checks.number("accuracy", float(accuracy) if real else accuracy)
     if not 0 <= accuracy <= 1:
-        raise ValueError(f"accuracy: expected a number from 0 to 1, got {accuracy}")
+        raise ArgumentError("accuracy", "a number from 0 to 1", accuracy)
     for band in bands:
         if band.low <= accuracy < band.high or accuracy == band.high == 1:
             return band.template.format(accuracy=accuracy, level=band.level)
@@ -111,7 +112,7 @@ def with_hint(
     """
     for column in (messages, accuracy):
         if column not in example:
-            raise ValueError(f"{column}: expected a column of this name, got {sorted(example)}")
+            raise ArgumentError(column, "a column of this name", sorted(example))
     text = hint(example[accuracy], bands)
     prompt = copy.deepcopy(example[messages])  # messages are nested: whoever changes the new one changes no other
     return {messages: prompt if text is None else _with_text(prompt, text, messages)}
@@ -121,10 +122,10 @@ def _with_text(prompt: Any, text: str, name: str) -> Any:
     if isinstance(prompt, str):
         return f"{prompt}\n\n{text}"
     if not isinstance(prompt, Sequence) or not all(isinstance(message, Mapping) for message in prompt):
-        raise TypeError(f"{name}: expected a string or a list of chat messages, got {type(prompt).__name__}")
+        raise ArgumentTypeError(name, "a string or a list of chat messages", type(prompt).__name__)
     of_user = [i for i, message in enumerate(prompt) if message.get("role") == "user"]
     if not of_user:
-        raise ValueError(f"{name}: expected a message of the user, got {[message.get('role') for message in prompt]}")
+        raise ArgumentError(name, "a message of the user", [message.get("role") for message in prompt])
     last = of_user[-1]
     content = prompt[last].get("content")
     if isinstance(content, str):
@@ -132,17 +133,17 @@ def _with_text(prompt: Any, text: str, name: str) -> Any:
     elif isinstance(content, Sequence):
         content = [*content, {"type": "text", "text": text}]
     else:
-        raise TypeError(f"{name}[{last}]: expected content that is a string or a list, got {type(content).__name__}")
+        raise ArgumentTypeError(f"{name}[{last}]", "content that is a string or a list", type(content).__name__)
     return [*prompt[:last], {**prompt[last], "content": content}, *prompt[last + 1 :]]
 
 
 def _check_band(band: object) -> None:
     if not isinstance(band, Band):
-        raise TypeError(f"bands: expected a sequence of Band, got one of {type(band).__name__}")
+        raise ArgumentTypeError("bands", "a sequence of Band", f"one of {type(band).__name__}")
     low, high = checks.number("low", band.low), checks.number("high", band.high)
     if not 0 <= low < high <= 1:
-        raise ValueError(f"bands: expected 0 <= low < high <= 1, got {(low, high)}")
+        raise ArgumentError("bands", "0 <= low < high <= 1", (low, high))
     # exact names: {accuracy.__class__} would reach into objects, and any other name into nothing that a hint may tell
     for _, slot, layout, _ in string.Formatter().parse(band.template):
         if slot is not None and (slot not in SLOTS or "{" in (layout or "")):
-            raise ValueError(f"bands: expected no slots but {' and '.join(SLOTS)} in a template, got {band.template!r}")
+            raise ArgumentError("bands", f"no slots but {' and '.join(SLOTS)} in a template", repr(band.template))

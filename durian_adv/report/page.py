@@ -100,4 +100,4 @@ def _short(name: object) -> str:
 
 def _with_code(text: str) -> markupsafe.Markup:
     """Set the names of options apart, so that no line breaks within one."""
-    return markupsafe.Markup(re.sub(r"--[a-z][a-z-]*[a-z]", r"<code>\g<0></code>", str(markupsafe.escape(text))))
+    return markupsafe.Markup(re.sub(r"--[a-z][a-z-]*[a-z]", r"<code>\g<0></code>", str(markupsafe.escape(text))))  # noqa: S704  # escaped first

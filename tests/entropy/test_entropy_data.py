@@ -104,7 +104,7 @@ def test_a_dataset_on_disk_comes_back_with_a_column_more(tmp_path, capsys):
     dataset = raw.cast_column("image", Image())
     dataset.save_to_disk(tmp_path / "in")
     assert main(["entropy", str(tmp_path / "in"), str(tmp_path / "out"), *FLAGS]) == 0
-    assert "row 1, image 0: cannot be read" in capsys.readouterr().err
+    assert "in, row 2, image 1: cannot be read" in capsys.readouterr().err
     scored = datasets.load_from_disk(tmp_path / "out")
     assert scored["visual_entropy"] == pytest.approx([direct([crop(0)])[0], math.nan, math.nan], abs=1e-5, nan_ok=True)
     assert scored.remove_columns("visual_entropy").features == dataset.features

@@ -14,6 +14,7 @@ from photographs import crop, encoded
 
 from durian_adv import eigen_entropy
 from durian_adv.data.scoring import load_encoder
+from durian_adv.data.scoring.media import pictures_of
 from durian_adv.data.scoring.rows import row_entropies
 
 FAMILIES = ("qwen25vl", "qwen3vl", "llava", "smolvlm")
@@ -39,10 +40,14 @@ def features_of(family, model, processor, image, kind):
         return (core.connector(states) if kind == "projected" else states)[0]
 
 
+def refuse(*what):
+    pytest.fail(str(what))
+
+
 def scores(encoder, images, batch_size=3):
     found = dict(
         row_entropies(
-            images, encoder, {}, batch_size=batch_size, root=None, unreadable=lambda *what: pytest.fail(str(what))
+            map(pictures_of, images), encoder, {}, batch_size=batch_size, root=None, unreadable=refuse, unscored=refuse
         )
     )
     return [found[i] for i in range(len(images))]
@@ -296,8 +301,8 @@ def test_a_language_model_and_weights_that_are_missing_are_refused(tmp_path, mod
 def test_an_image_that_the_processor_refuses_is_reported(models):
     told = []
     encoder = load_encoder(str(models["qwen25vl"][0]), device="cpu")
-    cells = [encoded(crop(0, (300, 1))), crop(0)]
-    found = dict(row_entropies(cells, encoder, {}, batch_size=2, root=None, unreadable=lambda *what: told.append(what)))
+    options = {"batch_size": 2, "root": None, "unreadable": lambda *what: told.append(what), "unscored": refuse}
+    found = dict(row_entropies(map(pictures_of, [encoded(crop(0, (300, 1))), crop(0)]), encoder, {}, **options))
     assert math.isnan(found[0])
     assert found[1] > 0
     assert "aspect ratio" in told[0][2]

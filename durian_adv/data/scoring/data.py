@@ -1,91 +1,118 @@
-"""Data sets that ``durian-adv entropy`` reads and writes: folders of images, JSON lines, parquet, datasets on disk.
+"""Data sets that ``durian-adv entropy`` reads and writes, by what they are on disk.
 
-None is held in memory as a whole. What is written is what was read, with one column more.
+What is written is what was read, with one column more. But for JSON arrays none is held in memory as a whole.
 """
 
 from __future__ import annotations
 
 import importlib
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import pyarrow as pa
-import pyarrow.parquet
-from PIL import Image
 
-from durian_adv.data import json_lines, tables
-from durian_adv.data.scoring.images import images_of
-from durian_adv.data.scoring.scorer import COLUMN, image_column
+from durian_adv.data import aside, tables
+from durian_adv.data.scoring import csv_file, json_rows, parquet
+from durian_adv.data.scoring.extra_info import COLUMN, EXTRA
+from durian_adv.data.scoring.images import SUFFIXES
+from durian_adv.data.scoring.media import Media
 
-EXTRA = "extra_info"  # where verl looks for what is not one of its own columns
-_ROWS = 256  # of a parquet file at a time
+Unscored = Callable[[str, list[str]], object]  # told what to call a row, and what in it has no visual entropy
 
 
 class Source(Protocol):
     """A data set with images."""
 
     root: Path | None  # where its relative paths start
+    kinds: tuple[str, ...]  # suffixes that an output may have; "" is a folder
 
     def __len__(self) -> int:
         """Return the number of rows."""
 
-    def cells(self) -> Iterator[Any]:
-        """Return the images of each row: none, one or a list."""
+    def rows(self) -> Iterator[Media]:
+        """Return the media of each row."""
+
+    def where(self, row: int) -> str:
+        """Return what to call a row, counted from 0, in a message, where it is counted from 1."""
 
     def write(self, entropies: Sequence[float], output: Path, extra_info: bool) -> None:
         """Write all rows with their entropies; in ``extra_info`` too where there is one, or where it is wanted."""
 
 
 def open_source(path: Path, images: str | None, root: Path | None) -> Source:
-    """Open a data set by what it is on disk."""
+    """Open a data set by what it is on disk.
+
+    Raises:
+        FileNotFoundError, ValueError: nothing there; a file that cannot be used, by name and row.
+    """
     if not path.exists():
-        raise FileNotFoundError(f"{path}: expected a folder or a file, got nothing there")
+        raise FileNotFoundError(f"{path}: does not exist")
     if path.is_dir():
-        if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
-            on_disk = "durian_adv.data.scoring.datasets_on_disk"  # imports datasets, which tables do without
-            return importlib.import_module(on_disk).DatasetOnDisk(path, images, root)  # type: ignore[no-any-return]
-        return Folder(path)
-    if tables.suffix(path) == ".parquet":
-        return Parquet(path, images, root or path.parent)
-    return JsonLines(path, images, root or path.parent)
+        return _open_folder(path, images, root)
+    if path.suffix == ".csv":
+        return csv_file.Csv(path, images, root or path.parent)
+    if path.suffix == ".json":
+        return json_rows.JsonArray(path, images, root or path.parent)
+    if path.suffix == ".jsonl":
+        return json_rows.JsonLines(path, images, root or path.parent)
+    if path.suffix == ".parquet":
+        return parquet.Parquet(path, images, root or path.parent)
+    raise ValueError(f"{path}: expected a folder, or a name that ends in .parquet, .jsonl, .json or .csv")
 
 
-def for_output(source: Source, output: Path) -> Source:
+def for_output(source: Source, output: Path, by_image: bool, unscored: Unscored) -> Source:
     """Return the data set in the form that this output has; refuse a name that does not fit, before hours of work."""
-    if output.exists():
-        raise ValueError(f"{output}: expected a name that is not taken yet")
-    if not output.parent.is_dir():
-        raise ValueError(f"{output}: expected a name in a folder that is there, got none")
-    if output.suffix == ".json":
-        return ByImage(source)
-    kinds = {Folder: tables.SUFFIXES, JsonLines: (".jsonl",), Parquet: (".parquet",)}.get(type(source), ("",))
-    if output.suffix not in kinds:
-        expected = f"{' or '.join(kinds)}" if kinds != ("",) else "no suffix, as a folder is written,"
-        raise ValueError(f"{output}: expected a name with {expected} for this input, or with .json")
+    aside.check_free([output])
+    if output.suffix == ".json" and (by_image or ".json" not in source.kinds):
+        return ByImage(source, unscored)
+    if by_image:
+        raise ValueError(f"{output}: expected a name that ends in .json, for a table by image")
+    if output.suffix not in source.kinds:
+        named = "no suffix, as a folder is written," if source.kinds == ("",) else " or ".join(source.kinds)
+        raise ValueError(f"{output}: expected a name with {named} for this input, or with .json for a table by image")
     return source
+
+
+def _open_folder(path: Path, images: str | None, root: Path | None) -> Source:
+    if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
+        on_disk = "durian_adv.data.scoring.datasets_on_disk"  # imports datasets, which tables do without
+        return importlib.import_module(on_disk).DatasetOnDisk(path, images, root)  # type: ignore[no-any-return]
+    shards = sorted(file for file in path.rglob("*.parquet") if file.is_file())
+    pictures = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+    if shards and pictures:
+        raise ValueError(
+            f"{path}: expected a folder of images or one of parquet files, got {pictures[0].relative_to(path)} beside "
+            f"{shards[0].relative_to(path)}; name the folder inside it that holds the one or the other"
+        )
+    if shards:
+        return parquet.Shards(path, shards, images, root or path)
+    if not pictures:
+        raise ValueError(f"{path}: expected a folder with images or parquet files, got none")
+    return Folder(path, [picture.relative_to(path).as_posix() for picture in pictures])
 
 
 class Folder:
     """Images in a folder and those below it, by their names; what is written is a table of paths and entropies."""
 
-    def __init__(self, path: Path) -> None:
+    kinds: tuple[str, ...] = tables.SUFFIXES
+
+    def __init__(self, path: Path, files: list[str]) -> None:
         self.root: Path | None = path
-        suffixes = Image.registered_extensions()
-        found = (file for file in path.rglob("*") if file.suffix.lower() in suffixes and file.is_file())
-        self._files = sorted(file.relative_to(path).as_posix() for file in found)
-        if not self._files:
-            raise ValueError(f"{path}: expected a folder with images, got none")
-        for name in self._files:
+        self._files = files
+        for name in files:
             _check_text(name, f"{path}")
 
     def __len__(self) -> int:
         return len(self._files)
 
-    def cells(self) -> Iterator[Any]:
+    def rows(self) -> Iterator[Media]:
         """Return paths below the folder."""
-        return iter(self._files)
+        return (Media([file], []) for file in self._files)
+
+    def where(self, row: int) -> str:
+        """Return the number of a file and the folder."""
+        return f"{self.root}, row {row + 1}"
 
     def write(self, entropies: Sequence[float], output: Path, extra_info: bool) -> None:
         """Write the output; see ``Source``."""
@@ -95,157 +122,39 @@ class Folder:
         tables.write_table(pa.table(columns), output)
 
 
-class JsonLines:
-    """A file of JSON lines, of which every line is written as it was read, with a key more."""
-
-    def __init__(self, path: Path, images: str | None, root: Path) -> None:
-        self.root: Path | None = root
-        self._path = path
-        keys: dict[str, None] = {}
-        self._length = 0
-        for number, _, row in json_lines.objects(path):
-            self._length += 1
-            if EXTRA in row:
-                _check_extra(row, json_lines.where(path, number))
-            keys |= dict.fromkeys(row)
-        if COLUMN in keys:
-            raise ValueError(f"{path}: expected no key {COLUMN!r}, which is to be written, got one")
-        self._images = image_column(list(keys), images)
-
-    def __len__(self) -> int:
-        return self._length
-
-    def cells(self) -> Iterator[Any]:
-        """Return what stands under the key of images; nothing where it is missing."""
-        return (line.row.get(self._images) for line in json_lines.objects(self._path))
-
-    def write(self, entropies: Sequence[float], output: Path, extra_info: bool) -> None:
-        """Write the output; see ``Source``."""
-        with output.open("wb") as lines:
-            for (_, line, row), entropy in zip(json_lines.objects(self._path), entropies, strict=True):
-                if EXTRA in row:
-                    row[EXTRA] = {**(row[EXTRA] or {}), COLUMN: entropy}
-                    lines.write(tables.json_line({**row, COLUMN: entropy}).encode())
-                    continue
-                added: dict[str, Any] = {COLUMN: entropy} | ({EXTRA: {COLUMN: entropy}} if extra_info else {})
-                # the line itself with keys more: numbers, NaN and escapes stay as they were written
-                comma = b", " if row else b""
-                lines.write(line.removesuffix(b"}") + comma + tables.json_line(added).encode().removeprefix(b"{"))
-
-
 class ByImage:
     """The distinct images of a data set by their paths; what is written is a JSON object from path to entropy."""
 
-    def __init__(self, source: Source) -> None:
+    kinds: tuple[str, ...] = (".json",)
+
+    def __init__(self, source: Source, unscored: Unscored) -> None:
         self.root = source.root
-        self._paths: dict[str, None] = {}
-        for cell in source.cells():
-            for image in images_of(cell):
+        self._paths: dict[str, str] = {}  # where each was seen first
+        for row, media in enumerate(source.rows()):
+            if media.other:
+                unscored(source.where(row), media.other)
+            for image in media.pictures:
                 if not isinstance(image, str):
-                    raise ValueError(f"images: expected paths for a table by image, got {type(image).__name__}")
-                _check_text(image, "images")
-                self._paths[image] = None
+                    raise ValueError(
+                        f"{source.where(row)}: expected paths for a table by image, got {type(image).__name__}"
+                    )
+                _check_text(image, source.where(row))
+                self._paths.setdefault(image, source.where(row))
 
     def __len__(self) -> int:
         return len(self._paths)
 
-    def cells(self) -> Iterator[Any]:
+    def rows(self) -> Iterator[Media]:
         """Return the paths."""
-        return iter(self._paths)
+        return (Media([path], []) for path in self._paths)
+
+    def where(self, row: int) -> str:
+        """Return where an image was seen first."""
+        return list(self._paths.values())[row]
 
     def write(self, entropies: Sequence[float], output: Path, extra_info: bool) -> None:
         """Write the object; ``extra_info`` has no place in it."""
         output.write_text(tables.json_line(dict(zip(self._paths, entropies, strict=True))), encoding="utf-8")
-
-
-class Parquet:
-    """A parquet file, read and written a few rows at a time."""
-
-    def __init__(self, path: Path, images: str | None, root: Path) -> None:
-        self.root: Path | None = root
-        self._path = path
-        try:
-            self._schema = self._file().schema_arrow
-        except pa.ArrowInvalid as error:
-            raise ValueError(f"{path}: expected a parquet file, got {error}") from None
-        names = self._schema.names
-        if COLUMN in names:
-            raise ValueError(f"{path}: expected no column {COLUMN!r}, which is to be written, got one")
-        if EXTRA in names and not pa.types.is_struct(told := self._schema.field(EXTRA).type):
-            raise ValueError(f"{path}: expected a column {EXTRA!r} of structs, got {told}")
-        self._images = image_column(names, images)
-
-    def __len__(self) -> int:
-        return int(self._file().metadata.num_rows)
-
-    def cells(self) -> Iterator[Any]:
-        """Return the column of images."""
-        for rows in self._file().iter_batches(_ROWS, columns=[self._images]):
-            yield from rows.column(0).to_pylist()
-
-    def write(self, entropies: Sequence[float], output: Path, extra_info: bool) -> None:
-        """Write the output; see ``Source``."""
-        writer, start = None, 0
-        wanted = extra_info or EXTRA in self._schema.names
-        for rows in self._batches():
-            values = pa.array(entropies[start : start + len(rows)], pa.float64())
-            start += len(rows)
-            table = rows.append_column(COLUMN, values)
-            if wanted:
-                table = _with_extra(table, values)
-            table = table.replace_schema_metadata(_metadata(self._schema.metadata, wanted))
-            if writer is None:
-                writer = pyarrow.parquet.ParquetWriter(output, table.schema)
-            writer.write_table(table)
-        assert writer is not None  # an empty file gives one empty batch
-        writer.close()
-
-    def _batches(self) -> Iterator[Any]:
-        empty = True
-        for rows in self._file().iter_batches(_ROWS):
-            empty = False
-            yield pa.Table.from_batches([rows])
-        if empty:
-            yield self._schema.empty_table()
-
-    def _file(self) -> Any:
-        return pyarrow.parquet.ParquetFile(self._path)
-
-
-def _with_extra(table: Any, values: Any) -> Any:
-    """Put the entropies into the struct ``extra_info``, which is made where it is missing."""
-    if EXTRA not in table.column_names:
-        return table.append_column(EXTRA, pa.StructArray.from_arrays([values], [COLUMN]))
-    place = table.column_names.index(EXTRA)
-    column = table.column(place).combine_chunks()
-    names = [field.name for field in column.type if field.name != COLUMN]
-    arrays = [column.field(name) for name in names]
-    return table.set_column(place, EXTRA, pa.StructArray.from_arrays([*arrays, values], [*names, COLUMN]))
-
-
-def _metadata(metadata: Mapping[bytes, bytes] | None, extra_info: bool) -> dict[bytes, bytes]:
-    """Add the columns to the features that the library datasets keeps in a file."""
-    kept = dict(metadata or {})
-    if b"huggingface" in kept:
-        told = json.loads(kept[b"huggingface"])
-        features = told.get("info", {}).get("features")
-        if features is not None:
-            value = {"dtype": "float64", "_type": "Value"}
-            features[COLUMN] = value
-            if extra_info:
-                features[EXTRA] = {**features.get(EXTRA, {}), COLUMN: value}
-            kept[b"huggingface"] = json.dumps(told).encode()
-    return kept
-
-
-def _check_extra(row: Mapping[str, Any], where: str) -> None:
-    """Check that a row can be written again, which one with ``extra_info`` is."""
-    if not isinstance(row[EXTRA], dict | None):
-        raise ValueError(f"{where}: expected {EXTRA} to be an object, got {type(row[EXTRA]).__name__}")
-    try:
-        tables.json_line(dict(row)).encode()
-    except (ValueError, RecursionError) as error:  # infinity, half a character, or nested deeply
-        raise ValueError(f"{where}: expected what JSON can hold beside {EXTRA}, got {error}") from None
 
 
 def _check_text(path: str, where: str) -> None:

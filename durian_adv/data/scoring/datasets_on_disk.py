@@ -2,67 +2,115 @@
 
 from __future__ import annotations
 
+import bisect
+import itertools
+import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import datasets
+import pyarrow as pa
 
-from durian_adv.data.scoring.data import EXTRA
-from durian_adv.data.scoring.scorer import COLUMN, image_column
+from durian_adv.data.scoring.extra_info import COLUMN, EXTRA, check_columns
+from durian_adv.data.scoring.media import Media, column_of_images, columns_of_media, media_of
+
+_ROWS = 256  # at a time
 
 
 class DatasetOnDisk:
-    """The rows of all splits, one after the other; images are read as they were saved, not decoded."""
+    """The rows of all splits, one after the other, as they were saved: nothing is decoded, fetched or embedded.
+
+    The library embeds in what it saves every file or address that a cell of an image, sound or video names. A data set
+    from somebody else would so reach for the network, or take a file of this machine into what is published later.
+    Rows are therefore saved without their features, as plain structs of bytes and paths; the features are written
+    beside them afterwards.
+    """
+
+    kinds: tuple[str, ...] = ("",)
 
     def __init__(self, path: Path, images: str | None, root: Path | None) -> None:
         self.root = root
-        self._whole = datasets.load_from_disk(str(path))
-        several = isinstance(self._whole, datasets.DatasetDict)
-        self._splits = dict(self._whole) if several else {None: self._whole}
+        self._path = path
+        try:
+            whole = datasets.load_from_disk(str(path))
+        except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{path}: expected a data set saved by datasets, got {type(error).__name__}: {error}"
+            ) from None
+        several = isinstance(whole, datasets.DatasetDict)
+        self._splits: dict[str | None, Any] = dict(whole) if several else {None: whole}
         for name, split in self._splits.items():
-            where = f"{path}" if name is None else f"{path}, split {name}"
-            if COLUMN in split.column_names:
-                raise ValueError(f"{where}: expected no column {COLUMN!r}, which is to be written, got one")
-            if not isinstance(told := split.features.get(EXTRA, {}), dict):
-                raise ValueError(f"{where}: expected a column {EXTRA!r} of structs, got {told}")
-        self._images = {name: image_column(split.column_names, images) for name, split in self._splits.items()}
+            check_columns(split.column_names, self._split(name))
+            if not isinstance(kind := split.features.get(EXTRA, {}), dict):
+                raise ValueError(f"{self._split(name)}: expected a column {EXTRA!r} of structs, got {kind}")
+        self._images = {name: column_of_images(split.column_names, images) for name, split in self._splits.items()}
+        self._ends = list(itertools.accumulate(map(len, self._splits.values())))
 
     def __len__(self) -> int:
-        return sum(map(len, self._splits.values()))
+        return self._ends[-1] if self._ends else 0
 
-    def cells(self) -> Iterator[Any]:
-        """Return the images of each row as bytes and paths."""
+    def rows(self) -> Iterator[Media]:
+        """Return the media of each row."""
         for name, split in self._splits.items():
-            column = self._images[name]
-            one = split.with_format(None).select_columns([column])
-            for row in one.cast_column(column, _encoded(one.features[column])):
-                yield row[column]
+            columns = columns_of_media(split.column_names, self._images[name])
+            for batch in _plain(split).select_columns(columns).with_format("arrow").iter(_ROWS):
+                yield from (media_of(row, self._images[name]) for row in batch.to_pylist())
+
+    def where(self, row: int) -> str:
+        """Return the split and its row."""
+        number = bisect.bisect_right(self._ends, row)
+        before = self._ends[number - 1] if number else 0
+        return f"{self._split(list(self._splits)[number])}, row {row - before + 1}"
 
     def write(self, entropies: Sequence[float], output: Path, extra_info: bool) -> None:
-        """Save all splits with their entropies."""
-        start, written = 0, {}
-        for name, split in self._splits.items():
-            values = list(entropies[start : start + len(split)])
-            start += len(split)
-            grown = split.add_column(COLUMN, values, feature=datasets.Value("float64"))
-            if extra_info or EXTRA in split.column_names:
-                kept = split.select_columns([EXTRA])[EXTRA] if EXTRA in split.column_names else [None] * len(split)
-                told = [{**(info or {}), COLUMN: value} for info, value in zip(kept, values, strict=True)]
-                feature = {**split.features.get(EXTRA, {}), COLUMN: datasets.Value("float64")}
-                if EXTRA in grown.column_names:
-                    grown = grown.remove_columns(EXTRA)
-                grown = grown.add_column(EXTRA, told, feature=feature)
-            written[name] = grown
+        """Save all splits with their entropies; see ``data.Source``."""
+        written, features = {}, {}
+        for (name, split), (start, end) in zip(self._splits.items(), itertools.pairwise([0, *self._ends]), strict=True):
+            wanted = extra_info or EXTRA in split.column_names
+            written[name] = _with_columns(_plain(split), list(entropies[start:end]), wanted)
+            value = datasets.Value("float64")
+            features[name] = {**split.features, COLUMN: value}
+            if wanted:
+                features[name][EXTRA] = {**split.features.get(EXTRA, {}), COLUMN: value}
         whole = written[None] if None in written else datasets.DatasetDict(written)
-        whole.save_to_disk(str(output))
+        with _bars_on_terminals():
+            whole.save_to_disk(str(output))
+        for name, split in self._splits.items():
+            info = split.info.copy()
+            info.features = datasets.Features({column: features[name][column] for column in written[name].column_names})
+            info.write_to_directory(str(output if name is None else output / name))
+
+    def _split(self, name: str | None) -> str:
+        return f"{self._path}" if name is None else f"{self._path}, split {name}"
 
 
-def _encoded(feature: Any) -> Any:
-    """Return the same feature with images that are not decoded."""
-    if isinstance(feature, datasets.Image):
-        return datasets.Image(decode=False)
-    if isinstance(feature, datasets.Sequence | datasets.features.List | list):
-        inner = feature[0] if isinstance(feature, list) else feature.feature
-        return [_encoded(inner)] if isinstance(feature, list) else type(feature)(_encoded(inner))
-    return feature
+def _plain(split: Any) -> Any:
+    """Return the rows without their features, of which those of media reach for files and addresses."""
+    table = split.data.replace_schema_metadata(None)
+    return datasets.Dataset(table, split=split.split, indices_table=split._indices)
+
+
+def _with_columns(split: Any, values: list[float], extra_info: bool) -> Any:
+    value = datasets.Value("float64")
+    grown = split.add_column(COLUMN, values, feature=value)
+    if not extra_info:
+        return grown
+    there = EXTRA in split.column_names
+    kept = split.select_columns([EXTRA])[EXTRA] if there else [None] * len(split)
+    told = [{**(info or {}), COLUMN: entropy} for info, entropy in zip(kept, values, strict=True)]
+    feature = {**(split.features[EXTRA] if there else {}), COLUMN: value}
+    return (grown.remove_columns(EXTRA) if there else grown).add_column(EXTRA, told, feature=feature)
+
+
+@contextmanager
+def _bars_on_terminals() -> Iterator[None]:
+    before = datasets.are_progress_bars_disabled()
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not before:
+            datasets.enable_progress_bars()

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from durian_adv import eigen_entropy
 from durian_adv._src import checks
+from durian_adv._src.errors import ArgumentError
 
 # Number of blocks to run for a layer's features; their size on a 128 px image is in the comment.
 LAYERS = {
@@ -50,7 +51,7 @@ class EfficientNetEncoder:
     def __init__(self, layer: str, size: int, device: torch.device) -> None:
         checks.choice("layer", layer, tuple(LAYERS))
         if checks.integer("size", size, "a number of pixels") < 32:
-            raise ValueError(f"size: expected at least 32 pixels, got {size}")
+            raise ArgumentError("size", "at least 32 pixels", size)
         self.name = f"efficientnet-lite0, {layer}, {size} px"
         self._size = size
         self._network = load_network(layer).to(device)

@@ -12,6 +12,7 @@ import torch
 from PIL.Image import Image
 
 from durian_adv._src import checks
+from durian_adv._src.errors import ArgumentError, ArgumentTypeError
 
 EFFICIENTNET = "efficientnet-lite0"
 DTYPES = ("float32", "bfloat16", "float16")
@@ -78,12 +79,12 @@ def load_encoder(
         if pixels is not None:
             _check_pixels(option, pixels)
     if min_pixels is not None and max_pixels is not None and min_pixels > max_pixels:
-        raise ValueError(f"min_pixels: expected at most max_pixels, {max_pixels}, got {min_pixels}")
+        raise ArgumentError("min_pixels", f"at most max_pixels, {max_pixels}", min_pixels)
     if resize_first is not None:
         _check_pair("resize_first", resize_first)
     if name == EFFICIENTNET:
         if min_pixels is not None or max_pixels is not None:
-            raise ValueError(f"min_pixels, max_pixels: expected none with {EFFICIENTNET}, which takes size")
+            raise ArgumentError("min_pixels, max_pixels", f"none with {EFFICIENTNET}, which takes size")
         from durian_adv.data.scoring.efficientnet import EfficientNetEncoder
 
         encoder: Encoder = EfficientNetEncoder(layer, size, place)
@@ -122,19 +123,20 @@ def _place(device: str | torch.device | None) -> torch.device:
         place = torch.device(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu")
         torch.empty(0, device=place)
     except (RuntimeError, AssertionError) as error:  # a torch without CUDA asserts that it has it
-        raise ValueError(f"device: expected one of this machine, got {device} ({f'{error}'.splitlines()[0]})") from None
+        why = f"{error}".splitlines()[0]
+        raise ArgumentError("device", "a device that is available", f"{str(device)!r} ({why})") from None
     return place
 
 
 def _check_pair(name: str, pair: object) -> None:
     if isinstance(pair, str) or not isinstance(pair, Sequence) or len(pair) != 2:
-        raise TypeError(f"{name}: expected two numbers of pixels, got {pair!r}")
+        raise ArgumentTypeError(name, "two numbers of pixels", repr(pair))
     for place, pixels in enumerate(pair):
         _check_pixels(f"{name}[{place}]", pixels)
     if pair[0] > pair[1]:
-        raise ValueError(f"{name}: expected the smaller number first, got {pair!r}")
+        raise ArgumentError(name, "the smaller number first", repr(pair))
 
 
 def _check_pixels(name: str, pixels: object) -> None:
     if (number := checks.integer(name, pixels, "a number of pixels")) < 1:
-        raise ValueError(f"{name}: expected at least 1 pixel, got {number}")
+        raise ArgumentError(name, "at least 1 pixel", number)

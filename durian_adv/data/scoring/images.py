@@ -5,14 +5,21 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
+# Pixels, and decoders that start no process (as that of EPS does) and reach for no other file.
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+_NAMES = (*FORMATS, "MPO")  # what files of these formats may call themselves: some cameras' JPEG holds several images
+SUFFIXES = frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in _NAMES)
+
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*::?//")  # of any protocol, and fsspec's chains of them
 _CHANNELS = (1, 3, 4)  # grey, RGB, RGB and transparency
 _SIXTEEN_BITS = ("PNG", "PPM")  # formats whose images of mode I hold 16 bits
 
@@ -24,25 +31,13 @@ class Content(NamedTuple):
     open: Callable[[], Image.Image]  # in RGB, as it is meant to be seen
 
 
-def images_of(cell: Any) -> list[Any]:
-    """Return the images of a row's cell: none, one, or a list of them."""
-    if cell is None:
-        return []
-    if isinstance(cell, np.ndarray):
-        return list(cell) if cell.dtype.kind in "OSU" or cell.ndim == 4 else [cell]
-    if isinstance(cell, torch.Tensor):
-        return list(cell) if cell.ndim == 4 else [cell]
-    if isinstance(cell, Sequence) and not isinstance(cell, (str, bytes)):
-        return list(cell)
-    return [cell]
-
-
 def content(image: Any, root: Path | None = None) -> Content:
     """Read an image's bytes or pixels.
 
     Taken are a path (below ``root``), a data or file URL, bytes, a PIL image, a uint8 array ``(H, W)`` or
     ``(H, W, C)``, a uint8 tensor ``(H, W)`` or ``(C, H, W)``, or a mapping with ``bytes``, ``path`` or ``image``, as
-    the data sets of Hugging Face and verl hold them.
+    the data sets of Hugging Face and verl hold them. Files are of one of ``FORMATS``, whatever their names say; nothing
+    is fetched.
 
     Raises:
         OSError, ValueError, TypeError: there is no such file, or this is no image.
@@ -65,6 +60,8 @@ def content(image: Any, root: Path | None = None) -> Content:
         image = Image.fromarray(np.ascontiguousarray(pixels))
     if not isinstance(image, Image.Image):
         raise TypeError(f"expected an image, got {type(image).__name__}")
+    if isinstance(image, ImageFile.ImageFile) and image.format not in _NAMES:  # its decoder may not have run yet
+        raise ValueError(f"expected one of the formats {', '.join(FORMATS)}, got {image.format}")
     picture = _seen(image)  # indices of a palette or a turned sensor's rows are not what is seen
     return Content(hashlib.sha256(f"{picture.size}".encode() + picture.tobytes()).digest(), lambda: picture)
 
@@ -79,9 +76,11 @@ def _channels_last(image: torch.Tensor) -> np.ndarray[Any, Any]:
 def _of_bytes(encoded: bytes) -> Content:
     def decode() -> Image.Image:
         try:
-            image = Image.open(io.BytesIO(encoded))
+            image = Image.open(io.BytesIO(encoded), formats=FORMATS)
         except UnidentifiedImageError:
-            raise ValueError(f"expected an image, got {len(encoded)} bytes that begin with {encoded[:8]!r}") from None
+            raise ValueError(
+                f"expected an image ({', '.join(FORMATS)}), got {len(encoded)} bytes that begin with {encoded[:8]!r}"
+            ) from None
         return _seen(image)
 
     return Content(hashlib.sha256(encoded).digest(), decode)
@@ -93,9 +92,10 @@ def _read(where: str, root: Path | None) -> bytes:
         if not head.endswith(";base64"):
             raise ValueError(f"expected a data URL in base64, got {head!r:.40}")
         return base64.b64decode(body, validate=True)
-    if where.startswith(("http://", "https://")):
-        raise ValueError(f"expected an image that is here, got the address {where!r:.80}")
-    path = Path(where.removeprefix("file://"))
+    where = where.removeprefix("file://")
+    if _ADDRESS.match(where):
+        raise ValueError(f"expected a file on this machine, got the address {where!r:.80}")
+    path = Path(where)
     return (path if root is None else root / path).read_bytes()
 
 

@@ -13,12 +13,14 @@ import pyarrow as pa
 import torch
 
 from durian_adv._src import checks
+from durian_adv._src.errors import ArgumentError, ArgumentTypeError
+from durian_adv.data import tables
 from durian_adv.data.scoring.cache import Cache
 from durian_adv.data.scoring.encoders import EFFICIENTNET, Encoder, load_encoder
+from durian_adv.data.scoring.extra_info import COLUMN
+from durian_adv.data.scoring.media import Media, column_of_images, columns_of_media, media_of
 from durian_adv.data.scoring.rows import row_entropies
 
-COLUMN = "visual_entropy"
-IMAGE_COLUMNS = ("images", "image")
 _log = logging.getLogger(__name__)
 
 
@@ -66,7 +68,7 @@ class EntropyScorer:
         resize_first: Sequence[int] | None = None,
     ) -> None:
         if checks.integer("batch_size", batch_size, "a number of images") < 1:
-            raise ValueError(f"batch_size: expected at least 1 image, got {batch_size}")
+            raise ArgumentError("batch_size", "at least 1 image", batch_size)
         self.images = images
         self.batch_size = batch_size
         self.root = None if root is None else Path(root)
@@ -99,35 +101,42 @@ class EntropyScorer:
         """Return the column of a batch of datasets; of an Arrow table or a plain dict, as Ray has them, all columns."""
         if isinstance(batch, pa.Table):
             kept = batch.drop_columns([COLUMN]) if COLUMN in batch.column_names else batch
-            cells = kept.column(image_column(kept.column_names, self.images)).to_pylist()
-            return kept.append_column(COLUMN, pa.array(self._entropies(cells)))
+            tables.check_unique(kept.column_names, "batch")
+            images = column_of_images(kept.column_names, self.images)
+            wanted = columns_of_media(kept.column_names, images)
+            return kept.append_column(COLUMN, pa.array(self._entropies(kept.select(wanted).to_pydict(), images)))
         if not isinstance(batch, Mapping):
-            raise TypeError(
-                f"batch: expected an Arrow table or a mapping of columns, got {type(batch).__name__} "
-                "(batch_format='pyarrow')"
-            )
-        values = self._entropies(batch[image_column(list(batch), self.images)])
+            expected, got = "an Arrow table or a mapping of columns", type(batch).__name__
+            raise ArgumentTypeError("batch", expected, f"{got} (batch_format='pyarrow')")
+        images = column_of_images(list(batch), self.images)
+        values = self._entropies({name: batch[name] for name in columns_of_media(list(batch), images)}, images)
         # datasets adds what is returned to what it has, and would decode and encode every image that comes back
         return {**(batch if isinstance(batch, dict) else {}), COLUMN: values}
 
-    def _entropies(self, cells: Any) -> np.ndarray[Any, Any]:
+    def _entropies(self, columns: Mapping[str, Any], images: str | None) -> np.ndarray[Any, Any]:
         encoder, known = self.load()
-        values = np.full(len(cells), math.nan)
+        rows = [dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True)]
+        media: list[Media] = [media_of(row, images) for row in rows]
+        values = np.full(len(rows), math.nan)
         for row, entropy in row_entropies(
-            cells, encoder, known, batch_size=self.batch_size, root=self.root, unreadable=_warn
+            media,
+            encoder,
+            known,
+            batch_size=self.batch_size,
+            root=self.root,
+            unreadable=_unreadable,
+            unscored=_unscored,
         ):
             values[row] = entropy
         return values
 
 
-def image_column(columns: list[str], wanted: str | None) -> str:
-    """Return the column that holds the images."""
-    names = IMAGE_COLUMNS if wanted is None else (wanted,)
-    for name in names:
-        if name in columns:
-            return name
-    raise ValueError(f"images: expected a column {' or '.join(map(repr, names))}, got {', '.join(columns) or 'none'}")
+def _unreadable(row: int, place: int, why: str) -> None:
+    why = why.encode("unicode_escape").decode() if not why.isprintable() else why
+    _log.warning(
+        "row %d of the batch, image %d: cannot be read, its visual entropy is NaN: %s", row + 1, place + 1, why
+    )
 
 
-def _warn(row: int, place: int, why: str) -> None:
-    _log.warning("row %d of the batch, image %d: cannot be read, its visual entropy is NaN: %s", row, place, why)
+def _unscored(row: int, what: list[str]) -> None:
+    _log.warning("row %d of the batch: %s has no visual entropy, the row's is NaN", row + 1, " and ".join(what))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable, Sequence
+import sys
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -17,6 +19,7 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.utils import logging
 
 from durian_adv import eigen_entropy
+from durian_adv._src.errors import ArgumentError
 from durian_adv.data.scoring import towers as tower_features
 
 _LANGUAGE_MODELS = ("language_model", "text_model")
@@ -43,9 +46,9 @@ class TransformersEncoder:
             if hasattr(model, "vision_model"):
                 model = model.vision_model  # of CLIP and its like
             elif model.main_input_name != "pixel_values":
-                raise ValueError(f"{path}: expected a model with a vision tower, got {type(model).__name__}")
+                raise ArgumentError(path, "a model with a vision tower", type(model).__name__)
             if features != "patches":
-                raise ValueError(f"features: expected 'patches' of a vision model, got {features!r}: nothing projects")
+                raise ArgumentError("features", "'patches' of a vision model, where nothing projects", repr(features))
         for name in _LANGUAGE_MODELS:
             if hasattr(model, name):
                 setattr(model, name, None)  # most of the weights, and none of the entropy
@@ -91,14 +94,10 @@ class TransformersEncoder:
 
 def _load(path: str, dtype: torch.dtype) -> Any:
     language = type(AutoConfig.from_pretrained(path)) in AutoModelForImageTextToText._model_mapping
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()  # what is missing is said below, and what is not used does not matter
-    try:
-        # a vision-language model as a whole, as transformers 4 does not find the weights of every one of its parts
-        auto = AutoModelForImageTextToText if language else AutoModel
+    # a vision-language model as a whole, as transformers 4 does not find the weights of every one of its parts
+    auto = AutoModelForImageTextToText if language else AutoModel
+    with _quiet():
         model, report = auto.from_pretrained(path, dtype=dtype, output_loading_info=True)
-    finally:
-        logging.set_verbosity(before)
     # weights that are not there are drawn at random; a pooling head is not used
     missing = sorted(name for name in report["missing_keys"] if "pool" not in name and "head" not in name)
     if missing:
@@ -107,6 +106,21 @@ def _load(path: str, dtype: torch.dtype) -> Any:
             f"{len(missing) - 1} more"
         )
     return model.model if language else model
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers from telling what is said here, and from progress bars where nobody watches."""
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()  # what is missing is said by _load, and what is not used does not matter
+    if bars and not sys.stderr.isatty():
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def _pixel_limits(processor: Any, path: str, least: int | None, most: int | None) -> dict[str, dict[str, int]]:
@@ -120,13 +134,12 @@ def _pixel_limits(processor: Any, path: str, least: int | None, most: int | None
     if "shortest_edge" not in size or "longest_edge" not in size:
         if least is None and most is None:
             return {}
-        raise ValueError(
-            f"min_pixels, max_pixels: expected none with {type(processor).__name__}, which does not resize by them"
-        )
+        expected = f"none with {type(processor).__name__}, which does not resize by them"
+        raise ArgumentError("min_pixels, max_pixels", expected)
     low = size["shortest_edge"] if least is None else least
     high = size["longest_edge"] if most is None else most
     if low > high:
-        raise ValueError(f"min_pixels: expected at most max_pixels, got {low} and {high}")
+        raise ArgumentError("min_pixels", f"at most max_pixels, {high}", low)
     return {"size": {"shortest_edge": low, "longest_edge": high}}
 
 
