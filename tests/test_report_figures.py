@@ -135,8 +135,8 @@ def test_what_goes_by_correctness_is_left_out_where_it_is_not_known(tmp_path, ca
     _, page, _ = report(tmp_path, capsys, [step._replace(rewards=step.rewards + 1)])
     assert {path.name for path in (tmp_path / "out").glob("*.png")} == {"buckets.png", "changes.png"}
     assert not any(words in page for words in by_correctness)
-    assert "is unknown unless it is known which rollouts" in page
-    assert "cannot be said without knowing which rollouts are correct" in page
+    assert "depends on which rollouts are correct, and\n  this log does not say that." in page
+    assert "hard prompts from easy ones depends on which rollouts are correct" in page
 
 
 def test_one_prompt_has_nothing_to_be_compared_with(tmp_path, capsys):
