@@ -23,7 +23,7 @@ LOOP_LIMIT = 2**16  # rewards: beyond it the loop takes seconds a call, and its 
 
 
 def plain_grpo(rewards: Tensor, eps: float = 1e-6) -> Tensor:
-    """Centre and scale each row, as one would write it in a training script."""
+    """Center and scale each row, as one would write it in a training script."""
     return (rewards - rewards.mean(1, keepdim=True)) / (rewards.std(1, keepdim=True) + eps)
 
 

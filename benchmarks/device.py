@@ -1,4 +1,4 @@
-"""A GPU, or the CPU that stands in for it in a dry run: clocks, CUDA graphs, kernels and synchronisations."""
+"""A GPU, or the CPU that stands in for it in a dry run: clocks, CUDA graphs, kernels and synchronizations."""
 
 import warnings
 from collections.abc import Iterator
@@ -58,7 +58,7 @@ def kernels(function: Function, device: str) -> int:
 
 
 @contextmanager
-def no_synchronisation(device: str) -> Iterator[None]:
+def no_synchronization(device: str) -> Iterator[None]:
     """Raise at the first wait of the host for the GPU."""
     if device == "cpu":
         yield
@@ -72,11 +72,11 @@ def no_synchronisation(device: str) -> Iterator[None]:
         torch.cuda.set_sync_debug_mode("default")
 
 
-def synchronises(function: Function, device: str) -> bool:
+def synchronizes(function: Function, device: str) -> bool:
     """Tell whether a call waits for the GPU; what is only done once, such as compiling, is done before."""
     function()
     try:
-        with no_synchronisation(device):
+        with no_synchronization(device):
             function()
     except RuntimeError as error:
         if "synchroniz" not in str(error):

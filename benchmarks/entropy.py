@@ -1,7 +1,7 @@
 """Cost of an image's entropy and of its bucket, against Gram products and released code: ``make bench``.
 
 ``Gram product`` is ``x @ x.T`` of the same float32 features, on one thread. The Vendi score of a kernel K of n items is
-the exponential of the entropy of the eigenvalues of K / n; its kernel here is the Gram matrix of the centred patches,
+the exponential of the entropy of the eigenvalues of K / n; its kernel here is the Gram matrix of the centered patches,
 scaled to trace n, so vendi-score computes the same number, which is checked in float64. ``--images 512`` measures the
 buckets of that many images of natural spectrum alone, a whole training batch, into a record of its own: 3 GiB of
 memory, 12 minutes.

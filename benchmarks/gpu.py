@@ -1,6 +1,6 @@
 """What a GPU does with the library, in one run and one record: ``python -m benchmarks.gpu``.
 
-Kernels and time of a captured CUDA graph, synchronisations, bandwidth, and entropies of a training batch of images. The
+Kernels and time of a captured CUDA graph, synchronizations, bandwidth, and entropies of a training batch of images. The
 record is ``benchmarks/results/gpu.csv``; ``python -m benchmarks.page`` takes it over into the page. With ``--dry-run``
 everything runs at small sizes on the CPU, to prove the script; that record lands in ``out/`` and says nothing.
 """
@@ -17,7 +17,7 @@ from torch import Tensor
 
 import durian_adv
 from benchmarks import records, timing
-from benchmarks.device import cuda_clock, described, kernels, replayed, synchronises
+from benchmarks.device import cuda_clock, described, kernels, replayed, synchronizes
 from benchmarks.records import Measurement
 from benchmarks.timing import Case, Function, compare
 from durian_adv import baselines, compiled
@@ -97,7 +97,7 @@ def images(sizes: Sizes, device: str) -> Tensor:
 
 
 def counts(batch: Batch, device: str) -> list[Measurement]:
-    """Count kernels and synchronisations, each against a target of its own."""
+    """Count kernels and synchronizations, each against a target of its own."""
     durian = partial(compiled.durian_advantage, batch.rewards, **batch.scores)
     size = " x ".join(map(str, batch.rewards.shape))
     what = "kernels" if device == "cuda" else "operators"
@@ -110,13 +110,13 @@ def counts(batch: Batch, device: str) -> list[Measurement]:
             ("compiled", durian, "<= 5"),
         )
     ]
-    for name, function in without_synchronisation(batch).items():
-        waits = float(synchronises(function, device))
+    for name, function in without_synchronization(batch).items():
+        waits = float(synchronizes(function, device))
         found.append(compare("waits for the GPU", (name, [waits]), ("one wait", [1.0]), "waits", target="<= 0"))
     return found
 
 
-def without_synchronisation(batch: Batch) -> dict[str, Function]:
+def without_synchronization(batch: Batch) -> dict[str, Function]:
     """Return everything that must not wait for the GPU: all but eigenvalues and the packing of ragged batches."""
     masks = {"no mask": None, "bool mask": batch.mask, "int64 mask": batch.mask.long()}
     advantages = durian_adv.grpo_advantage(batch.rewards)
@@ -187,8 +187,8 @@ def exact(sizes: Sizes, device: str) -> dict[str, Function]:
     torch.testing.assert_close(there, here, rtol=0, atol=1e-5)
 
     def batched() -> None:
-        centred = features - features.mean(1, keepdim=True)
-        torch.linalg.eigvalsh(centred @ centred.mT)
+        centered = features - features.mean(1, keepdim=True)
+        torch.linalg.eigvalsh(centered @ centered.mT)
 
     return {
         "eigen_entropy, on the CPU": partial(durian_adv.eigen_entropy, copy),

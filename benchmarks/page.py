@@ -26,7 +26,7 @@ its range holds the middle 60% of the rounds. Everything runs on one thread. Bas
 released packages, called through their own functions; what computes the same is first checked to agree.
 """
 
-NO_GPU = """Not measured yet: there was no GPU. `python -m benchmarks.gpu` counts kernels and synchronisations there and
+NO_GPU = """Not measured yet: there was no GPU. `python -m benchmarks.gpu` counts kernels and synchronizations there and
 times CUDA-graph replays, confidences, and the entropies of 512 images, in one run; what is proved so far is that the
 script runs, dry and on a CPU."""
 
@@ -54,7 +54,7 @@ TOPICS = {
     ),
     "entropy": (
         "Entropies and buckets of images",
-        "A Gram product is `x @ x.T` of the same features. The logarithm of the Vendi score of the centred patches is"
+        "A Gram product is `x @ x.T` of the same features. The logarithm of the Vendi score of the centered patches is"
         " the same number as their eigen-entropy; vendi-score multiplies and solves with the BLAS of NumPy and SciPy,"
         " and its float32 result has the positive half of the noise of zero eigenvalues in it"
         " ([numerics](numerics.md)). Certified buckets are checked to be those of the exact entropies; how many images"

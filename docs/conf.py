@@ -37,7 +37,8 @@ nitpick_ignore_regex = [(r"py:.*", r"(Tensor|torch\..*|Sequence|Any|Literal|Call
 
 html_theme = "furo"
 html_title = f"durian-adv {release}"
-html_static_path: list[str] = []
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_theme_options = {"navigation_with_keys": True}
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True

@@ -26,7 +26,7 @@ def main() -> None:
         check_sdist(packages[1], package_version(), Path(folder, "sdist"))
         for package in packages:
             home = Path(folder, "env" + package.suffix)
-            # torch and einops are those of this environment, ours comes from the package alone
+            # torch, NumPy and einops are those of this environment, ours comes from the package alone
             venv.create(home, with_pip=False, system_site_packages=False)
             site = next(home.glob("lib/python*/site-packages"))
             install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site)]

@@ -87,9 +87,9 @@ def test_the_std_of_binary_rewards_is_the_square_root_of_their_bernoulli_varianc
         return
     total = torch.where(count, batch.rewards, 0.0)
     m = float(total.sum()) / n
-    centre = total.sum(1, keepdim=True) / count.sum(1, keepdim=True).clamp(min=1)
+    center = total.sum(1, keepdim=True) / count.sum(1, keepdim=True).clamp(min=1)
     spread = math.sqrt(n / max(n - correction, 1) * m * (1 - m))
-    expected = torch.where(count, batch.rewards - centre, 0.0) / (spread or 1.0)
+    expected = torch.where(count, batch.rewards - center, 0.0) / (spread or 1.0)
     assert_matches(advantages, expected.numpy())
 
 

@@ -87,16 +87,16 @@ def test_rloo_is_dr_grpo_times_g_over_g_minus_one(batch):
 def test_worked_examples(dtype):
     rewards = torch.tensor([[1, 1, 1, 0], [2, 0, 0, 0]], dtype=dtype)
     mean = np.array([[0.75], [0.5]])
-    centred = rewards.numpy() - mean
+    centered = rewards.numpy() - mean
     everything = rewards.numpy().ravel()
-    assert_matches(baselines.dr_grpo_advantage(rewards), centred)
-    assert_matches(baselines.rloo_advantage(rewards), centred * 4 / 3)
-    assert_matches(baselines.batch_std_advantage(rewards, eps=0.0), centred / everything.std(ddof=1))
+    assert_matches(baselines.dr_grpo_advantage(rewards), centered)
+    assert_matches(baselines.rloo_advantage(rewards), centered * 4 / 3)
+    assert_matches(baselines.batch_std_advantage(rewards, eps=0.0), centered / everything.std(ddof=1))
     assert_matches(
         baselines.reinforce_plus_plus_advantage(rewards, eps=0.0, correction=0),
         (rewards.numpy() - everything.mean()) / everything.std(),
     )
-    assert_matches(baselines.reinforce_plus_plus_baseline_advantage(rewards, eps=0.0), centred / centred.std(ddof=1))
+    assert_matches(baselines.reinforce_plus_plus_baseline_advantage(rewards, eps=0.0), centered / centered.std(ddof=1))
 
 
 def test_reinforce_plus_plus_has_no_zero_rule_for_a_prompt():

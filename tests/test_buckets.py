@@ -28,7 +28,7 @@ def test_buckets_agree_with_the_reference(scores, quantiles, boundary):
 
 @given(own.seeds, st.integers(1, 40), own.quantiles(), boundaries, st.sampled_from(own.FLOATS))
 def test_scores_one_unit_in_the_last_place_apart_are_told_apart(seed, n, quantiles, boundary, dtype):
-    # an interpolated threshold would be rounded onto one of its neighbours
+    # an interpolated threshold would be rounded onto one of its neighbors
     rng = np.random.default_rng(seed)
     bits = torch.tensor(rng.integers(0, 6, n))
     one = torch.ones(n, dtype=dtype)
@@ -183,9 +183,9 @@ def test_more_buckets_than_anyone_can_mean_are_refused_by_name(count):
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.uint64])
-def test_neighbours_among_large_integers_are_told_apart(dtype):
+def test_neighbors_among_large_integers_are_told_apart(dtype):
     scores = torch.tensor([2**53 + 1, 2**53, 2**53 + 2, 2**53 + 3], dtype=torch.int64).to(dtype)
-    if dtype == torch.uint64:  # compared in float64: the order is right, neighbours may be one
+    if dtype == torch.uint64:  # compared in float64: the order is right, neighbors may be one
         scores = torch.tensor([2**63 + 2**12, 5, 2**63, 7], dtype=dtype)
         assert quantile_buckets(scores, 4).tolist() == [3, 0, 2, 1]
     else:

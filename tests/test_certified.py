@@ -52,7 +52,7 @@ def entropy_of(values):
 
 
 def image(kind, patches, dimension, rng, dtype=torch.float64):
-    """Centred features with the eigenvalues of a kind, in random directions, anywhere in space."""
+    """Centered features with the eigenvalues of a kind, in random directions, anywhere in space."""
     rank = min(patches - 1, dimension)
     left = rng.normal(size=(patches, rank))
     left = np.linalg.qr(left - left.mean(0))[0]

@@ -7,7 +7,7 @@ import torch
 from contract_table import OF_REWARDS, TABLE, Inputs, call, tensors
 from helpers import assert_matches, assert_same_bits, ulps
 
-from benchmarks.device import kernels, replayed, synchronises
+from benchmarks.device import kernels, replayed, synchronizes
 from durian_adv import compiled, durian_advantage, eigen_entropy, grpo_advantage
 
 DEVICE = "cuda"
@@ -52,14 +52,14 @@ def test_the_inputs_are_not_written_to(name):
 
 def test_the_guard_sees_a_call_that_waits():
     x = torch.ones(3, device=DEVICE)
-    assert synchronises(lambda: x.sum().item(), DEVICE)
-    assert not synchronises(lambda: x.sum(), DEVICE)
+    assert synchronizes(lambda: x.sum().item(), DEVICE)
+    assert not synchronizes(lambda: x.sum(), DEVICE)
 
 
 @pytest.mark.parametrize("name", WITHOUT_EIGENVALUES)
 def test_nothing_but_eigenvalues_waits_for_the_gpu(name):
     inputs = Inputs(device=DEVICE, b=512, g=8, t=300)
-    assert not synchronises(partial(call, name, inputs), DEVICE)
+    assert not synchronizes(partial(call, name, inputs), DEVICE)
 
 
 def test_no_order_of_prompts_changes_a_bit():
@@ -106,7 +106,7 @@ def test_compiled_equals_eager_and_does_not_wait(name, fresh_dynamo):
         (actual,), (expected,) = tensors(one_graph(inputs)), tensors(call(name, inputs))
         assert actual.device.type == DEVICE
         assert ulps(actual.cpu(), expected.cpu()) <= 2
-        assert not synchronises(partial(one_graph, inputs), DEVICE)
+        assert not synchronizes(partial(one_graph, inputs), DEVICE)
 
 
 @pytest.mark.parametrize("compile_it", [False, True], ids=["eager", "compiled"])

@@ -2,10 +2,11 @@
 
 import doctest
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 import durian_adv
 
@@ -44,16 +45,11 @@ def test_the_tests_that_the_page_on_trust_names_exist():
     assert [name for name in named if f"def {name}(" not in tests] == []
 
 
-def test_the_first_example_of_the_readme_runs():
-    code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL).group(1)
-    given = {
-        "patch_features": torch.randn(4, 9, 8),
-        "logprobs": -torch.rand(4, 3, 5),
-        "response_mask": torch.ones(4, 3, 5),
-        "rewards": torch.rand(4, 3),
-    }
-    exec(code, given)
-    assert given["advantages"].shape == (4, 3)
+def test_the_quick_start_prints_what_it_says_when_pasted():
+    readme = (ROOT / "README.md").read_text()
+    code, shown = re.search(r"```python\n(.*?)```\n\n```text\n(.*?)```", readme, re.DOTALL).groups()
+    ran = subprocess.run([sys.executable, "-"], input=code, capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stderr, ran.stdout) == (0, "", shown)
 
 
 def test_the_citation_has_the_version_of_the_package():

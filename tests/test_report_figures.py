@@ -48,7 +48,7 @@ def test_the_page_is_one_file_that_loads_nothing(tmp_path, capsys):
     for used in set(re.findall(r"var\((--[a-z-]+)", page)):
         assert len(re.findall(rf"{used}: #", page)) == 2, used  # in light and in dark
     drawn = page[page.index("<svg") : page.rindex("</svg>")]
-    assert set(re.findall(r"#[0-9a-f]{6}\b", drawn)) <= {"#000000"}  # every colour is the page's
+    assert set(re.findall(r"#[0-9a-f]{6}\b", drawn)) <= {"#000000"}  # every color is the page's
     headline = verdict.verdict(summed(*(a_step(k, k) for k in range(3)), buckets=12)).headline
     assert headline in page
     assert printed.out == f"{headline}\n{tmp_path}/out/report.html\n"
@@ -135,8 +135,8 @@ def test_what_goes_by_correctness_is_left_out_where_it_is_not_known(tmp_path, ca
     _, page, _ = report(tmp_path, capsys, [step._replace(rewards=step.rewards + 1)])
     assert {path.name for path in (tmp_path / "out").glob("*.png")} == {"buckets.png", "changes.png"}
     assert not any(words in page for words in by_correctness)
-    assert "cannot be told without knowing which rollouts are" in page
-    assert "cannot be said without knowing which rollouts are correct" in page
+    assert "depends on which rollouts are correct, and\n  this log does not say that." in page
+    assert "hard prompts from easy ones depends on which rollouts are correct" in page
 
 
 def test_one_prompt_has_nothing_to_be_compared_with(tmp_path, capsys):
@@ -144,7 +144,7 @@ def test_one_prompt_has_nothing_to_be_compared_with(tmp_path, capsys):
     _, page, _ = report(tmp_path, capsys, steps)
     assert not list((tmp_path / "out").glob("*.png"))
     assert "without knowing which" not in page
-    assert "15 rollouts of 3 prompts in 3 steps, 1 prompt a step" in " ".join(page.split())
+    assert "15 rollouts of 3 prompts in 3 steps, 1 prompt per step" in " ".join(page.split())
     assert "1 bucket of confidence: 1 prompt in it, far too few" in page
     assert "(<code>--num-confidence-buckets</code>, <code>--entropy-quantiles</code>)" in page
     _, page, _ = report(tmp_path, capsys, [steps[0]._replace(name=None)])

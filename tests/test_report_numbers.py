@@ -154,7 +154,7 @@ def test_steps_without_signal_have_no_part_in_means_and_angles():
 
 
 def of_methods(step):
-    """Each method's advantages, a row a prompt, straight from the library."""
+    """Each method's advantages, a row per prompt, straight from the library."""
     parts = components(step.rewards, step.visual_entropy, step.confidence, step.prompt_index)
     rewards, width = step.rewards, len(step.rewards) // len(step.prompts)
     found = (
@@ -361,6 +361,6 @@ def test_shuffling_keeps_scores_among_the_prompts_that_have_one():
     for confidence in shuffled:
         assert torch.equal(confidence.isnan(), ~scored)
         by_prompt, before = (values.view(60, 8)[:30] for values in (confidence, original))
-        assert (by_prompt == by_prompt[:, :1]).all()  # one a prompt still
+        assert (by_prompt == by_prompt[:, :1]).all()  # still one value per prompt
         assert not torch.equal(by_prompt, before)
         assert by_prompt[:, 0].sort().values.tolist() == before[:, 0].sort().values.tolist()

@@ -82,7 +82,7 @@ def test_a_log_without_steps_is_cut_and_keys_are_named(tmp_path, capsys):
     (tmp_path / "log.jsonl").write_text(text)
     arguments = ["report", str(tmp_path / "log.jsonl"), "--out", str(tmp_path), "--key", "prompt=uid"]
     assert main([*arguments, "--batch-prompts", "10"]) == 0
-    assert "in 3 steps, 10 prompts a step" in " ".join((tmp_path / "report.html").read_text().split())
+    assert "in 3 steps, 10 prompts per step" in " ".join((tmp_path / "report.html").read_text().split())
     assert main([*arguments, "--key", "reward"]) == 2
     assert "--key: expected NAME=KEY, got 'reward'" in capsys.readouterr().err
 
@@ -95,7 +95,7 @@ def test_several_logs_are_one(tmp_path, capsys):
 
 
 def test_a_long_log_is_not_held_in_memory(tmp_path, monkeypatch):
-    """Rollouts go as their step has been counted; what grows with the log is a row of numbers a step."""
+    """Rollouts go as their step has been counted; what grows with the log is a row of numbers per step."""
     monkeypatch.setattr(step_log, "_HELD", 256)
     monkeypatch.setattr("durian_adv.report.figures.draw", lambda summary, folder: {})
     monkeypatch.setattr("durian_adv.report.page.write", lambda *_, **__: "")
@@ -202,7 +202,7 @@ def test_the_page_tells_the_log_the_settings_and_the_lines_it_draws(tmp_path, ca
     told = ", ".join(f"{name}={value}" for name, value in settings.items())
     assert f"the settings{told}; durian-adv {durian_adv.__version__}." in text
     assert f"Under {verdict.NEAR:.0f}° this page says “hardly”, from {verdict.FAR:.0f}° on “clearly”" in text
-    assert f"Under {verdict.ENOUGH} a bucket on average; under {verdict.FEW}, far too few" in text
+    assert f"Under {verdict.ENOUGH} per bucket on average; under {verdict.FEW}, far too few" in text
     assert f"at least {verdict.CHANCE} times as much as shuffled ones" in text
 
 

@@ -46,7 +46,7 @@ def test_what_is_missing_is_said():
 
 
 def test_too_few_and_few_and_enough_prompts():
-    assert "Too few prompts a step to tell: 3 on average" in said(a_step(3, prompts=3), buckets=12).headline
+    assert "Too few prompts per step to tell: 3 on average" in said(a_step(3, prompts=3), buckets=12).headline
     one_score = said(a_step(0, prompts=30), buckets=20)  # enough prompts for the buckets of the other
     assert "Too few" not in one_score.headline
     assert "far too few" in titles(one_score)
@@ -128,14 +128,14 @@ def test_prompts_without_a_score_are_not_counted_as_having_one():
     step = a_step(0, prompts=40, confidence=False)
     entropy = torch.where(step.prompt_index == 0, step.visual_entropy, math.nan)
     found = said(step._replace(visual_entropy=entropy))
-    assert found.headline == "Too few prompts a step to tell: 1 of 40 have a score, on average."
+    assert found.headline == "Too few prompts per step to tell: 1 of 40 have a score, on average."
     # a step without signal counts as well
     nothing = a_step(1, 1, prompts=10)._replace(rewards=torch.ones(80).double())
     found = said(step._replace(visual_entropy=entropy), nothing._replace(visual_entropy=None, confidence=None))
-    assert found.headline == "Too few prompts a step to tell: 1 of 25 have a score, on average."
+    assert found.headline == "Too few prompts per step to tell: 1 of 25 have a score, on average."
     two = torch.where(nothing.prompt_index < 2, nothing.visual_entropy, math.nan)
     found = said(step._replace(visual_entropy=entropy), nothing._replace(visual_entropy=two, confidence=None))
-    assert found.headline == "Too few prompts a step to tell: 1.5 of 25 have a score, on average."
+    assert found.headline == "Too few prompts per step to tell: 1.5 of 25 have a score, on average."
 
 
 # --- where the lines are ----------------------------------------------------------------------------
@@ -163,11 +163,13 @@ def test_angles_part_hardly_from_a_little_from_clearly_and_half_an_angle_is_much
     assert words in found.headline
     assert f"{grpo:.0f}° apart (cosine {math.cos(math.radians(grpo)):.3f};" in found.because
     changed = verdict.percent(summary.notable / summary.compared)
-    assert f"{changed} of the prompts that have signal would be pulled at least 25% harder" in found.because
+    assert (
+        f"{changed} of the prompts with signal at least 25% more, or correspondingly less, than GRPO" in found.because
+    )
     first = found.findings[0]
     assert first.tone == ("careful" if much else "plain")
     assert first.title.startswith("Much of this change" if much else f"Durian is {batch:.0f}° from batch std")
-    assert f"is {batch:.0f}° from Durian, nearer than GRPO's {grpo:.0f}°" in first.text or not much
+    assert f"is {batch:.0f}° from Durian, closer than GRPO at {grpo:.0f}°" in first.text or not much
 
 
 @pytest.mark.parametrize(
@@ -216,7 +218,7 @@ def test_extreme_prompts_have_their_share_of_the_update():
     assert f"They carry {grpo} of the update under GRPO. " in alone.text
     half = torch.tensor([1.0, 0.0]).double().repeat(120)
     none = by_title(said(step._replace(rewards=half)))["Extreme groups are 0% of those with signal"]
-    assert none.text.startswith("No prompt has exactly one right or one wrong rollout")
+    assert none.text.startswith("No prompt has exactly one correct or one incorrect rollout")
 
 
 @pytest.mark.parametrize(("times", "tone"), [(1.0, "good"), (1.05, "good"), (1.06, "careful")])
@@ -243,7 +245,7 @@ def test_stds_that_differ_by_half_as_much_again_as_by_chance_are_none(real, chan
     found = by_title(verdict.verdict(summary))
     finding = found[more if told else hardly]
     assert (more in found, finding.tone) == (told, "good" if told else "careful")
-    assert f"Stds of buckets differ by {verdict.percent(real)};" in finding.text
+    assert f"The stds of the buckets differ by {verdict.percent(real)};" in finding.text
     assert f"they still differ by {verdict.percent(chance)}." in finding.text
 
 

@@ -28,7 +28,7 @@ from benchmarks.rlvr.policy import Policy
 from benchmarks.rlvr.prompts import Prompts, ask_about, sample_prompts
 from benchmarks.rlvr.questions import FORMS, Question, ask
 from benchmarks.rlvr.rollout import Rollouts, response_logprobs, sample_responses, verify
-from benchmarks.rlvr.scenes import COLOURS, KINDS, PHOTOGRAPHS, Scene, draw_scene, draw_scenes, load_photograph
+from benchmarks.rlvr.scenes import COLORS, KINDS, PHOTOGRAPHS, Scene, draw_scene, draw_scenes, load_photograph
 from benchmarks.rlvr.training import clipped_loss, train
 from benchmarks.rlvr.warmup import demonstrate, warm_up
 from durian_adv.cli import main as durian_adv
@@ -58,8 +58,8 @@ def prompts(gallery: Gallery) -> Prompts:
 def scene_of(*cells: str) -> Scene:
     """Return a scene without an image: "red circle" a cell, the rest of its 16 cells empty."""
     pairs = [tuple(cell.split()) if cell else ("", "") for cell in (*cells, *[""] * (16 - len(cells)))]
-    colours, kinds = zip(*pairs, strict=True)
-    return Scene(np.zeros((128, 128, 3), np.uint8), kinds, colours, 0.0, "none")
+    colors, kinds = zip(*pairs, strict=True)
+    return Scene(np.zeros((128, 128, 3), np.uint8), kinds, colors, 0.0, "none")
 
 
 # --- scenes ---------------------------------------------------------------------------------------------------------
@@ -86,22 +86,22 @@ def test_scenes_are_drawn_on_their_own_split(split):
 
 
 def test_labels_say_what_is_painted():
-    """The pixel in the middle of a cell has its label's colour; an untouched cell has none of the four."""
+    """The pixel in the middle of a cell has its label's color; an untouched cell has none of the four."""
     for scene in draw_scenes("train", 40, clutter=0.0, rng=np.random.default_rng(3)):
         assert 3 <= sum(map(bool, scene.kinds)) <= 9
-        for cell, (kind, colour) in enumerate(zip(scene.kinds, scene.colours, strict=True)):
-            assert bool(kind) == bool(colour)
+        for cell, (kind, color) in enumerate(zip(scene.kinds, scene.colors, strict=True)):
+            assert bool(kind) == bool(color)
             row, column = divmod(cell, 4)
             middle = scene.image[32 * row + 13 : 32 * row + 19, 32 * column + 13 : 32 * column + 19]
             if kind:
                 pixel = np.median(middle, axis=(0, 1))
-                hue = {name: _direction(pixel) @ _direction(np.array(rgb)) for name, rgb in COLOURS.items()}
-                assert max(hue, key=hue.get) == colour
+                hue = {name: _direction(pixel) @ _direction(np.array(rgb)) for name, rgb in COLORS.items()}
+                assert max(hue, key=hue.get) == color
 
 
-def _direction(colour: np.ndarray) -> np.ndarray:
-    centred = colour.astype(float) - colour.mean()
-    return centred / max(np.linalg.norm(centred), 1e-9)
+def _direction(color: np.ndarray) -> np.ndarray:
+    centered = color.astype(float) - color.mean()
+    return centered / max(np.linalg.norm(centered), 1e-9)
 
 
 def test_clutter_is_a_dial_and_seeds_repeat():
@@ -115,9 +115,9 @@ def test_clutter_is_a_dial_and_seeds_repeat():
 
 
 def test_strokes_cross_empty_cells_too():
-    grey, crossed = np.full((256, 256, 3), 128.0), []
+    gray, crossed = np.full((256, 256, 3), 128.0), []
     for clutter in (0.0, 0.5, 1.0):
-        scene = draw_scene(grey, "grey", clutter=clutter, rng=np.random.default_rng(5))
+        scene = draw_scene(gray, "gray", clutter=clutter, rng=np.random.default_rng(5))
         empty = np.kron(np.array([not kind for kind in scene.kinds]).reshape(4, 4), np.ones((32, 32), bool))
         crossed.append((scene.image[empty] != 128).any(axis=-1).mean())
     assert crossed[0] == 0
@@ -128,8 +128,8 @@ def test_strokes_cross_empty_cells_too():
 
 
 def recount(scene: Scene, words: tuple[str, ...]) -> str:
-    """Answer a question from its words alone, by counting (colour, kind) pairs."""
-    pairs = Counter(zip(scene.colours, scene.kinds, strict=True))
+    """Answer a question from its words alone, by counting (color, kind) pairs."""
+    pairs = Counter(zip(scene.colors, scene.kinds, strict=True))
     del pairs["", ""]
     by_kind = Counter()
     for (_, kind), number in pairs.items():
@@ -139,8 +139,8 @@ def recount(scene: Scene, words: tuple[str, ...]) -> str:
             return str(pairs.total())
         case ("which", "kind", "most", "?"):
             return by_kind.most_common(1)[0][0]
-        case ("how", "many", colour, "most", "kind", "?"):
-            return str(pairs[colour, by_kind.most_common(1)[0][0]])
+        case ("how", "many", color, "most", "kind", "?"):
+            return str(pairs[color, by_kind.most_common(1)[0][0]])
         case ("how", "many", one, "plus", other, "?"):
             return str(by_kind[one] + by_kind[other])
         case ("how", "many", word, "?"):
@@ -245,9 +245,9 @@ def test_gallery(gallery):
     assert gallery.patches.shape == (26, 16, 448)
     assert gallery.visual_entropy.shape == (26,)
     assert ((gallery.visual_entropy > 0) & (gallery.visual_entropy < np.log(63))).all()
-    for scene, kinds, colours in zip(gallery.scenes, gallery.kinds, gallery.colours, strict=True):
+    for scene, kinds, colors in zip(gallery.scenes, gallery.kinds, gallery.colors, strict=True):
         assert [["", *KINDS][kind] for kind in kinds] == list(scene.kinds)
-        assert [["", *COLOURS][colour] for colour in colours] == list(scene.colours)
+        assert [["", *COLORS][color] for color in colors] == list(scene.colors)
 
 
 def test_each_token_is_the_cell_of_its_label(gallery):
@@ -392,7 +392,9 @@ def test_a_miniature_run_repeats_itself(tmp_path: Path, capsys: pytest.CaptureFi
     assert len(rows) == 2 * 16 * 8
     assert set(rows[0]) == {"step", "prompt", "reward", "visual_entropy", "confidence"}
     assert (tmp_path / "one" / "figure.png").stat().st_size > 50_000
-    assert "held-out accuracy" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "held-out accuracy" in said
+    assert said.splitlines()[-1].endswith(f"durian-adv report {tmp_path / 'other' / 'rollouts.jsonl'}")
 
     # the command that docs/report.md gives for this log
     (command,) = re.findall(r"bin/durian-adv (report out/demo/.*)", (ROOT / "docs/report.md").read_text())

@@ -161,7 +161,7 @@ def test_normalized_weights_have_mean_one_over_the_prompts_with_a_signal(batch, 
 
 
 @given(own.dense_batches(kinds=("normal", "binary", "weighted"), **moderate), own.seeds)
-def test_weights_times_the_centred_rewards_are_the_reweighted_advantage(batch, seed):
+def test_weights_times_the_centered_rewards_are_the_reweighted_advantage(batch, seed):
     correct = make_correctness(seed, batch.rewards.shape)
     options = {"valid": batch.valid, "weight": weighting.exponential, "correctness": correct}
     weights = accuracy_weights(batch.rewards, **options)

@@ -19,24 +19,24 @@ from durian_adv.data.scoring.efficientnet import LAYERS
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """Return the dials of a run."""
+    """Return the settings of a run."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.rlvr", formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--arm", choices=ARMS, default="durian", help="the advantage that RL trains with")
-    parser.add_argument("--seed", type=int, default=0, help="of images, policy, demonstrations and sampling")
-    parser.add_argument("--steps", type=int, default=30, help="RL steps")
-    parser.add_argument("--prompts", type=int, default=96, help="prompts a step; 96 fill 12 confidence buckets")
-    parser.add_argument("--group-size", type=int, default=8, help="responses a prompt")
-    parser.add_argument("--images", type=int, default=4000, help="training images")
-    parser.add_argument("--held-out-images", type=int, default=500, help="held-out images, one prompt each")
-    parser.add_argument("--warmup-steps", type=int, default=600, help="supervised steps")
+    parser.add_argument("--arm", choices=ARMS, default="durian", help="advantage estimator of the RL phase")
+    parser.add_argument("--seed", type=int, default=0, help="seed of images, policy, demonstrations and sampling")
+    parser.add_argument("--steps", type=int, default=30, help="number of RL steps")
+    parser.add_argument("--prompts", type=int, default=96, help="prompts per step; 96 put 8 in each of 12 confidence buckets")
+    parser.add_argument("--group-size", type=int, default=8, help="responses per prompt")
+    parser.add_argument("--images", type=int, default=4000, help="number of training images")
+    parser.add_argument("--held-out-images", type=int, default=500, help="number of held-out images, one prompt each")
+    parser.add_argument("--warmup-steps", type=int, default=600, help="number of supervised steps")
     parser.add_argument("--guess-share", type=float, default=0.35, help="share of demonstrations that guess")
-    parser.add_argument("--clutter", type=float, default=1.0, help="clutter of the most cluttered image")
-    parser.add_argument("--layer", choices=LAYERS, default="stride16", help="the encoder's layer to look at")
-    parser.add_argument("--samples", type=int, default=8, help="responses sampled for each held-out prompt")
-    parser.add_argument("--threads", type=int, default=1, help="of torch; one never waits for a busy core")
-    parser.add_argument("--out", type=Path, default=Path("out/demo"), help="where the files go")
+    parser.add_argument("--clutter", type=float, default=1.0, help="clutter of the most cluttered image, from 0")
+    parser.add_argument("--layer", choices=LAYERS, default="stride16", help="layer of the encoder that gives the patch features")
+    parser.add_argument("--samples", type=int, default=8, help="responses per held-out prompt in the evaluation")
+    parser.add_argument("--threads", type=int, default=1, help="number of torch threads; one never waits for a busy core")
+    parser.add_argument("--out", type=Path, default=Path("out/demo"), help="output folder")
     options = parser.parse_args(arguments)
     if options.images < max(options.prompts, 64):
         parser.error("--images: a step asks about different images, so as many as --prompts, and 64 for the warm-up")
@@ -89,6 +89,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     print(", ".join(f"{phase} {spent:.0f} s" for phase, spent in seconds.items()))
     for name in ("figure.png", "results.json", "rollouts.jsonl"):
         print(options.out / name)
+    print(f"\nWould Durian change anything for these rollouts? durian-adv report {options.out / 'rollouts.jsonl'}")
     return results
 
 

@@ -8,7 +8,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from benchmarks.rlvr.scenes import COLOURS, GRID, KINDS, Scene
+from benchmarks.rlvr.scenes import COLORS, GRID, KINDS, Scene
 from durian_adv import eigen_entropy
 from durian_adv.data.scoring.efficientnet import encode_images
 
@@ -21,7 +21,7 @@ class Gallery:
     patches: Tensor  # (scenes, 16, features): one token a cell
     visual_entropy: Tensor  # (scenes,) in nats
     kinds: Tensor  # (scenes, 16): 0 is an empty cell
-    colours: Tensor  # (scenes, 16)
+    colors: Tensor  # (scenes, 16)
 
 
 def build_gallery(scenes: Iterable[Scene], count: int, encoder: nn.Module, *, title: str) -> Gallery:
@@ -35,14 +35,14 @@ def build_gallery(scenes: Iterable[Scene], count: int, encoder: nn.Module, *, ti
             entropies.append(eigen_entropy(rearrange(features, "b d h w -> b (h w) d")))
             patches.append(_one_token_a_cell(features))
     kinds = [[["", *KINDS].index(kind) for kind in scene.kinds] for scene in drawn]
-    colours = [[["", *COLOURS].index(colour) for colour in scene.colours] for scene in drawn]
+    colors = [[["", *COLORS].index(color) for color in scene.colors] for scene in drawn]
     return Gallery(
         drawn,
         # Cloned outside inference mode, so that autograd may save them.
         torch.cat(patches).clone(),
         torch.cat(entropies).clone(),
         torch.tensor(kinds),
-        torch.tensor(colours),
+        torch.tensor(colors),
     )
 
 

@@ -11,7 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
-BEFORE, AFTER, GREY = "#9aa5b1", "#0b6e4f", "#5c6670"
+BEFORE, AFTER, GRAY = "#9aa5b1", "#0b6e4f", "#5c6670"
 ARM_STYLES = {
     "grpo": ("GRPO", "#d1495b"),
     "batch-std": ("batch std", "#8d99ae"),
@@ -56,7 +56,7 @@ def _headline(results: dict[str, Any]) -> str:
 
 def _titles(axes: Axes, headline: str, detail: str) -> None:
     axes.set_title(f"{headline}\n", fontsize=12, weight="bold", loc="left").set_in_layout(False)
-    _write(axes, 0.0, 1.015, detail, color=GREY, fontsize=10.5)
+    _write(axes, 0.0, 1.015, detail, color=GRAY, fontsize=10.5)
 
 
 def _write(axes: Axes, x: float, y: float, text: str, **style: Any) -> None:
@@ -65,7 +65,7 @@ def _write(axes: Axes, x: float, y: float, text: str, **style: Any) -> None:
 
 
 def _examples(axes: Axes, examples: list[dict[str, Any]]) -> None:
-    _titles(axes, "The task: count coloured shapes, ignore clutter", "held-out images of low and high visual entropy H")
+    _titles(axes, "The task: count colored shapes, ignore clutter", "held-out images of low and high visual entropy H")
     axes.set_axis_off()
     for index, example in enumerate(examples):
         top = 0.97 - 0.52 * index
@@ -81,9 +81,9 @@ def _examples(axes: Axes, examples: list[dict[str, Any]]) -> None:
 
 
 def _accuracy(axes: Axes, accuracy: dict[str, Any]) -> None:
-    for offset, when, label, colour in ((-0.19, "before", "after warm-up", BEFORE), (0.19, "after", "after RL", AFTER)):
+    for offset, when, label, color in ((-0.19, "before", "after warm-up", BEFORE), (0.19, "after", "after RL", AFTER)):
         heights = [100 * accuracy[kind][when] for kind in ("sampled", "greedy")]
-        bars = axes.bar(np.arange(2) + offset, heights, width=0.36, color=colour, label=label)
+        bars = axes.bar(np.arange(2) + offset, heights, width=0.36, color=color, label=label)
         axes.bar_label(bars, fmt="%.1f%%", padding=2)
     before, after = (100 * accuracy["sampled"][when] for when in ("before", "after"))
     low, high = (100 * bound for bound in accuracy["sampled_change_interval"])
@@ -117,7 +117,7 @@ def _shares(axes: Axes, steps: list[dict[str, float]], group_size: int) -> None:
         100 * np.array([step[f"durian/{name}"] for step in steps]) for name in ("no_signal_share", "extreme_ratio")
     )
     one = f"1 or {group_size - 1} of {group_size} right"
-    _curve(axes, no_signal, GREY, "no signal: all rewards equal (% of all groups)")
+    _curve(axes, no_signal, GRAY, "no signal: all rewards equal (% of all groups)")
     _curve(axes, extreme, ARM_STYLES["grpo"][1], f"extreme: {one} (% of groups with signal)")
     changes = ["{:.0f} → {:.0f}%".format(*_thirds(curve)) for curve in (no_signal, extreme)]
     _titles(
@@ -133,15 +133,15 @@ def _shares(axes: Axes, steps: list[dict[str, float]], group_size: int) -> None:
 
 def _advantages(axes: Axes, groups: dict[str, Any]) -> None:
     names = list(groups["count"])
-    for index, (arm, (label, colour)) in enumerate(ARM_STYLES.items()):
+    for index, (arm, (label, color)) in enumerate(ARM_STYLES.items()):
         x = np.arange(len(names)) + 0.25 * (index - 1)
         mean, low, high, top = (
             np.array([groups["largest_advantage"][name][arm][key] for name in names])
             for key in ("mean", "p5", "p95", "max")
         )
-        axes.bar(x, mean, width=0.22, color=colour, label=label)
+        axes.bar(x, mean, width=0.22, color=color, label=label)
         axes.vlines(x, low, high, color="#222222", linewidth=1.2)
-        axes.plot(x, top, "x", color=colour, markersize=6)
+        axes.plot(x, top, "x", color=color, markersize=6)
         for place, value in zip(x, mean, strict=True):
             axes.text(place, 0.04, f"{value:.2f}", ha="center", color="white", fontsize=8.5)
     ratios = [f"{groups['extreme_over_balanced'][arm]:.1f} x ({label})" for arm, (label, _) in ARM_STYLES.items()]
@@ -155,16 +155,16 @@ def _advantages(axes: Axes, groups: dict[str, Any]) -> None:
     axes.set_ylim(0, 1.35 * max(groups["largest_of_all"].values()) or 1.0)
     axes.grid(axis="x", visible=False)
     spread = axes.vlines([], [], [], color="#222222", linewidth=1.2, label="5-95% of the groups")
-    (largest,) = axes.plot([], [], "x", color=GREY, label="largest of all groups")
+    (largest,) = axes.plot([], [], "x", color=GRAY, label="largest of all groups")
     axes.legend(handles=[*axes.containers, spread, largest], loc="upper center", ncols=2)
 
 
 def _stds(axes: Axes, stds: dict[str, Any]) -> None:
     start, ranges = 0, []
-    for scores, colour, name in (("entropy", "#30638e", "visual entropy"), ("confidence", "#edae49", "confidence")):
+    for scores, color, name in (("entropy", "#30638e", "visual entropy"), ("confidence", "#edae49", "confidence")):
         mean, low, high = (np.array(stds[scores][key]) for key in ("mean", "p10", "p90"))
         x = start + np.arange(len(mean))
-        axes.bar(x, mean, color=colour, width=0.75, label=f"buckets of {name}, low to high")
+        axes.bar(x, mean, color=color, width=0.75, label=f"buckets of {name}, low to high")
         axes.vlines(x, low, high, color="#222222", linewidth=1.2)
         ranges.append(f"{mean.min():.2f} to {mean.max():.2f} by {name}")
         start += len(mean) + 1
@@ -185,12 +185,12 @@ def _stds(axes: Axes, stds: dict[str, Any]) -> None:
     axes.legend(handles=[*axes.containers, whole], loc="upper left")
 
 
-def _curve(axes: Axes, values: np.ndarray, colour: str, label: str) -> None:
-    """Plot one dot a step and the mean of five steps."""
+def _curve(axes: Axes, values: np.ndarray, color: str, label: str) -> None:
+    """Plot one dot per step and the mean of five steps."""
     steps = np.arange(1, len(values) + 1)
     smooth = [values[max(0, step - 3) : step + 2].mean() for step in steps]
-    axes.plot(steps, values, "o", color=colour, alpha=0.35, markersize=4)
-    axes.plot(steps, smooth, color=colour, linewidth=2, label=label)
+    axes.plot(steps, values, "o", color=color, alpha=0.35, markersize=4)
+    axes.plot(steps, smooth, color=color, linewidth=2, label=label)
 
 
 def _thirds(values: np.ndarray) -> tuple[float, float]:

@@ -5,7 +5,7 @@ import re
 import torch
 from torch import Tensor
 
-from benchmarks.rlvr.scenes import COLOURS, GRID, KINDS
+from benchmarks.rlvr.scenes import COLORS, GRID, KINDS
 
 PAD, END = "<pad>", "<end>"
 THINK, UNTHINK, BOX, UNBOX = "<think>", "</think>", r"\boxed{", "}"
@@ -14,7 +14,7 @@ CHAIN_WORDS = ("=", "so", "guess")
 NUMBERS = tuple(str(n) for n in range(GRID * GRID + 1))
 
 VOCABULARY = (
-    PAD, END, THINK, UNTHINK, BOX, UNBOX, *QUESTION_WORDS, *CHAIN_WORDS, *NUMBERS, *KINDS, *COLOURS,
+    PAD, END, THINK, UNTHINK, BOX, UNBOX, *QUESTION_WORDS, *CHAIN_WORDS, *NUMBERS, *KINDS, *COLORS,
 )  # fmt: skip
 TOKENS = {word: token for token, word in enumerate(VOCABULARY)}
 

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.rlvr.language import END, QUESTION_LENGTH, RESPONSE_LENGTH, TOKENS, VOCABULARY
-from benchmarks.rlvr.scenes import COLOURS, GRID, KINDS
+from benchmarks.rlvr.scenes import COLORS, GRID, KINDS
 
 HEADS = 4
 
@@ -91,7 +91,8 @@ class Policy(nn.Module):
         self.writers = nn.ModuleList(Writer(width) for _ in range(2))
         self.speak = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, len(VOCABULARY)))
         self.name_kind = nn.Linear(width, 1 + len(KINDS))
-        self.name_colour = nn.Linear(width, 1 + len(COLOURS))
+        # spelled as in the state dicts that the records of the study hold
+        self.name_colour = nn.Linear(width, 1 + len(COLORS))
 
     def read(self, patches: Tensor, question: Tensor) -> Tensor:
         """Encode prompts: patches (B, 16, features) and question tokens (B, Q) to (B, 16 + Q, width)."""
@@ -101,7 +102,7 @@ class Policy(nn.Module):
         return x
 
     def name_cells(self, prompt: Tensor) -> tuple[Tensor, Tensor]:
-        """Return logits of each cell's kind and colour, (B, 16, classes): the auxiliary task."""
+        """Return logits of each cell's kind and color, (B, 16, classes): the auxiliary task."""
         cells = prompt[:, : GRID * GRID]
         return self.name_kind(cells), self.name_colour(cells)
 

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.rlvr.scenes import COLOURS, GRID, KINDS, Scene
+from benchmarks.rlvr.scenes import COLORS, GRID, KINDS, Scene
 
+# keys of the records of the study, spelled as they are there
 FORMS = ("all", "kind", "colour", "sum", "most", "two-step")
 
 
@@ -29,7 +30,7 @@ def ask(scene: Scene, rng: np.random.Generator, form: str | None = None) -> Ques
         chain, total = _count_by_row(scene)
         return Question(form, ("how", "many", "shapes", "?"), chain, str(total), depth=1)
     if form in ("kind", "colour"):
-        word = str(rng.choice(KINDS if form == "kind" else list(COLOURS)))
+        word = str(rng.choice(KINDS if form == "kind" else list(COLORS)))
         chain, total = _count_by_row(scene, word)
         return Question(form, ("how", "many", word, "?"), (word, *chain), str(total), depth=1)
     if form == "sum":
@@ -42,18 +43,18 @@ def ask(scene: Scene, rng: np.random.Generator, form: str | None = None) -> Ques
     (winner,) = _most_frequent(scene)
     if form == "most":
         return Question(form, ("which", "kind", "most", "?"), survey, winner, depth=len(KINDS))
-    # A colour that the winner has, or the answer would be 0 far too often.
-    colours = [colour for kind, colour in zip(scene.kinds, scene.colours, strict=True) if kind == winner]
-    colour = str(rng.choice(colours))
-    chain, total = _count_by_row(scene, winner, colour)
-    words = ("how", "many", colour, "most", "kind", "?")
-    return Question(form, words, (*survey, "so", colour, winner, *chain), str(total), depth=len(KINDS) + 1)
+    # A color that the winner has, or the answer would be 0 far too often.
+    colors = [color for kind, color in zip(scene.kinds, scene.colors, strict=True) if kind == winner]
+    color = str(rng.choice(colors))
+    chain, total = _count_by_row(scene, winner, color)
+    words = ("how", "many", color, "most", "kind", "?")
+    return Question(form, words, (*survey, "so", color, winner, *chain), str(total), depth=len(KINDS) + 1)
 
 
 def _count_by_row(scene: Scene, *words: str) -> tuple[tuple[str, ...], int]:
     """Count the shapes that every word is true of: the count of each row, "=", and the total."""
-    cells = zip(scene.kinds, scene.colours, strict=True)
-    hits = [bool(kind) and set(words) <= {kind, colour} for kind, colour in cells]
+    cells = zip(scene.kinds, scene.colors, strict=True)
+    hits = [bool(kind) and set(words) <= {kind, color} for kind, color in cells]
     rows = [sum(hits[start : start + GRID]) for start in range(0, GRID * GRID, GRID)]
     return (*map(str, rows), "=", str(sum(rows))), sum(rows)
 

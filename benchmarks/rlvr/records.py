@@ -1,4 +1,4 @@
-"""What a run keeps of its steps: plain numbers for results.json and the figure, a line a rollout for a file."""
+"""What a run keeps of its steps: plain numbers for results.json and the figure, one line per rollout for a file."""
 
 import json
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ def group_advantages(step: Step) -> list[dict[str, float]]:
 
 
 def rollout_lines(number: int, step: Step) -> Iterator[str]:
-    """Yield one line of JSON a rollout: what an analysis of a finished run needs."""
+    """Yield one line of JSON per rollout: what an analysis of a finished run needs."""
     for prompt, entropy in enumerate(step.visual_entropy.tolist()):
         group = zip(step.rewards[prompt].tolist(), step.confidence[prompt].tolist(), strict=True)
         for reward, confidence in group:

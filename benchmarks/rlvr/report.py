@@ -1,4 +1,4 @@
-"""What a run says at its end: the numbers of results.json, and the printed table."""
+"""The summary of a run: the numbers of results.json, and the printed table."""
 
 import importlib.metadata
 import platform

@@ -1,4 +1,4 @@
-"""Labelled scenes: coloured shapes on a grid of 4 x 4 cells, drawn on a photograph."""
+"""Labeled scenes: colored shapes on a grid of 4 x 4 cells, drawn on a photograph."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from skimage.draw import line_aa
 from skimage.transform import resize
 
 KINDS = ("circle", "square", "triangle", "cross")
-COLOURS = {"red": (214, 40, 40), "green": (46, 160, 67), "blue": (45, 95, 220), "yellow": (244, 200, 40)}
+COLORS = {"red": (214, 40, 40), "green": (46, 160, 67), "blue": (45, 95, 220), "yellow": (244, 200, 40)}
 GRID = 4
 CELL = 32
 SIZE = GRID * CELL
@@ -42,7 +42,7 @@ class Scene:
 
     image: np.ndarray  # (SIZE, SIZE, 3) uint8
     kinds: tuple[str, ...]
-    colours: tuple[str, ...]
+    colors: tuple[str, ...]
     clutter: float
     photograph: str
 
@@ -80,15 +80,15 @@ def draw_scene(
     """Draw 3 to 9 shapes on a random crop; clutter brings out the photograph, fades shapes and adds strokes."""
     image = _background(photograph, clutter, rng)
     cells = rng.permutation(GRID * GRID)[: rng.integers(3, 10)]
-    kinds, colours = [""] * GRID * GRID, [""] * GRID * GRID
+    kinds, colors = [""] * GRID * GRID, [""] * GRID * GRID
     for cell in cells:
-        kinds[cell], colours[cell] = str(rng.choice(KINDS)), str(rng.choice(list(COLOURS)))
+        kinds[cell], colors[cell] = str(rng.choice(KINDS)), str(rng.choice(list(COLORS)))
         row, column = divmod(int(cell), GRID)
         tile = image[row * CELL : (row + 1) * CELL, column * CELL : (column + 1) * CELL]
-        _paint(tile, kinds[cell], COLOURS[colours[cell]], 1.0 - fade * min(clutter, 1.0), rng)
+        _paint(tile, kinds[cell], COLORS[colors[cell]], 1.0 - fade * min(clutter, 1.0), rng)
     for _ in range(round(strokes * clutter)):
         _stroke(image, rng)
-    return Scene(image.round().astype(np.uint8), tuple(kinds), tuple(colours), clutter, name)
+    return Scene(image.round().astype(np.uint8), tuple(kinds), tuple(colors), clutter, name)
 
 
 def _background(photograph: np.ndarray, clutter: float, rng: np.random.Generator) -> np.ndarray:
@@ -99,15 +99,15 @@ def _background(photograph: np.ndarray, clutter: float, rng: np.random.Generator
 
 
 def _paint(
-    tile: np.ndarray, kind: str, colour: tuple[int, int, int], strength: float, rng: np.random.Generator
+    tile: np.ndarray, kind: str, color: tuple[int, int, int], strength: float, rng: np.random.Generator
 ) -> None:
     """Blend one jittered, tilted shape into a cell, in place."""
     radius, tilt = rng.uniform(8.0, 12.0), rng.uniform(-0.25, 0.25)
-    centre = (CELL - 1) / 2 + rng.uniform(-3.0, 3.0, size=2)
-    y, x = np.mgrid[:CELL, :CELL] - centre[:, None, None]
+    center = (CELL - 1) / 2 + rng.uniform(-3.0, 3.0, size=2)
+    y, x = np.mgrid[:CELL, :CELL] - center[:, None, None]
     x, y = np.cos(tilt) * x + np.sin(tilt) * y, np.cos(tilt) * y - np.sin(tilt) * x
     opacity = strength * np.clip(0.5 - _distance_outside(kind, x, y, radius), 0.0, 1.0)[..., None]
-    shade = np.array(colour) * rng.uniform(0.75, 1.0)
+    shade = np.array(color) * rng.uniform(0.75, 1.0)
     tile += opacity * (shade - tile)
 
 
@@ -123,7 +123,7 @@ def _distance_outside(kind: str, x: np.ndarray, y: np.ndarray, radius: float) ->
 
 
 def _stroke(image: np.ndarray, rng: np.random.Generator) -> None:
-    """Draw one thin line of a random colour across a few cells, in place."""
+    """Draw one thin line of a random color across a few cells, in place."""
     start = rng.integers(SIZE, size=2)
     end = np.clip(start + rng.integers(-CELL, CELL + 1, size=2), 0, SIZE - 1)
     rows, columns, opacity = line_aa(*start, *end)

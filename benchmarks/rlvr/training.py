@@ -1,4 +1,4 @@
-"""The RL loop: sample, verify, normalise with `durian_adv`, update. Copy it into a loop of your own."""
+"""The RL loop: sample, verify, normalize with `durian_adv`, update. Copy it into a loop of your own."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

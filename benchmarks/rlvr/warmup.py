@@ -54,10 +54,10 @@ def warm_up(
         demonstrations = [demonstrator(question, guess=guess, rng=rng) for question, guess in pairs]
         responses = encode(demonstrations, RESPONSE_LENGTH)
         prompt = policy.read(gallery.patches[prompts.scenes], prompts.question_tokens)
-        kinds, colours = policy.name_cells(prompt)
+        kinds, colors = policy.name_cells(prompt)
         loss = _cross_entropy(policy.response_logits(prompt, responses), responses, ignore_index=TOKENS[PAD])
         loss = loss + auxiliary_weight * _cross_entropy(kinds, gallery.kinds[prompts.scenes])
-        loss = loss + auxiliary_weight * _cross_entropy(colours, gallery.colours[prompts.scenes])
+        loss = loss + auxiliary_weight * _cross_entropy(colors, gallery.colors[prompts.scenes])
 
         optimizer.zero_grad()
         loss.backward()

@@ -1,4 +1,4 @@
-"""The figures of a report: drawn once, written as PNG on white and as SVG whose colours are the page's."""
+"""The figures of a report: drawn once, written as PNG on white, and as SVG that takes its colors from the page."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 from durian_adv.report.numbers import METHODS, NOTABLE, RATIO_BINS, SCORES, TENTHS, Summary
 from durian_adv.report.verdict import CALLED
 
-# Colours by the names that the page gives them; no two alike, as the page's stylesheet takes the place of each
-COLOURS = {
+# Colors by the names that the page gives them; no two alike, as the page's stylesheet takes the place of each
+COLORS = {
     "ink": "#1c2126",
     "muted": "#5b6570",
     "grid": "#e3e7ea",
@@ -30,14 +30,14 @@ COLOURS = {
     "durian": "#0b6e50",
     "quiet": "#98a2ad",
 }
-INK, MUTED, QUIET = COLOURS["ink"], COLOURS["muted"], COLOURS["quiet"]
+INK, MUTED, QUIET = COLORS["ink"], COLORS["muted"], COLORS["quiet"]
 # Dr. GRPO and batch std are proportional in every step, so wherever a common factor drops out they are one curve
 STYLES = {
-    "GRPO": ("GRPO", COLOURS["grpo"], "o", "-"),
-    "batch std": ("Dr. GRPO and batch std", COLOURS["batch"], "s", "--"),
-    "Durian": ("Durian", COLOURS["durian"], "D", "-"),
+    "GRPO": ("GRPO", COLORS["grpo"], "o", "-"),
+    "batch std": ("Dr. GRPO and batch std", COLORS["batch"], "s", "--"),
+    "Durian": ("Durian", COLORS["durian"], "D", "-"),
 }
-OF_SCORE = {"visual_entropy": COLOURS["batch"], "confidence": COLOURS["durian"]}
+OF_SCORE = {"visual_entropy": COLORS["batch"], "confidence": COLORS["durian"]}
 RC = {
     "font.family": ["DejaVu Sans"],
     "font.size": 10,
@@ -57,13 +57,13 @@ RC = {
     "axes.grid": True,
     "axes.grid.axis": "y",
     "axes.axisbelow": True,
-    "grid.color": COLOURS["grid"],
+    "grid.color": COLORS["grid"],
     "legend.frameon": False,
     "legend.fontsize": 9.5,
     "svg.fonttype": "none",
     "svg.hashsalt": "durian-adv",
 }
-DRAWN_STEPS = 400  # more are joined to means of neighbours
+DRAWN_STEPS = 400  # more are joined to means of neighbors
 DRAWN_BUCKETS = 48  # more are drawn as a line
 MOST_LEVELS = 17  # of correct rollouts, as up to 0 to 16 of 16
 
@@ -104,13 +104,13 @@ def draw(summary: Summary, folder: Path) -> dict[str, Picture]:
 
 
 def _for_the_page(svg: str, name: str) -> str:
-    """Cut out the element, make its ids its own, and leave its colours to the page."""
+    """Cut out the element, make its ids its own, and leave its colors to the page."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'<svg ([^>]*?)height="[^"]*" ([^>]*?)width="[^"]*"', r"<svg \1\2", svg, count=1)
     svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", svg)
-    for variable, colour in COLOURS.items():
-        svg = svg.replace(colour, f"var(--{variable})")
+    for variable, color in COLORS.items():
+        svg = svg.replace(color, f"var(--{variable})")
     return svg.replace("<svg ", '<svg aria-hidden="true" focusable="false" ', 1)
 
 
@@ -131,13 +131,13 @@ def _pull(figure: Figure, summary: Summary) -> str:
         ("Pull of a prompt: all its rollouts", "Its largest single advantage"),
         strict=True,
     ):
-        for method, (label, colour, marker, line) in STYLES.items():
+        for method, (label, color, marker, line) in STYLES.items():
             if method == "Durian" and not scores:
                 continue  # it would cover GRPO's line
             label += " (and Durian, without scores)" * (method == "GRPO" and not scores)
             row = first + METHODS.index(method)
             values = [places[x][row] / places[x][0] for x in at]
-            axes.plot(at, values, color=colour, marker=marker, linestyle=line, label=label, linewidth=2)
+            axes.plot(at, values, color=color, marker=marker, linestyle=line, label=label, linewidth=2)
         axes.axhline(1, color=QUIET, linewidth=1)
         axes.set_ylim(bottom=0)
         axes.set_title(title)
@@ -155,22 +155,22 @@ def _extremes(figure: Figure, summary: Summary) -> str:
     order, x, label = _steps(summary)
     shown = (
         ("no_signal_share", "no signal (of all prompts)", QUIET, "o", "-"),
-        ("extreme_failure", "one correct (of those with signal)", COLOURS["grpo"], "v", "-"),
-        ("extreme_success", "one wrong (of those with signal)", COLOURS["batch"], "^", "--"),
+        ("extreme_failure", "one correct (of those with signal)", COLORS["grpo"], "v", "-"),
+        ("extreme_success", "one wrong (of those with signal)", COLORS["batch"], "^", "--"),
     )
     if len(x) == 1:
         values = [summary.columns[name][0] for name, *_ in shown]
-        bars = axes.barh([text for _, text, *_ in shown], values, color=[colour for _, _, colour, *_ in shown])
+        bars = axes.barh([text for _, text, *_ in shown], values, color=[color for _, _, color, *_ in shown])
         axes.bar_label(bars, [f"{value:.0%}" for value in values], padding=4)
         axes.invert_yaxis()
         axes.grid(visible=False)
         axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         axes.set_xlim(0, max(0.05, 1.15 * max(values)))
         return "Shares of prompts without signal and of extreme prompts"
-    for name, text, colour, marker, line in shown:
+    for name, text, color, marker, line in shown:
         values = _joined([summary.columns[name][place] for place in order])
         some = marker if len(values) <= 60 else None
-        axes.plot(_joined(x), values, color=colour, marker=some, linestyle=line, label=text, markersize=4)
+        axes.plot(_joined(x), values, color=color, marker=some, linestyle=line, label=text, markersize=4)
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.set_ylim(bottom=0)
     axes.set_ylabel("share of prompts")
@@ -217,7 +217,7 @@ def _buckets(figure: Figure, summary: Summary) -> str:
                 spread = [(bucket.low, bucket.high) for bucket in buckets.values()]
                 axes.vlines(names, *zip(*spread, strict=True), color=INK, linewidth=1.2)
             axes.set_xticks(names, [f"{n}\n{b.prompts:.0f}" for n, b in zip(names, buckets.values(), strict=True)])
-    figure.supxlabel("bucket, from low to high; below it, prompts a step", fontsize=10)
+    figure.supxlabel("bucket, from low to high; below it, prompts per step", fontsize=10)
     panels[0].set_ylim(0, 1.1 * top)
     line = "\n(line: 10 to 90% of the steps)" * (len(summary.names) > 1)
     panels[0].set_ylabel(f"std of the bucket\n1 = std of all rewards{line}")
@@ -230,7 +230,7 @@ def _changes(figure: Figure, summary: Summary) -> str:
     middles = [(a + b) / 2 for a, b in itertools.pairwise(RATIO_BINS)]
     total = sum(counts)
     shown = [number for number, count in enumerate(counts) if count]
-    histogram.bar(middles, [count / total for count in counts], width=0.115, color=COLOURS["durian"])
+    histogram.bar(middles, [count / total for count in counts], width=0.115, color=COLORS["durian"])
     histogram.axvline(0, color=INK, linewidth=1)
     widest = max(1.0, *(abs(RATIO_BINS[n + side]) for n in (shown[0], shown[-1]) for side in (0, 1)))
     histogram.set_xlim(-widest - 0.05, widest + 0.05)
@@ -246,15 +246,15 @@ def _changes(figure: Figure, summary: Summary) -> str:
     others = {method: style for method, style in STYLES.items() if method != "GRPO"}
     if len(x) == 1:
         degrees = [summary.angle("GRPO", method) for method in others]
-        colours = [colour for _, colour, _, _ in others.values()]
-        bars = angles.bar([label for label, *_ in others.values()], degrees, color=colours, width=0.6)
+        colors = [color for _, color, _, _ in others.values()]
+        bars = angles.bar([label for label, *_ in others.values()], degrees, color=colors, width=0.6)
         angles.bar_label(bars, [f"{value:.0f}°" for value in degrees], padding=2)
     else:
-        for method, (text, colour, _, line) in others.items():
+        for method, (text, color, _, line) in others.items():
             cosines, effective = summary.columns[f"GRPO to {method}"], summary.columns["effective"]
             drawn = [(at, _degrees(cosines[place])) for at, place in zip(x, order, strict=True) if effective[place]]
             places, values = ([pair[side] for pair in drawn] for side in (0, 1))
-            angles.plot(_joined(places), _joined(values), color=colour, linestyle=line, label=text)
+            angles.plot(_joined(places), _joined(values), color=color, linestyle=line, label=text)
         angles.xaxis.set_major_locator(MaxNLocator(integer=True))
         angles.set_xlabel(label)
         angles.legend(loc="upper right", ncols=2, handlelength=2.4)
@@ -284,7 +284,7 @@ def _steps(summary: Summary) -> tuple[list[int], list[float], str]:
 
 
 def _joined(values: Sequence[float]) -> list[float]:
-    """Return at most ``DRAWN_STEPS`` values: means of neighbours where there are more."""
+    """Return at most ``DRAWN_STEPS`` values: means of neighbors where there are more."""
     each = -(-len(values) // DRAWN_STEPS) or 1
     parts = [values[start : start + each] for start in range(0, len(values), each)]
     return [sum(part) / len(part) for part in parts]

@@ -32,7 +32,7 @@ TENTHS = 10
 RATIO_BINS = [k / 8 for k in range(-24, 25)]  # edges, in powers of two: from an eighth to eight times
 NOTABLE = 1.25  # how many times as hard, or as softly, is a notable change
 LISTED = 5  # prompts that change most, each way
-_SHUFFLES = 4  # by chance: buckets of shuffled scores, a step
+_SHUFFLES = 4  # times that the scores are shuffled per step, for stds by chance
 
 
 class Change(NamedTuple):
@@ -84,14 +84,14 @@ class Summary:
             components: of rewards, visual entropy, confidence and prompt index, all ``(N,)``.
             success_threshold: as in ``durian_metrics``.
             eps: of batch std.
-            correction: likewise.
+            correction: of batch std, 1 for the sample std or 0 for the population std.
         """
         self._components = components
         self._eps, self._correction = eps, correction
         self.success_threshold = success_threshold
         self.smallest, self.largest = math.inf, -math.inf  # reward of all
         self.names: list[Name | None] = []
-        # a number a step, NaN where there is none
+        # one number per step, NaN where there is none
         self.columns: defaultdict[str, array[float]] = defaultdict(lambda: array("d", [math.nan] * len(self.names)))
         self.kinds: defaultdict[str, int] = defaultdict(int)  # prompts
         # of effective prompts with so many correct of so many rollouts: how many; under each method their pull, and

@@ -13,7 +13,7 @@ import markupsafe
 
 from durian_adv import __version__
 from durian_adv.report import verdict
-from durian_adv.report.figures import COLOURS, Picture
+from durian_adv.report.figures import COLORS, Picture
 from durian_adv.report.numbers import METHODS, SCORES, Summary
 
 SHOWN_STEPS = 30  # more are left to the table beside the page
@@ -38,7 +38,7 @@ def write(
     page = environment.get_template("page.html.jinja").render(
         buckets=sum(map(summary.has, SCORES)),
         called=verdict.CALLED,
-        colours=COLOURS,
+        colors=COLORS,
         kinds=(
             ("extreme_failure", "one rollout correct"),
             ("other", "others with signal"),

@@ -9,8 +9,8 @@ from durian_adv.report.numbers import NOTABLE, SCORES, Summary
 
 # degrees between two methods' advantages: under the first they are nearly one update, over the second clearly two
 NEAR, FAR = 6.0, 15.0
-FEW, ENOUGH = 2, 10  # prompts a bucket
-CHANCE = 1.5  # how many times as much as by chance stds should differ
+FEW, ENOUGH = 2, 10  # prompts per bucket
+CHANCE = 1.5  # stds of real buckets should differ this many times as much as those of shuffled ones
 
 CALLED = {"visual_entropy": "visual entropy", "confidence": "confidence"}
 
@@ -43,7 +43,7 @@ def verdict(summary: Summary) -> Verdict:
         return Verdict(
             "Nothing would change: no prompt of this log has any signal.",
             "Within every prompt all rewards are equal (or differ by far less than eps), so GRPO, Dr. GRPO, batch std "
-            "and Durian all give advantages of 0. Look at the reward function, or sample more rollouts a prompt.",
+            "and Durian all give advantages of 0. Look at the reward function, or sample more rollouts per prompt.",
             [],
         )
     missing = [score for score in SCORES if not summary.has(score)]
@@ -54,49 +54,64 @@ def verdict(summary: Summary) -> Verdict:
             "sampled tokens' log-probabilities), and run this report again. What is known without is below.",
             _extremes(summary),
         )
-    if all(_usual(summary, score) < FEW for score in SCORES if score not in missing):
-        prompts = summary.mean("prompts", of_effective=False)
-        scored = max(summary.mean(f"scored, {score}", of_effective=False) for score in SCORES)
-        those = f"{prompts:.3g}" if scored == prompts else f"{scored:.3g} of {prompts:.3g} have a score,"
-        return Verdict(
-            f"Too few prompts a step to tell: {those} on average.",
-            "Durian shares a std among prompts of like difficulty. Here a bucket holds hardly more than one prompt, "
-            "so it is GRPO again, or noisier. Log steps of more prompts, or ask for fewer buckets "
-            "(--num-confidence-buckets, --entropy-quantiles). A log without steps is one step, unless it is cut by "
-            "--batch-prompts.",
-            [*_extremes(summary), *(_size(summary, score) for score in SCORES if score not in missing)],
-        )
+    scored = [score for score in SCORES if score not in missing]
+    if all(_usual(summary, score) < FEW for score in scored):
+        return _too_few(summary, scored)
+    return _compared(summary, missing)
+
+
+def _too_few(summary: Summary, scored: list[str]) -> Verdict:
+    """Say that no bucket has a std to share."""
+    prompts = summary.mean("prompts", of_effective=False)
+    with_score = max(summary.mean(f"scored, {score}", of_effective=False) for score in SCORES)
+    those = f"{prompts:.3g}" if with_score == prompts else f"{with_score:.3g} of {prompts:.3g} have a score,"
+    return Verdict(
+        f"Too few prompts per step to tell: {those} on average.",
+        "Durian shares a std among prompts of similar difficulty. Here a bucket holds hardly more than one prompt, so "
+        "Durian is GRPO again, or noisier. Log steps of more prompts, or ask for fewer buckets "
+        "(--num-confidence-buckets, --entropy-quantiles). A log without steps is one step, unless it is cut by "
+        "--batch-prompts.",
+        [*_extremes(summary), *(_size(summary, score) for score in scored)],
+    )
+
+
+def _compared(summary: Summary, missing: list[str]) -> Verdict:
+    """Say how far Durian's advantages are from GRPO's, and what to know besides."""
     grpo, batch = summary.angle("Durian", "GRPO"), summary.angle("Durian", "batch std")
     if grpo < NEAR:
         headline = "Durian would change hardly anything here."
     elif grpo < FAR:
         headline = "Durian would change the updates a little."
     else:
-        headline = "Durian would change the updates clearly."
+        headline = "Durian would clearly change the updates."
     changed = summary.notable / summary.compared
     because = (
         f"Its advantages and GRPO's are {grpo:.0f}° apart (cosine {math.cos(math.radians(grpo)):.3f}; 0° would be "
-        f"the same update). {percent(changed)} of the prompts that have signal would be pulled at least "
-        f"{NOTABLE - 1:.0%} harder, or as much more softly, than by GRPO."
+        f"the same update). Durian would weight {percent(changed)} of the prompts with signal at least "
+        f"{NOTABLE - 1:.0%} more, or correspondingly less, than GRPO does."
     )
     findings = [_against_batch_std(grpo, batch), *_extremes(summary), _largest(summary)]
     for score in SCORES:
-        if score in missing:
-            findings.append(
-                Finding(
-                    "careful",
-                    f"No {CALLED[score]} in this log",
-                    f"Durian's {'perceptual' if score == 'visual_entropy' else 'reasoning'} component is left out, and "
-                    "the other weights are scaled up to the same sum: with it, the picture may be another.",
-                )
-            )
-        else:
-            findings.append(_size(summary, score))
-            if len(summary.buckets(score)) > 1:
-                findings.append(_chance(summary, score))
-            if summary.parted:
-                findings.append(_difficulty(summary, score))
+        findings.extend([_absent(score)] if score in missing else _of_score(summary, score))
     return Verdict(headline, because, findings)
+
+
+def _absent(score: str) -> Finding:
+    return Finding(
+        "careful",
+        f"No {CALLED[score]} in this log",
+        f"Durian's {'perceptual' if score == 'visual_entropy' else 'reasoning'} component is left out, and the other "
+        "weights are scaled up to the same sum. With this score the result may differ.",
+    )
+
+
+def _of_score(summary: Summary, score: str) -> list[Finding]:
+    findings = [_size(summary, score)]
+    if len(summary.buckets(score)) > 1:
+        findings.append(_chance(summary, score))
+    if summary.parted:
+        findings.append(_difficulty(summary, score))
+    return findings
 
 
 def _against_batch_std(grpo: float, batch: float) -> Finding:
@@ -104,14 +119,14 @@ def _against_batch_std(grpo: float, batch: float) -> Finding:
         return Finding(
             "careful",
             "Much of this change needs no difficulty scores",
-            f'One std for the whole batch (LitePPO, TRL\'s scale_rewards="batch") is {batch:.0f}° from Durian, nearer '
-            f"than GRPO's {grpo:.0f}°. It is one option in most trainers: compare Durian with it, not with GRPO alone.",
+            f'One std for the whole batch (LitePPO, TRL\'s scale_rewards="batch") is {batch:.0f}° from Durian, closer '
+            f"than GRPO at {grpo:.0f}°. It is one option in most trainers: compare Durian with it, not only with GRPO.",
         )
     return Finding(
         "plain",
         f"Durian is {batch:.0f}° from batch std, and {grpo:.0f}° from GRPO",
         'Batch std (LitePPO, TRL\'s scale_rewards="batch") is the simple alternative without difficulty scores: a '
-        "fair comparison has it as a third arm.",
+        "fair comparison includes it as a third arm.",
     )
 
 
@@ -124,8 +139,8 @@ def _extremes(summary: Summary) -> list[Finding]:
                 "careful",
                 f"{'No' if none else 'Every'} reward exceeds {summary.success_threshold:g}: set --success-threshold",
                 f"{edge}, so {'no' if none else 'every'} rollout counts as correct. Until the threshold lies between "
-                "right and wrong, this page leaves out what goes by correct rollouts: extreme prompts, and whether a "
-                "score tells hard prompts from easy ones. Angles, buckets and stds do not depend on it.",
+                "right and wrong, this page leaves out everything that depends on correctness: extreme groups, and "
+                "whether a score tells hard prompts from easy ones. Angles, buckets and stds do not depend on it.",
             )
         ]
     ratio = summary.mean("extreme_ratio")
@@ -133,16 +148,16 @@ def _extremes(summary: Summary) -> list[Finding]:
     grpo, durian = (sum(summary.mean(f"{kind}, {method}") for kind in kinds) for method in ("GRPO", "Durian"))
     title = f"Extreme groups are {percent(ratio)} of those with signal"
     if ratio == 0:
-        return [Finding("plain", title, "No prompt has exactly one right or one wrong rollout, GRPO's weak spot.")]
+        return [Finding("plain", title, "No prompt has exactly one correct or one incorrect rollout.")]
     moved = "" if not any(map(summary.has, SCORES)) else f", and {percent(durian)} under Durian"
     return [
         Finding(
             "plain",
             title,
-            "They have exactly one right, or one wrong rollout. GRPO divides a prompt's rewards by their std, and "
-            "where rewards are only right or wrong, these have the smallest. They carry "
-            f"{percent(grpo)} of the update under GRPO{moved}. The paper, whose complaint they are, counts 36 to 44% "
-            "of them, with 8 rollouts a prompt; with fewer rollouts there are more.",
+            "An extreme group has exactly one correct or one incorrect rollout. GRPO divides a prompt's rewards by "
+            "their std, which for binary rewards is smallest in these groups. They carry "
+            f"{percent(grpo)} of the update under GRPO{moved}. The Durian paper reports 36 to 44% of them with 8 "
+            "rollouts per prompt; with fewer rollouts there are more.",
         )
     ]
 
@@ -153,13 +168,13 @@ def _largest(summary: Summary) -> Finding:
         return Finding(
             "careful",
             f"Durian's largest advantage, {durian:.1f}, exceeds GRPO's, {grpo:.1f}",
-            "Some bucket's rewards hardly vary, so what stands out there is pulled hardest of all. Fewer or larger "
-            "buckets tame it.",
+            "The rewards of some bucket barely vary, so any exception in it gets a very large weight. Use fewer, "
+            "larger buckets.",
         )
     return Finding(
         "good",
         f"Durian's largest advantage is {durian:.1f}, GRPO's {grpo:.1f}",
-        "No bucket is so uniform that its std blows an advantage up.",
+        "No bucket is so uniform that its small std inflates an advantage.",
     )
 
 
@@ -173,15 +188,15 @@ def _size(summary: Summary, score: str) -> Finding:
         return Finding(
             "careful",
             f"{named}: {usual:.3g} prompt{'s' * (usual != 1)} in {each}, far too few",
-            "The std they share is that of a single prompt, so Durian is GRPO again, or noisier. Take more prompts a "
+            "The std they share is that of a single prompt, so Durian is GRPO again, or noisier. Use more prompts per "
             "step, fewer buckets, or a window of recent prompts (durian_adv.window).",
         )
     if usual < ENOUGH:
         return Finding(
             "careful",
             f"{named}: about {usual:.0f} prompts in {each}, few",
-            f"The smallest held {fewest}. The paper has about 43 in each of its 12. Under {ENOUGH}, much of a std is "
-            "chance: take fewer buckets (--num-confidence-buckets, --entropy-quantiles) or more prompts a step.",
+            f"The smallest held {fewest}. The paper has about 43 in each of its 12. Below {ENOUGH}, much of a std is "
+            "chance: use fewer buckets (--num-confidence-buckets, --entropy-quantiles) or more prompts per step.",
         )
     return Finding(
         "good",
@@ -199,8 +214,8 @@ def _usual(summary: Summary, score: str) -> float:
 def _chance(summary: Summary, score: str) -> Finding:
     real, chance = summary.mean(f"spread, {score}"), summary.mean(f"spread by chance, {score}")
     numbers = (
-        f"Stds of buckets differ by {percent(real)}; when the same prompts are shuffled over the buckets, they still "
-        f"differ by {percent(chance)}."
+        f"The stds of the buckets differ by {percent(real)}; with the same prompts shuffled over the buckets, they "
+        f"still differ by {percent(chance)}."
     )
     if real < CHANCE * chance or real < 0.01:
         return Finding(
@@ -237,5 +252,5 @@ def _difficulty(summary: Summary, score: str) -> Finding:
 
 
 def percent(share: float) -> str:
-    """Write a share as a reader wants it: with a decimal where it is small."""
+    """Write a share as a reader wants it: with one decimal where it is small."""
     return f"{share:.0%}" if share >= 0.0995 or share == 0 else f"{share:.1%}"
