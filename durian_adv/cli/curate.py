@@ -61,6 +61,7 @@ def _run(options: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from durian_adv.data import curation, tables
+    from durian_adv.data.logs import checks
 
     stages = {"stage_1": options.stage1, "stage_2": options.stage2}
     outputs = [*stages.values(), *([options.picture] if options.picture else [])]
@@ -76,6 +77,10 @@ def _run(options: argparse.Namespace) -> None:
     given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     samplings, correct = ([counts[place] for counts in prompts.values()] for place in (0, 1))
     found = curation.curate(correct, samplings=samplings, prompts=list(prompts), **given)
+    sizes = Counter(counts[2] for counts in prompts.values())
+    mend = checks.Mend("--prompt input image", "--prompt step prompt")
+    for finding in checks.grouping(checks.NONE._replace(sizes=sizes), mend):
+        print(f"durian-adv curate: {finding.title}. {finding.text}", file=sys.stderr)
 
     if options.dataset is None:
         columns = {name: getattr(found, name).tolist() for name in ("samplings", "correct", "accuracy", "low", "high")}
@@ -118,12 +123,16 @@ def _run(options: argparse.Namespace) -> None:
 def _counts(
     rows: Iterable[tuple[int, list[Any]]], where: Where, names: list[str], above: float | None
 ) -> dict[Id, list[int]]:
-    """Return each prompt's number of samplings whose outcome is known, and of correct ones; rows are not kept."""
+    """Return each prompt's number of samplings whose outcome is known, of correct ones, and of all.
+
+    Rows are not kept.
+    """
     *of_prompt, correct = names
     found: dict[Id, list[int]] = {}
     first: dict[tuple[str, ...], Id] = {}
     for number, (*values, value) in rows:
-        counts = found.setdefault(_id(tuple(values), of_prompt, where, number, first), [0, 0])
+        counts = found.setdefault(_id(tuple(values), of_prompt, where, number, first), [0, 0, 0])
+        counts[2] += 1
         outcome = _outcome(value, above, where, number, correct)
         if outcome is not None:
             counts[0] += 1

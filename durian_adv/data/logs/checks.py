@@ -31,6 +31,16 @@ class Finding(NamedTuple):
     broken: bool  # whether no conclusion may be drawn
 
 
+class Mend(NamedTuple):
+    """The options of a command that mend a grouping."""
+
+    prompt: str  # an id of several columns
+    step: str  # steps that are told apart
+
+
+OF_LOGS = Mend("--key prompt=input+image", "--key step=KEY or --file-per-step")
+
+
 class Facts(NamedTuple):
     """What the checks look at: counts over the steps of a log."""
 
@@ -126,8 +136,8 @@ def described(sizes: Counter[int], most: int = 6) -> str:
     return told + (f", {rest:,} of other sizes" if rest else "")
 
 
-def grouping(found: Facts, mend: str = "--key prompt=...") -> list[Finding]:
-    """Return what is suspicious of the groups; ``mend`` names the option that says what a prompt is.
+def grouping(found: Facts, mend: Mend = OF_LOGS) -> list[Finding]:
+    """Return what is suspicious of the groups.
 
     >>> [finding.kind for finding in grouping(NONE._replace(sizes=Counter({1: 384})))]
     ['single']
@@ -139,7 +149,7 @@ def grouping(found: Facts, mend: str = "--key prompt=...") -> list[Finding]:
                 "single",
                 f"Every prompt has one rollout: {found.groups:,} ids for {found.groups:,} rollouts",
                 "So no rollout can be compared with another. The likely cause is an id of the row, not of the prompt "
-                f"(verl's uid is one): {mend} names the columns that rollouts of a prompt share.",
+                f"(verl's uid is one): name the columns that the rollouts of a prompt share ({mend.prompt}).",
                 broken=True,
             )
         ]
@@ -147,7 +157,7 @@ def grouping(found: Facts, mend: str = "--key prompt=...") -> list[Finding]:
     return [finding for finding in checks if finding is not None]
 
 
-def _merged_prompts(found: Facts, mend: str) -> Finding | None:
+def _merged_prompts(found: Facts, mend: Mend) -> Finding | None:
     size = usual(found.sizes)
     if size is None or size == 1:
         return None
@@ -159,13 +169,13 @@ def _merged_prompts(found: Facts, mend: str) -> Finding | None:
         "multiples",
         f"{groups:,} of {found.groups:,} prompts have a multiple of the usual {size} rollouts",
         f"{described(found.sizes)}. The likely cause is that several prompts share an id (a question asked of several "
-        f"images, an empty text), or several steps do. {mend} may name several columns, joined by + (input+image); "
-        "--key step=... or --file-per-step tells steps apart.",
+        f"images, an empty text), which several columns tell apart ({mend.prompt}), or that several steps are read as "
+        f"one ({mend.step}).",
         broken=rollouts > BROKEN_SHARE * found.rollouts,
     )
 
 
-def _lone(found: Facts, mend: str) -> Finding | None:
+def _lone(found: Facts, mend: Mend) -> Finding | None:
     groups = found.sizes[1]
     if not groups or len(found.sizes) == 1:
         return None
@@ -173,19 +183,19 @@ def _lone(found: Facts, mend: str) -> Finding | None:
         "lone",
         f"{groups:,} of {found.groups:,} prompts have one rollout",
         "They have no signal, as nothing can be compared with them. The likely cause is that rollouts were filtered, "
-        f"or that an id is of the row and not of the prompt: then {mend} mends it.",
+        f"or that an id is of the row and not of the prompt, which another column mends ({mend.prompt}).",
         broken=groups > 0.5 * found.groups,
     )
 
 
-def _several_entropies(found: Facts, mend: str) -> Finding | None:
+def _several_entropies(found: Facts, mend: Mend) -> Finding | None:
     if not found.entropies:
         return None
     return Finding(
         "entropies",
         f"{found.entropies:,} of {found.groups:,} prompts have several visual entropies",
-        "An image has one entropy, so the likely cause is that prompts of several images share an id. "
-        f"{mend} may name several columns, joined by +, such as input+image.",
+        "An image has one entropy, so the likely cause is that prompts of several images share an id, which several "
+        f"columns tell apart ({mend.prompt}).",
         broken=found.entropies > BROKEN_SHARE * found.groups,
     )
 
@@ -207,8 +217,7 @@ def _lost_steps(found: Facts) -> Finding | None:
     return Finding(
         "steps",
         f"Prompts come back: {back:,} times a prompt of {size} rollouts goes on after others, {run} rollouts at a time",
-        "The likely cause is that several steps or epochs are read as one: --key step=... names the step, "
-        f"--file-per-step takes each file as one. Or several prompts share an id: --group-size {run} takes each {run} "
+        f"The likely cause is that several steps or epochs are read as one ({OF_LOGS.step}). Or several prompts share an id: --group-size {run} takes each {run} "
         "consecutive rollouts as a prompt.",
         broken=True,
     )

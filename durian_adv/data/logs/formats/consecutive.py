@@ -71,8 +71,8 @@ def _derive(
     runs = [len(list(run)) for _, run in itertools.groupby(prompts)]
     common = math.gcd(*runs)
     sizes = [told] if told else [size for size in range(common, 1, -1) if common % size == 0]
-    for choice, rewards in enumerate(totals):
-        for size in sizes:
+    for size in sizes:  # a small size may fit by chance, so the largest goes first
+        for choice, rewards in enumerate(totals):
             if len(rewards) % size == 0 and explains(rewards.view(-1, size), logged.view(-1, size)):
                 return size, choice, True
     return told or common, 0, False
