@@ -45,7 +45,7 @@ def report(capsys, tmp_path, *arguments):
 def find_x():
     """ "Find x." of image A (8 x 0) and of image B (8 x 1), beside 30 other prompts of mixed rewards."""
     rows = [
-        {"input": f"question {k // 8}", "image": f"{k // 8}.png", "score": float(k % 8 < 1 + k // 8 % 7)}
+        {"input": f"question {k // 8}", "image": f"{k // 8}.png", "score": float(k % 8 < 1 + k // 8 % 6)}
         for k in range(240)
     ]
     rows[:0] = [{"input": "Find x.", "image": "a.png", "score": 0.0} for _ in range(8)]
@@ -76,14 +76,16 @@ def test_1_curate_says_that_a_prompt_of_16_samplings_may_be_two(tmp_path, capsys
     _, _, err = run(capsys, "curate", log, *stages, "--prompt", "input")
     assert "1 of 31 prompts have a multiple of the usual 8 rollouts. 30 prompts x 8 rollouts, 1 x 16." in err
     assert "--prompt input image" in err
-    assert any(json.loads(line)["input"] == "Find x." for stage in stages for line in stage.open())
+    assert any(json.loads(line)["input"] == "Find x." for stage in stages for line in stage.read_text().splitlines())
     for stage in stages:
         stage.unlink()
     _, _, err = run(capsys, "curate", log, *stages, "--prompt", "input", "image")
     assert "multiple of the usual" not in err
     assert "1 too hard" in err
     assert "1 too easy" in err
-    assert not any(json.loads(line)["input"] == "Find x." for stage in stages for line in stage.open())
+    assert not any(
+        json.loads(line)["input"] == "Find x." for stage in stages for line in stage.read_text().splitlines()
+    )
 
 
 def test_1_entropies_that_differ_within_a_prompt_are_said(tmp_path, capsys):

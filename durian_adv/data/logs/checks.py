@@ -217,8 +217,8 @@ def _lost_steps(found: Facts) -> Finding | None:
     return Finding(
         "steps",
         f"Prompts come back: {back:,} times a prompt of {size} rollouts goes on after others, {run} rollouts at a time",
-        f"The likely cause is that several steps or epochs are read as one ({OF_LOGS.step}). Or several prompts share an id: --group-size {run} takes each {run} "
-        "consecutive rollouts as a prompt.",
+        f"The likely cause is that several steps or epochs are read as one ({OF_LOGS.step}), or that several prompts "
+        f"share an id: --group-size {run} takes each {run} consecutive rollouts as a prompt.",
         broken=True,
     )
 
