@@ -87,7 +87,7 @@ def test_no_public_function_touches_files_network_processes_or_pickles(tmp_path)
 
 
 # --- what the sources reach for -----------------------------------------------------------------------
-# ruff's rules S find eval, exec, pickle, os.system and their like (make lint). What it does not know is looked for here.
+# ruff's rules S find eval, exec, pickle, os.system and their like (make lint); here is what it does not know.
 
 MODULES = {
     "cloudpickle", "ctypes", "fsspec", "http", "huggingface_hub", "joblib", "multiprocessing", "requests", "runpy",

@@ -26,16 +26,22 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--arm", choices=ARMS, default="durian", help="advantage estimator of the RL phase")
     parser.add_argument("--seed", type=int, default=0, help="seed of images, policy, demonstrations and sampling")
     parser.add_argument("--steps", type=int, default=30, help="number of RL steps")
-    parser.add_argument("--prompts", type=int, default=96, help="prompts per step; 96 put 8 in each of 12 confidence buckets")
+    parser.add_argument(
+        "--prompts", type=int, default=96, help="prompts per step; 96 put 8 in each of 12 confidence buckets"
+    )
     parser.add_argument("--group-size", type=int, default=8, help="responses per prompt")
     parser.add_argument("--images", type=int, default=4000, help="number of training images")
     parser.add_argument("--held-out-images", type=int, default=500, help="number of held-out images, one prompt each")
     parser.add_argument("--warmup-steps", type=int, default=600, help="number of supervised steps")
     parser.add_argument("--guess-share", type=float, default=0.35, help="share of demonstrations that guess")
     parser.add_argument("--clutter", type=float, default=1.0, help="clutter of the most cluttered image, from 0")
-    parser.add_argument("--layer", choices=LAYERS, default="stride16", help="layer of the encoder that gives the patch features")
+    parser.add_argument(
+        "--layer", choices=LAYERS, default="stride16", help="layer of the encoder that gives the patch features"
+    )
     parser.add_argument("--samples", type=int, default=8, help="responses per held-out prompt in the evaluation")
-    parser.add_argument("--threads", type=int, default=1, help="number of torch threads; one never waits for a busy core")
+    parser.add_argument(
+        "--threads", type=int, default=1, help="number of torch threads; one never waits for a busy core"
+    )
     parser.add_argument("--out", type=Path, default=Path("out/demo"), help="output folder")
     options = parser.parse_args(arguments)
     if options.images < max(options.prompts, 64):

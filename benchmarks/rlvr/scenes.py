@@ -98,9 +98,7 @@ def _background(photograph: np.ndarray, clutter: float, rng: np.random.Generator
     return mean + (0.3 + 0.7 * min(clutter, 1.0)) * (crop - mean)
 
 
-def _paint(
-    tile: np.ndarray, kind: str, color: tuple[int, int, int], strength: float, rng: np.random.Generator
-) -> None:
+def _paint(tile: np.ndarray, kind: str, color: tuple[int, int, int], strength: float, rng: np.random.Generator) -> None:
     """Blend one jittered, tilted shape into a cell, in place."""
     radius, tilt = rng.uniform(8.0, 12.0), rng.uniform(-0.25, 0.25)
     center = (CELL - 1) / 2 + rng.uniform(-3.0, 3.0, size=2)

@@ -123,6 +123,7 @@ def _run(options: argparse.Namespace) -> None:
 def _curation(options: argparse.Namespace) -> Any:
     """Return what becomes of each prompt of the table of samplings."""
     from durian_adv.data import curation, samplings
+    from durian_adv.data.logs import checks
 
     given = options.samplings
     number = int(given) if given is not None and given.isdecimal() else given
@@ -130,6 +131,10 @@ def _curation(options: argparse.Namespace) -> Any:
     prompts = samplings.count(options.table, form, lambda rows: bar(iterable=rows, desc="reading", unit=" rows"))
     names = ("band", "cut", "keep", "confidence_level", "method")
     chosen = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    sizes = Counter(numbers[2] for numbers in prompts.values())
+    mend = checks.Mend("--prompt input image", "--prompt step prompt")
+    for finding in checks.grouping(checks.NONE._replace(sizes=sizes), mend):
+        tell("curate", f"{finding.title}. {finding.text}")
     known, correct = ([numbers[place] for numbers in prompts.values()] for place in (0, 1))
     return curation.curate(correct, samplings=known, prompts=list(prompts), **chosen)
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from typing import Any
 
 from durian_adv.cli import rollouts
+from durian_adv.data import json_lines
 from durian_adv.diagnostics import durian_metrics
 
 
@@ -23,17 +23,20 @@ def add(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Print the metrics of each step of a rollout log."""
-    for step in rollouts.steps(options):
+    """Print the metrics of each step of a rollout log; null where one is undefined."""
+    log = rollouts.read(options)
+    rollouts.tell(log, "metrics")
+    for step in log.steps:
         # a score that no rollout of the step has leaves its component out
         for name in ("visual_entropy", "confidence"):
             if getattr(step, name) is None:
                 where = "" if step.name is None else f"step {step.name}: "
-                print(f"durian-adv metrics: {where}no rollout has {name}, its component is left out", file=sys.stderr)
+                rollouts.say("metrics", f"{where}no rollout has {name}, its component is left out")
         found = durian_metrics(
             rollouts.components(step, options),
             step.rewards,
             prompt_index=step.prompt_index,
-            **rollouts.given(options, "success_threshold"),
+            success_threshold=log.success_threshold,
         )
-        print(json.dumps(({} if step.name is None else {"step": step.name}) | found))
+        row = ({} if step.name is None else {"step": step.name}) | json_lines.without_nan(found)
+        print(json.dumps(row, allow_nan=False))

@@ -33,6 +33,7 @@ def run(options: argparse.Namespace) -> None:
     try:
         from tqdm import tqdm
 
+        from durian_adv.data.logs import sources
         from durian_adv.report import figures, page
         from durian_adv.report.numbers import Summary
     except ModuleNotFoundError as error:
@@ -42,7 +43,6 @@ def run(options: argparse.Namespace) -> None:
         for name, parameter in inspect.signature(durian_components).parameters.items()
         if name in rollouts.OF_COMPONENTS
     } | rollouts.given(options, *rollouts.OF_COMPONENTS)
-    threshold = 0.5 if options.success_threshold is None else options.success_threshold
 
     def components(
         rewards: Tensor, visual_entropy: Tensor | None, confidence: Tensor | None, prompt_index: Tensor
@@ -51,22 +51,29 @@ def run(options: argparse.Namespace) -> None:
             rewards, visual_entropy=visual_entropy, confidence=confidence, prompt_index=prompt_index, **chosen
         )
 
-    summary = Summary(components, success_threshold=threshold, eps=chosen["eps"], correction=chosen["correction"])
-    size = sum(path.stat().st_size for path in options.log)
-    with tqdm(total=size, unit="B", unit_scale=True, desc="reading", disable=None) as bar:
-        for step in rollouts.steps(options, bar.update):
-            bar.set_description(f"steps: {len(summary.names) + 1:,}", refresh=False)
-            summary.add(step)
-            bar.update(0)
+    with tqdm(total=sources.size(options.log), unit="B", unit_scale=True, desc="reading", disable=None) as bar:
+        log = rollouts.read(options, bar.update)
+    rollouts.tell(log, "report")
+    summary = Summary(
+        components,
+        success_threshold=log.success_threshold,
+        eps=chosen["eps"],
+        correction=chosen["correction"],
+        read_as=log.read_as,
+        grouping=log.findings,
+    )
+    for step in tqdm(log.steps, total=log.length, unit=" steps", desc="computing", disable=None):
+        summary.add(step)
     options.out.mkdir(parents=True, exist_ok=True)
     pictures = figures.draw(summary, options.out)
     page.write_steps(summary, options.out / "steps.csv")
     first, *others = options.log
+    shown = {"success_threshold": log.success_threshold, "confidence_reduction": options.confidence_reduction}
     headline = page.write(
         summary,
         pictures,
         options.out / "report.html",
         log=f"{first} and {len(others)} more" if others else str(first),
-        options=chosen | {"success_threshold": threshold, "confidence_reduction": options.confidence_reduction},
+        options=chosen | shown,
     )
     print(f"{headline}\n{options.out / 'report.html'}")

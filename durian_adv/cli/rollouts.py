@@ -3,31 +3,27 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import durian_adv
 from durian_adv._src.durian import DurianComponents
-from durian_adv.data.logs.steps import Step, read_steps
+from durian_adv.data.logs.formats import FORMATS
+from durian_adv.data.logs.steps import Log, Options, Step, read_log
 
 KEYS = (
-    "Rollouts are JSON objects, one a line, or rows of parquet files, with the keys prompt, reward and, where there, "
-    "step, visual_entropy, confidence, and logprobs (a list; used where confidence is not there)."
+    "A log is any number of files or folders, as a trainer wrote them, or rollouts as JSON objects with the keys "
+    "prompt, reward and, where there, step, visual_entropy, confidence, and logprobs (a list; used where confidence is "
+    "not there)."
 )
 OF_COMPONENTS = ("weights", "entropy_quantiles", "num_confidence_buckets", "eps", "correction")
 
 
 def add_options(command: argparse.ArgumentParser) -> None:
     """Declare the log and the options of Durian."""
-    command.add_argument("log", type=Path, nargs="+", help="files of JSON lines or parquet, in this order")
-    command.add_argument(
-        "--key", action="append", default=[], metavar="NAME=KEY", help="what the log calls a key: reward=score"
-    )
-    command.add_argument(
-        "--batch-prompts", type=int, metavar="N", help="of a log without steps, take each N prompts as a step"
-    )
-    command.add_argument("--confidence-reduction", choices=("sum", "mean"), default="sum", help="of logprobs")
+    add_log_options(command)
     command.add_argument(
         "--weights", type=float, nargs=3, metavar=("GRPO", "PERC", "REAS"), help="of the three components"
     )
@@ -37,24 +33,77 @@ def add_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--num-confidence-buckets", type=int, metavar="N", help="of equally many prompts")
     command.add_argument("--eps", type=float, metavar="X", help="added to each std")
     command.add_argument("--correction", type=int, choices=(0, 1), help="each std divides by the number less this")
-    command.add_argument("--success-threshold", type=float, metavar="REWARD", help="rewards above it are correct")
 
 
-def steps(options: argparse.Namespace, progress: Callable[[int], object] = lambda read: None) -> Iterator[Step]:
-    """Give the steps of the log."""
+def add_log_options(command: argparse.ArgumentParser) -> None:
+    """Declare the log and how it is read."""
+    command.add_argument(
+        "log", type=Path, nargs="+", help="files of one log, in this order; folders of them; - for standard input"
+    )
+    command.add_argument(
+        "--format",
+        choices=sorted(FORMATS),
+        help="writer of the log (default: recognized by the first row of each file)",
+    )
+    command.add_argument(
+        "--key",
+        action="append",
+        default=[],
+        metavar="NAME=KEY",
+        help="what the log calls prompt, reward, step, visual_entropy, confidence, logprobs or mask, such as "
+        "reward=score, reward=rewards.accuracy, reward=accuracy*0.9+format*0.1, prompt=input+image (default: the keys "
+        "of the format)",
+    )
+    command.add_argument(
+        "--group-size", type=int, metavar="N", help="consecutive rollouts per prompt (default: prompts are told by ids)"
+    )
+    command.add_argument(
+        "--file-per-step",
+        action=argparse.BooleanOptionalAction,
+        help="step of a rollout from the number in its file's name, or with --no- files as parts of one log (default: "
+        "neither; prompts that lie in several files are warned of)",
+    )
+    command.add_argument(
+        "--batch-prompts", type=int, metavar="N", help="prompts per step of a log without steps (default: all)"
+    )
+    command.add_argument(
+        "--confidence-reduction", choices=("sum", "mean"), default="sum", help="of logprobs (default: sum)"
+    )
+    command.add_argument(
+        "--success-threshold",
+        type=float,
+        metavar="REWARD",
+        help="reward above which a rollout is correct (default: 0.5, or the middle of rewards that leave 0 to 1)",
+    )
+
+
+def read(options: argparse.Namespace, progress: Callable[[int], object] = lambda read: None) -> Log:
+    """Read the log; say on standard error as what, and what is suspicious of it."""
     keys = {}
     for pair in options.key:
         name, equals, key = pair.partition("=")
         if not equals:
             raise ValueError(f"--key: expected NAME=KEY, got {pair!r}")
         keys[name] = key
-    return read_steps(
-        options.log,
-        keys=keys,
-        confidence_reduction=options.confidence_reduction,
-        batch_prompts=options.batch_prompts,
-        progress=progress,
-    )
+    names = ("format", "file_per_step", "group_size", "confidence_reduction", "batch_prompts", "success_threshold")
+    return read_log(options.log, Options(keys, **{name: getattr(options, name) for name in names}), progress)
+
+
+def tell(log: Log, command: str) -> None:
+    """Say on standard error as what a log was read, and what is suspicious of it."""
+    say(command, f"read as {log.read_as}")
+    for finding in log.findings:
+        say(command, f"{finding.title}. {finding.text}")
+
+
+def say(command: str, text: str) -> None:
+    """Write a line to standard error; what a log brings into it cannot move a terminal."""
+    print(f"durian-adv {command}: {printable(text)}", file=sys.stderr)
+
+
+def printable(text: str) -> str:
+    """Return a text in one line, with escapes for what is not to be seen."""
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
 
 
 def components(step: Step, options: argparse.Namespace) -> DurianComponents:

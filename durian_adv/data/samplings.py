@@ -37,7 +37,7 @@ class Form(NamedTuple):
 
 
 def count(path: Path, form: Form, progress: Callable[[Iterable[Any]], Iterable[Any]]) -> dict[Id, list[int]]:
-    r"""Return each prompt's number of samplings whose outcome is known, and of correct ones; rows are not kept.
+    r"""Return each prompt's number of samplings whose outcome is known, of correct ones, and of all; rows are not kept.
 
     Args:
         path: a table; rows of one prompt are added up.
@@ -54,7 +54,7 @@ def count(path: Path, form: Form, progress: Callable[[Iterable[Any]], Iterable[A
     ValueError: ...table.jsonl, line 2: samplings: expected none, as in the rows before, got 8
     >>> _ = file.write_text('{"prompt": "a", "pass": 0.33}\n{"prompt": "b", "pass": 0.5}\n')
     >>> count(file, Form(["prompt"], rate="pass", samplings=6), iter)
-    {('a',): [6, 2], ('b',): [6, 3]}
+    {('a',): [6, 2, 6], ('b',): [6, 3, 6]}
     """
     form.check()
     value = form.correct if form.rate is None else form.rate
@@ -73,9 +73,7 @@ def count(path: Path, form: Form, progress: Callable[[Iterable[Any]], Iterable[A
         name = check_id(tuple(values[: len(form.prompt)]), form.prompt, where, first)
         cell = values[len(form.prompt)]
         row = _counts(cell, samplings, form, where) if counted else _outcomes(cell, form, where)
-        numbers = found.setdefault(name, [0, 0])
-        numbers[0] += row[0]
-        numbers[1] += row[1]
+        found[name] = [total + more for total, more in zip(found.get(name, (0, 0, 0)), row, strict=True)]
     return found
 
 
@@ -99,24 +97,24 @@ def shown(name: Id) -> str:
     return ", ".join(f"{part!r:.60}" for part in name)
 
 
-def _outcomes(value: Any, form: Form, where: str) -> tuple[int, int]:
-    """Return the number of known samplings and of correct ones, of one outcome or a list of them."""
+def _outcomes(value: Any, form: Form, where: str) -> tuple[int, int, int]:
+    """Return the number of known samplings, of correct ones and of all, of one outcome or a list of them."""
     outcomes = [_outcome(one, form, where) for one in (value if isinstance(value, list) else [value])]
     known = [outcome for outcome in outcomes if outcome is not None]
-    return len(known), sum(known)
+    return len(known), sum(known), len(outcomes)
 
 
-def _counts(value: Any, samplings: Any, form: Form, where: str) -> tuple[int, int]:
-    """Return the number of samplings and of correct ones, of a row that tells them."""
+def _counts(value: Any, samplings: Any, form: Form, where: str) -> tuple[int, int, int]:
+    """Return the number of samplings, of correct ones and of all, of a row that tells them."""
     number = _integer(samplings, form.samplings if isinstance(form.samplings, str) else SAMPLINGS, where)
     if form.rate is not None:
-        return number, _of_rate(value, number, form.rate, where)
+        return number, _of_rate(value, number, form.rate, where), number
     if form.above is not None:
         raise ValueError(f"{where}: {SAMPLINGS}: expected none with --above, as it makes {form.correct} a count")
     correct = _integer(value, form.correct, where)
     if correct > number:
         raise ValueError(f"{where}: {form.correct}: expected at most the number of samplings, {number}, got {correct}")
-    return number, correct
+    return number, correct, number
 
 
 def _outcome(value: Any, form: Form, where: str) -> int | None:

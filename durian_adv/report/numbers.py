@@ -15,6 +15,7 @@ from torch import Tensor
 from durian_adv import DurianComponents, durian_components, quantile_buckets
 from durian_adv._src import exact
 from durian_adv.baselines import batch_std_advantage, dr_grpo_advantage
+from durian_adv.data.logs.checks import Finding
 from durian_adv.data.logs.steps import Name, Step
 from durian_adv.diagnostics import (
     GROUP_KINDS,
@@ -77,6 +78,8 @@ class Summary:
         success_threshold: float = 0.5,
         eps: float = 1e-6,
         correction: int = 1,
+        read_as: str = "",
+        grouping: Sequence[Finding] = (),
     ) -> None:
         """Start with nothing.
 
@@ -85,8 +88,11 @@ class Summary:
             success_threshold: as in ``durian_metrics``.
             eps: of batch std.
             correction: of batch std, 1 for the sample std or 0 for the population std.
+            read_as: what the log was read as.
+            grouping: what is suspicious of it.
         """
         self._components = components
+        self.read_as, self.grouping = read_as, grouping
         self._eps, self._correction = eps, correction
         self.success_threshold = success_threshold
         self.smallest, self.largest = math.inf, -math.inf  # reward of all

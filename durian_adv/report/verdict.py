@@ -32,7 +32,23 @@ class Verdict(NamedTuple):
 
 
 def verdict(summary: Summary) -> Verdict:
-    """Say whether Durian would change anything."""
+    """Say whether Durian would change anything; nothing, where the log was not read as it was sampled."""
+    read = [Finding("careful", each.title, each.text) for each in summary.grouping]
+    read += [Finding("plain", "What was read", f"{summary.read_as}.")] if summary.read_as else []
+    broken = [each for each in summary.grouping if each.broken]
+    if broken:
+        return Verdict(
+            "No verdict: this log is not read as it was sampled.",
+            f"{broken[0].title}. Which rollouts belong to one prompt and one step decides every advantage, so nothing "
+            "is concluded before that is right.",
+            read,
+        )
+    found = _of_steps(summary)
+    return found._replace(findings=[*found.findings, *read])
+
+
+def _of_steps(summary: Summary) -> Verdict:
+    """Say whether Durian would change anything, by the numbers of the steps."""
     if summary.largest < summary.smallest:
         return Verdict(
             "Nothing to compare: no rollout of this log has a reward.",

@@ -1,27 +1,25 @@
-"""Rollout logs, as JSON lines or parquet: checked row by row, and given out step by step in bounded memory."""
+"""Rollout logs: read as their formats say, checked row by row, and given out step by step."""
 
 from __future__ import annotations
 
-import json
-import math
-import sys
-import tempfile
+import hashlib
+import re
 from array import array
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, Literal, NamedTuple
+from typing import IO, NamedTuple
 
 import torch
 from torch import Tensor
 
-from durian_adv import sequence_confidence
-from durian_adv.data import json_lines
+from durian_adv.data.logs import checks, containers, sources
+from durian_adv.data.logs.checks import Facts, Finding
+from durian_adv.data.logs.formats import FORMATS, recognize
+from durian_adv.data.logs.formats.base import Format, Reading
+from durian_adv.data.logs.rows import COLUMNS, Keys, Reduction, Rollout, Row, natural, rollout, short
 
 Name = str | int
-
-COLUMNS = ("prompt", "reward", "step", "visual_entropy", "confidence", "logprobs")
 _TOLD = {int: "an integer", str: "a string", type(None): "none"}
-_HELD = 1 << 20  # rollouts in memory before they go to the disk
 _LARGEST = 1 << 22  # rollouts of a step, whose statistics take some 0.7 kB each
 
 
@@ -36,33 +34,53 @@ class Step(NamedTuple):
     confidence: Tensor | None  # likewise
 
 
-def read_steps(
-    files: Sequence[Path],
-    *,
-    keys: Mapping[str, str] | None = None,
-    confidence_reduction: Literal["sum", "mean"] = "sum",
-    batch_prompts: int | None = None,
-    progress: Callable[[int], object] = lambda read: None,
-) -> Iterator[Step]:
-    r"""Read and check a whole log, then give its steps one by one, in the order of their first rollouts.
+class Log(NamedTuple):
+    """A log that has been read."""
 
-    A rollout is a JSON object a line, or a row of a parquet file, with
+    read_as: str  # the format, how columns were taken, how much there is
+    findings: list[Finding]  # what is suspicious of it; those that are broken leave no room for a conclusion
+    success_threshold: float  # as given, else derived from the rewards
+    length: int  # how many steps there are
+    steps: Iterator[Step]  # once
 
-    * ``prompt``: a string or an integer, shared by the rollouts of a prompt; all are of one type;
-    * ``reward``: a number; null where there is none;
-    * ``step``: a string or an integer, where there are steps; all rollouts have one then;
-    * ``visual_entropy``, ``confidence``: a number, or null where unknown;
-    * ``logprobs``: of the sampled tokens, a list of numbers; used by rollouts without ``confidence``.
 
-    Other keys are left alone. Rollouts stand in any order, steps may be mixed. What is needed of them lies in a
-    temporary file, 32 bytes a rollout, so memory holds no more than one step and a million rollouts.
+class Options(NamedTuple):
+    """How a log is read."""
+
+    keys: Mapping[str, str] = {}
+    format: str | None = None
+    file_per_step: bool | None = None
+    group_size: int | None = None
+    confidence_reduction: Reduction = "sum"
+    batch_prompts: int | None = None
+    success_threshold: float | None = None
+
+
+_DEFAULTS = Options()
+
+
+def read_log(
+    paths: Sequence[Path], options: Options = _DEFAULTS, progress: Callable[[int], object] = lambda read: None
+) -> Log:
+    r"""Read and check a whole log.
+
+    A rollout has a ``prompt`` (any JSON value but null, shared by the rollouts of a prompt; ``1`` and ``"1"`` differ),
+    a ``reward`` (a number, or null where there is none), and where they are known a ``step`` (a string or an integer;
+    all rollouts have one then), ``visual_entropy``, ``confidence`` (numbers or null) and ``logprobs`` (of the tokens, a
+    list of numbers; null and what ``mask`` leaves out do not count), used by rollouts without ``confidence``. Where
+    each is found, the format says, which the first row of each file decides. Other keys are left alone. Rollouts stand
+    in any order, steps may be mixed.
+
+    Steps come in numeric order where their names are numbers, or texts that differ by numbers only, else in the order
+    of their first rollouts. Memory holds 32 bytes per rollout, and the text of each distinct prompt once.
 
     Args:
-        files: of one log, in this order.
-        keys: what the log calls a column, where it is another name.
-        confidence_reduction: of ``logprobs``, as in ``sequence_confidence``.
-        batch_prompts: of a log without steps, make a step of each so many prompts, in the order of their first
-            rollouts; steps are then numbered from 0.
+        paths: files of one log, folders of them, or ``-`` for standard input; each is opened once.
+        options: ``keys`` says what the log calls a column: a key, a key within objects (``rewards.accuracy``), several
+            joined by ``+`` for the prompt, a weighted sum (``accuracy*0.9+format*0.1``) for the reward. ``format``
+            forces a format. ``file_per_step`` takes the step from the file's name, or says that files are parts of one
+            log (False). ``group_size`` takes so many consecutive rollouts as a prompt. ``confidence_reduction`` is as
+            in ``sequence_confidence``. ``batch_prompts`` makes, of a log without steps, a step of each so many prompts.
         progress: called with how many bytes have been read, time and again.
 
     Raises:
@@ -73,174 +91,187 @@ def read_steps(
     >>> folder = getfixture("tmp_path")
     >>> file = folder / "rollouts.jsonl"
     >>> _ = file.write_text('{"prompt": "a", "reward": 1}\n{"prompt": "a", "reward": 0, "logprobs": [-0.5, -1]}\n')
-    >>> [step] = read_steps([file])
+    >>> log = read_log([file])
+    >>> log.read_as
+    'plain rollouts: 2 rollouts in 1 step, 1 prompt x 2 rollouts'
+    >>> [step] = log.steps
     >>> step.prompts, step.rewards.tolist(), step.confidence.tolist()
     (['a'], [1.0, 0.0], [nan, -1.5])
     """
-    names = {column: column for column in COLUMNS} | dict(keys or {})
-    if len(names) > len(COLUMNS):
-        raise ValueError(f"keys: expected names among {', '.join(COLUMNS)}, got {list(names)[len(COLUMNS)]!r}")
-    if batch_prompts is not None and batch_prompts < 1:
-        raise ValueError(f"batch_prompts: expected a number of prompts >= 1, got {batch_prompts}")
-    return _steps(files, names, confidence_reduction, batch_prompts, progress)
+    _check(options)
+    files = sources.find(paths)
+    table = _Table()
+    formats: dict[str, None] = {}
+    said: dict[str, None] = {}
+    findings: dict[str, Finding] = {}
+    names = _step_names(files.paths) if options.file_per_step else {}
+    for number, path in enumerate(files.paths):
+        reading = Reading(Keys(options.keys, {}), path.name, options.group_size, said, findings)
+        with sources.opened(path, progress) as stream:
+            for title, where, each in _rollouts(stream, sources.name(path), reading, options):
+                formats[title] = None
+                table.add(where, each._replace(step=names[path]) if names else each, number)
+    told = ", ".join(map(str, paths))
+    if not table.chunks:
+        raise ValueError(f"{told}: expected at least one rollout, got none")
+    return _log(table, options, told, files, [", ".join(formats), *said], list(findings.values()))
 
 
-def _steps(
-    files: Sequence[Path],
-    names: dict[str, str],
-    reduction: Literal["sum", "mean"],
-    batch_prompts: int | None,
-    progress: Callable[[int], object],
-) -> Iterator[Step]:
-    with tempfile.TemporaryFile(prefix="durian-adv-") as file:
-        spool = _Spool(file)
-        kinds: tuple[type, ...] = ()
-        for path in files:
-            for where, row in _rows(path, names, progress):
-                values = _values(row, names, reduction, where)
-                now = type(values[0]), type(values[1])
-                kinds = kinds or now
-                if now != kinds:  # 1 and "1", or no step at all, would be other groups for no reason that is seen
-                    pairs = zip(("step", "prompt"), kinds, now, strict=True)
-                    column, old, new = next(pair for pair in pairs if pair[1] is not pair[2])
-                    raise ValueError(
-                        f"{where}: {names[column]}: expected {_TOLD[old]} as in the rows before, got {_TOLD[new]}"
-                    )
-                spool.add(*values)
-        if not spool.places:
-            raise ValueError(f"{', '.join(map(str, files))}: expected at least one rollout, got none")
-        if batch_prompts is not None and list(spool.places) != [None]:
-            raise ValueError("batch_prompts: expected a log without steps, got one that has them")
-        for name in spool.places:
-            step = _step(name, spool.chunks(name))
-            if batch_prompts is None:
-                if len(step.rewards) > _LARGEST:
-                    one = "a log without steps, which is one step" if name is None else f"step {_short(name)}"
-                    raise ValueError(
-                        f"{', '.join(map(str, files))}: expected at most {_LARGEST:,} rollouts a step, got "
-                        f"{len(step.rewards):,} in {one}; --batch-prompts makes steps of a log without"
-                    )
-                yield step
-            else:
-                yield from _batches(step, batch_prompts)
+def _check(options: Options) -> None:
+    unknown = [name for name in options.keys if name not in COLUMNS]
+    if unknown:
+        raise ValueError(f"keys: expected names among {', '.join(COLUMNS)}, got {unknown[0]!r}")
+    if options.batch_prompts is not None and options.batch_prompts < 1:
+        raise ValueError(f"batch_prompts: expected a number of prompts >= 1, got {options.batch_prompts}")
+    if options.group_size is not None and options.group_size < 2:
+        raise ValueError(f"group_size: expected a number of rollouts >= 2, got {options.group_size}")
+    if options.format is not None and options.format not in FORMATS:
+        raise ValueError(f"format: expected one of {', '.join(sorted(FORMATS))}, got {options.format!r}")
 
 
-def _values(
-    row: dict[str, Any], names: dict[str, str], reduction: Literal["sum", "mean"], where: str
-) -> tuple[Name | None, Name, float, float, float]:
-    """Return a rollout's step, prompt, reward, entropy and confidence; the numbers NaN where there are none."""
-    _require(row, names, where)
-    step = _name(row, names["step"], where) if names["step"] in row else None
-    entropy, confidence = (_number(row, names[score], where) for score in ("visual_entropy", "confidence"))
-    if confidence != confidence and row.get(names["logprobs"]) is not None:
-        confidence = _of_logprobs(row[names["logprobs"]], reduction, f"{where}: {names['logprobs']}")
-    return step, _name(row, names["prompt"], where), _number(row, names["reward"], where), entropy, confidence
+def _step_names(files: Sequence[Path]) -> dict[Path, Name]:
+    """Return the step of each file: the last number in its name, if all have another; else the name."""
+    numbers = {file: re.findall(r"[0-9]+", file.name.split(".")[0]) for file in files}
+    last = {file: int(found[-1]) for file, found in numbers.items() if found}
+    if len(set(last.values())) == len(files):
+        return dict(last)
+    return {file: str(file) for file in files}
 
 
-def _require(columns: Collection[str], names: dict[str, str], where: str) -> None:
-    for column in ("prompt", "reward"):
-        if names[column] not in columns:
-            raise ValueError(f"{where}: expected the key {names[column]!r}, got {_short(sorted(columns))}")
+def _rollouts(stream: IO[bytes], name: str, reading: Reading, options: Options) -> Iterator[tuple[str, str, Rollout]]:
+    """Give the rollouts of a file, each with the title of its format and its place."""
+    chosen: list[Format] = []
+
+    def needed(first: Row, names: Collection[str]) -> Collection[str]:
+        format = FORMATS[options.format] if options.format else recognize(first.values)
+        chosen.append(format)
+        reading.keys = Keys(options.keys, format.keys)
+        if format.name == "plain":
+            reading.keys.require(names, first.where)
+            return reading.keys.roots()
+        return (set(first.values) - set(format.unread)) | reading.keys.roots()
+
+    rows = containers.rows(stream, name, needed)
+    first = next(rows, None)
+    if first is None:
+        return
+    if not chosen:
+        needed(first, first.values)
+    keys, format = reading.keys, chosen[0]
+    given = format.rows(_chained(first, rows), reading)
+    for position, row in enumerate(given):
+        each = rollout(row, keys, options.confidence_reduction)
+        if options.group_size and format.name not in ("trl", "ms-swift"):
+            place = position // options.group_size
+            each = each._replace(prompt=f"{each.prompt} {name} {place}")
+        yield format.title, row.where, each
 
 
-def _name(row: dict[str, Any], key: str, where: str) -> Name:
-    value = row[key]
-    if not isinstance(value, (str, int)) or isinstance(value, bool):
-        raise ValueError(f"{where}: {key}: expected an integer or a string, got {_short(value)}")
-    if isinstance(value, int):
-        if abs(value) >> 128:  # larger ones are no ids, and a step is a place on an axis
-            raise ValueError(f"{where}: {key}: expected an integer of up to 128 bits, got a larger one")
-    elif not value.isascii():  # half a character cannot be written into any page
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            raise ValueError(f"{where}: {key}: expected text, got {_short(value)}, half of a character") from None
-    return value
-
-
-def _number(row: dict[str, Any], key: str, where: str) -> float:
-    value = row.get(key)
-    if value is None:
-        return math.nan
-    if not isinstance(value, (int, float)):
-        raise ValueError(f"{where}: {key}: expected a number or null, got {_short(value)}")
-    return _float(value, f"{where}: {key}")
-
-
-def _of_logprobs(values: object, reduction: Literal["sum", "mean"], where: str) -> float:
-    if not isinstance(values, list) or not all(type(value) in (int, float) for value in values):
-        raise ValueError(f"{where}: expected a list of numbers or null, got {_short(values)}")
-    logprobs = torch.tensor([_float(value, where) for value in values], dtype=torch.float64)
-    return float(sequence_confidence(logprobs, reduction=reduction))
+def _chained(first: Row, rows: Iterator[Row]) -> Iterator[Row]:
+    yield first
+    yield from rows
 
 
 class _Chunk(NamedTuple):
-    """Some rollouts of one step; prompts as positions among the names that come here."""
+    """The rollouts of a step, 32 bytes each."""
 
-    names: dict[Name, int]
-    prompts: array[int]
+    prompts: array[int]  # numbers of prompts in the whole log
     rewards: array[float]
     visual_entropy: array[float]
     confidence: array[float]
+    files: dict[int, int]  # file -> its first rollout
 
 
-class _Spool:
-    """Rollouts by step, in a temporary file."""
+class _Table:
+    """Rollouts by step; a prompt's text is held once in the whole log."""
 
-    def __init__(self, file: IO[bytes]) -> None:
-        self.file = file
-        self.places: dict[Name | None, array[int]] = {}  # of each step's chunks, in the order of the steps
-        self.open: dict[Name | None, _Chunk] = {}
-        self.waiting = 0
+    def __init__(self) -> None:
+        self.chunks: dict[Name | None, _Chunk] = {}
+        self.numbers: dict[bytes, int] = {}  # of prompts, by a digest of their ids
+        self.labels: list[Name] = []
+        self.first_of_kind: dict[str, Name] = {}  # prompts whose ids are numbers, texts, ...
 
-    def add(self, step: Name | None, prompt: Name, reward: float, entropy: float, confidence: float) -> None:
-        chunk = self.open.get(step)
+    def add(self, where: str, each: Rollout, file: int) -> None:
+        chunk = self.chunks.get(each.step)
         if chunk is None:
-            self.places.setdefault(step, array("q"))
-            chunk = self.open[step] = _Chunk({}, array("q"), array("d"), array("d"), array("d"))
-        chunk.prompts.append(chunk.names.setdefault(prompt, len(chunk.names)))
-        chunk.rewards.append(reward)
-        chunk.visual_entropy.append(entropy)
-        chunk.confidence.append(confidence)
-        self.waiting += 1
-        if self.waiting == _HELD:
-            for waiting, its_chunk in self.open.items():
-                self._write(waiting, its_chunk)
-            self.open, self.waiting = {}, 0
+            self._check_kind(where, each.step)
+            chunk = self.chunks[each.step] = _Chunk(array("q"), array("d"), array("d"), array("d"), {})
+        chunk.files.setdefault(file, len(chunk.prompts))
+        digest = hashlib.blake2b(each.prompt.encode(), digest_size=16).digest()
+        number = self.numbers.setdefault(digest, len(self.labels))
+        if number == len(self.labels):
+            self.labels.append(each.label)
+            self.first_of_kind.setdefault(_kind(each.prompt), each.label)
+        chunk.prompts.append(number)
+        chunk.rewards.append(each.reward)
+        chunk.visual_entropy.append(each.visual_entropy)
+        chunk.confidence.append(each.confidence)
 
-    def _write(self, step: Name | None, chunk: _Chunk) -> None:
-        self.places[step].append(self.file.seek(0, 2))
-        names = json.dumps(list(chunk.names)).encode()
-        array("q", [len(names), len(chunk.prompts)]).tofile(self.file)
-        self.file.write(names)
-        for column in chunk[1:]:
-            column.tofile(self.file)
+    def _check_kind(self, where: str, step: Name | None) -> None:
+        """Refuse steps of several types: 1 and "1", or none at all, would be other steps for no reason that is seen."""
+        other = next(iter(self.chunks), step)
+        if type(other) is not type(step):
+            raise ValueError(
+                f"{where}: step: expected {_TOLD[type(other)]} as in the rows before, got {_TOLD[type(step)]}"
+            )
 
-    def chunks(self, step: Name | None) -> Iterator[_Chunk]:
-        for place in self.places[step]:
-            self.file.seek(place)
-            lengths = array("q")
-            lengths.fromfile(self.file, 2)
-            names = json.loads(self.file.read(lengths[0]))
-            columns: list[array[Any]] = [array(kind) for kind in "qddd"]
-            for column in columns:
-                column.fromfile(self.file, lengths[1])
-            yield _Chunk({name: number for number, name in enumerate(names)}, *columns)
-        if step in self.open:
-            yield self.open[step]
+    def step(self, name: Name | None, shown: Name | None) -> Step:
+        """Return a step; prompts in the order of their first rollouts."""
+        chunk = self.chunks[name]
+        numbers, index = torch.unique(torch.tensor(chunk.prompts), return_inverse=True)
+        place = torch.arange(len(index))
+        first = place.new_full((len(numbers),), len(index)).scatter_reduce(0, index, place, "amin")
+        order = first.argsort()
+        rank = torch.empty_like(order).scatter(0, order, torch.arange(len(order)))
+        rewards, entropy, confidence = (torch.tensor(column, dtype=torch.float64) for column in chunk[1:4])
+        labels = [self.labels[number] for number in numbers[order].tolist()]
+        return Step(shown, labels, rank[index], rewards, _known(entropy), _known(confidence))
+
+    def facts(self, name: Name | None, several_files: bool) -> Facts:
+        """Return what the checks look at, of one step."""
+        chunk, step = self.chunks[name], self.step(name, name)
+        files = None
+        if several_files and name is None:
+            starts = torch.tensor(list(chunk.files.values()))
+            files = torch.searchsorted(starts, torch.arange(len(chunk.prompts)), right=True)
+        return checks.facts(step.prompt_index, step.rewards, step.visual_entropy, files)
 
 
-def _step(name: Name | None, chunks: Iterator[_Chunk]) -> Step:
-    numbers: dict[Name, int] = {}
-    index: list[Tensor] = []
-    columns: tuple[list[Tensor], ...] = ([], [], [])
-    for chunk in chunks:
-        number = torch.tensor([numbers.setdefault(prompt, len(numbers)) for prompt in chunk.names])
-        index.append(number[torch.tensor(chunk.prompts)])
-        for column, values in zip(columns, chunk[2:], strict=True):
-            column.append(torch.tensor(values, dtype=torch.float64))
-    rewards, entropy, confidence = (torch.cat(column) for column in columns)
-    return Step(name, list(numbers), torch.cat(index), rewards, _known(entropy), _known(confidence))
+def _log(
+    table: _Table, options: Options, told: str, files: sources.Files, said: list[str], findings: list[Finding]
+) -> Log:
+    names = _in_order(list(table.chunks))
+    if options.batch_prompts is not None and names != [None]:
+        raise ValueError("batch_prompts: expected a log without steps, got one that has them")
+    for name in names:
+        if options.batch_prompts is None and len(table.chunks[name].prompts) > _LARGEST:
+            one = "a log without steps, which is one step" if name is None else f"step {short(name)}"
+            raise ValueError(
+                f"{told}: expected at most {_LARGEST:,} rollouts a step, got "
+                f"{len(table.chunks[name].prompts):,} in {one}; --batch-prompts makes steps of a log without"
+            )
+    several = len(files.paths) > 1 and options.file_per_step is None
+    found = checks.merged(table.facts(name, several) for name in names)
+    findings = findings + checks.grouping(found) + _kinds(table)
+    scale = checks.scale(found.values, options.success_threshold)
+    threshold = options.success_threshold
+    shown = _shown(names)
+    return Log(
+        _read_as(said, found, len(names), files),
+        findings + ([scale] if scale else []),
+        checks.threshold(found.values) if threshold is None else threshold,
+        len(names) if options.batch_prompts is None else -(-found.groups // options.batch_prompts),
+        _steps(table, shown, options.batch_prompts),
+    )
+
+
+def _steps(table: _Table, shown: dict[Name | None, Name | None], batch_prompts: int | None) -> Iterator[Step]:
+    for name, as_shown in shown.items():
+        step = table.step(name, as_shown)
+        if batch_prompts is None:
+            yield step
+        else:
+            yield from _batches(step, batch_prompts)
 
 
 def _batches(step: Step, size: int) -> Iterator[Step]:
@@ -253,50 +284,50 @@ def _batches(step: Step, size: int) -> Iterator[Step]:
         yield Step(number, prompts, step.prompt_index[rows] - first, step.rewards[rows], entropy, confidence)
 
 
+def _in_order(names: list[Name | None]) -> list[Name | None]:
+    """Return steps by their numbers, where they are numbers or texts that differ by numbers only."""
+    if all(isinstance(name, int) for name in names):
+        return sorted(names)  # type: ignore[type-var]  # all are integers
+    if len({re.sub(r"[0-9]+", "0", str(name)) for name in names}) == 1:
+        return sorted(names, key=lambda name: natural(str(name)))
+    return names
+
+
+def _shown(names: list[Name | None]) -> dict[Name | None, Name | None]:
+    """Return what to call each step: texts that are integers are integers, as ms-swift writes them."""
+    texts = all(isinstance(name, str) and re.fullmatch(r"0|[1-9][0-9]{0,17}", name) for name in names)
+    return {name: int(name) if texts and name is not None else name for name in names}
+
+
+def _kinds(table: _Table) -> list[Finding]:
+    """Say that ids of several kinds are several prompts."""
+    if len(table.first_of_kind) == 1:
+        return []
+    told = " and ".join(f"{short(name)} ({kind})" for kind, name in table.first_of_kind.items())
+    return [
+        Finding(
+            "kinds",
+            f"Prompt ids are of several kinds: {told}",
+            'Ids of different types are different prompts: 1 is not "1". Write those alike that should be the same.',
+            broken=False,
+        )
+    ]
+
+
+def _kind(identity: str) -> str:
+    """Return the kind of an id by how its JSON text begins."""
+    kinds = {'"': "text", "[": "list", "{": "object", "t": "boolean", "f": "boolean"}
+    return kinds.get(identity[0], "number")
+
+
+def _read_as(said: list[str], found: Facts, steps: int, files: sources.Files) -> str:
+    counted = f"{found.rollouts:,} rollout{'s' * (found.rollouts != 1)} in {steps:,} step{'s' * (steps != 1)}"
+    if len(files.paths) > 1:
+        counted += f" from {len(files.paths):,} files"
+    title, *how = said
+    left = f"; left out, by their names: {', '.join(file.name for file in files.left_out)}" if files.left_out else ""
+    return f"{title}: {counted}, {checks.described(found.sizes)}{''.join(f'; {one}' for one in how)}{left}"
+
+
 def _known(score: Tensor) -> Tensor | None:
     return None if bool(score.isnan().all()) else score
-
-
-def _rows(file: Path, names: dict[str, str], progress: Callable[[int], object]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Give each row with what to call it in an error."""
-    with file.open("rb") as lines:
-        if lines.read(4) == b"PAR1":
-            yield from _parquet_rows(file, names, progress)
-            return
-    for line in json_lines.objects(file, progress):
-        yield json_lines.where(file, line.number), line.row
-
-
-def _parquet_rows(
-    file: Path, names: dict[str, str], progress: Callable[[int], object]
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ModuleNotFoundError:
-        raise ModuleNotFoundError(
-            f"{file}: a parquet file needs pyarrow: pip install 'durian-adv[report]', or write JSON lines"
-        ) from None
-    try:
-        table = pyarrow.parquet.ParquetFile(file)
-        there = table.schema_arrow.names
-        _require(there, names, str(file))
-        number, each = 0, file.stat().st_size / max(1, table.metadata.num_rows)
-        for batch in table.iter_batches(8192, columns=[name for name in names.values() if name in there]):
-            for row in batch.to_pylist():
-                number += 1
-                yield f"{file}, row {number}", row
-            progress(round(len(batch) * each))
-    except pyarrow.ArrowException as error:
-        raise ValueError(f"{file}: expected a parquet file, got one that cannot be read ({error})") from None
-
-
-def _float(value: float, where: str) -> float:
-    if isinstance(value, int) and abs(value) > sys.float_info.max:
-        raise ValueError(f"{where}: expected a number within the range of float64, got one far outside")
-    return float(value)
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:60]}..."
