@@ -55,7 +55,7 @@ def check_wheel(wheel, version):
     assert f"durian_adv-{version}.dist-info/licenses/LICENSE" in names
     assert metadata["Version"] == version
     needed = [r for r in metadata.get_all("Requires-Dist") if "extra ==" not in r]
-    assert [re.split(r"[<>=!~ ]", r)[0] for r in sorted(needed)] == ["einops", "torch"], needed
+    assert [re.split(r"[<>=!~ ]", r)[0] for r in sorted(needed)] == ["einops", "numpy", "torch"], needed
     assert not [r for r in needed if "<" in r or "==" in r], f"capped: {needed}"
     assert metadata["Description-Content-Type"] == "text/markdown"
     assert metadata.get_payload().startswith("# durian-adv")
