@@ -159,13 +159,11 @@ $(VENV_BENCH)/.installed: $(BASE)/.installed pyproject.toml $(wildcard requireme
 	$(@D)/bin/pip install --quiet --no-deps --requirement requirements/bench-trainers.txt
 	touch $@
 
-# What cannot be installed with all that it requires comes from a file of its own. Trainers bring thousands of modules, of
-# which few are imported: Python compiles those when they are.
+# what cannot be installed with all that it requires comes from a file of its own
 $(VENV)-%/.installed: requirements/%.txt $(BASE)/.installed pyproject.toml $(wildcard requirements/*-nodeps.txt)
 	$(environment)
-	$(@D)/bin/pip install --quiet --no-compile --requirement $<
-	test ! -e requirements/$*-nodeps.txt || \
-		$(@D)/bin/pip install --quiet --no-compile --no-deps --requirement requirements/$*-nodeps.txt
+	$(@D)/bin/pip install --quiet --requirement $<
+	test ! -e requirements/$*-nodeps.txt || $(@D)/bin/pip install --quiet --no-deps --requirement requirements/$*-nodeps.txt
 	touch $@
 
 clean:
