@@ -26,25 +26,16 @@ def main() -> None:
         check_sdist(packages[1], package_version(), Path(folder, "sdist"))
         for package in packages:
             home = Path(folder, "env" + package.suffix)
-            # torch, NumPy and einops are those of this environment, ours comes from the package alone
+            # what it requires is that of this environment, ours comes from the package alone
             venv.create(home, with_pip=False, system_site_packages=False)
             site = next(home.glob("lib/python*/site-packages"))
             install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site)]
             subprocess.run([*install, str(package)], check=True)
-            theirs = next(p for p in sys.path if p.endswith("site-packages"))
-            python = [str(home / "bin" / "python"), "-c"]
-            code = f"import sys; sys.path.append({theirs!r})\n" + USE.format(home=str(home))
-            subprocess.run([*python, code], check=True, cwd=folder)
-            help_ = subprocess.run(
-                [
-                    *python,
-                    f"import sys; sys.path.append({theirs!r})\nfrom durian_adv.cli import main\nmain(['--help'])",
-                ],
-                check=True,
-                cwd=folder,
-                capture_output=True,
-                text=True,
-            )
+            site.joinpath("theirs.pth").write_text("\n".join(p for p in sys.path if p.endswith("site-packages")))
+            python = str(home / "bin" / "python")
+            subprocess.run([python, "-c", USE.format(home=str(home))], check=True, cwd=folder)
+            command = [python, "-m", "durian_adv", "--help"]
+            help_ = subprocess.run(command, check=True, cwd=folder, capture_output=True, text=True)
             assert "metrics" in help_.stdout
             print(f"{package.name}: builds, installs, imports")
 

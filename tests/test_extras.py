@@ -120,7 +120,7 @@ def test_what_an_extra_is_for_can_be_imported_with_it_alone(name):
     assert imported_alone(name, paths) == ""
 
 
-def test_what_no_extra_is_for_needs_torch_numpy_and_einops_alone():
+def test_what_no_extra_is_for_needs_what_the_package_requires_alone():
     claimed = {path for patterns in PARTS.values() for path in files(patterns)}
     plain = set(files(["durian_adv/*.py", "durian_adv/_src/*.py", "durian_adv/cli/*.py"])) - claimed
     assert ROOT / "durian_adv/cli/main.py" in plain

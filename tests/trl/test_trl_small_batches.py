@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import recorded
+import resumed
 import tiny
 import torch
 
@@ -91,14 +92,13 @@ def train(out, *words):
 
 
 def test_a_run_that_is_killed_and_resumed_goes_on_as_if_it_had_not_been(tmp_path):
-    whole = train(tmp_path / "whole")
-    assert whole.returncode == 0, whole.stderr
+    resumed.main(tmp_path / "whole")
     killed = train(tmp_path / "cut", "kill")
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert (tmp_path / "cut/checkpoint-2/durian_window.pt").exists()
     assert not (tmp_path / "cut/end.pt").exists()
-    resumed = train(tmp_path / "cut", "resume")
-    assert resumed.returncode == 0, resumed.stderr
+    done = train(tmp_path / "cut", "resume")
+    assert done.returncode == 0, done.stderr
     one, other = (torch.load(tmp_path / name / "end.pt", weights_only=True) for name in ("whole", "cut"))
     assert len(one["advantages"]) == 4
     assert len(other["advantages"]) == 2  # steps 3 and 4
@@ -121,20 +121,20 @@ def test_a_model_whose_checkpoint_transformers_does_not_load_by_itself_resumes_f
         model, processor = tiny.build("qwen25vl")
         return type(model).from_pretrained(checkpoint), processor
 
-    resumed = make(from_folder, max_steps=4, **options)
-    resumed.train(resume_from_checkpoint=checkpoint)
+    again = make(from_folder, max_steps=4, **options)
+    again.train(resume_from_checkpoint=checkpoint)
     for name, value in trainer.model.state_dict().items():
-        assert torch.equal(resumed.model.state_dict()[name], value), name
-    assert torch.equal(resumed._window.rewards, trainer._window.rewards)
+        assert torch.equal(again.model.state_dict()[name], value), name
+    assert torch.equal(again._window.rewards, trainer._window.rewards)
 
 
 def test_a_checkpoint_without_a_window_starts_an_empty_one_and_says_so(make, tmp_path):
     trainer = make("qwen_text", save_strategy="steps", save_steps=1, max_steps=1)
     trainer.train()
     assert not list(tmp_path.rglob("durian_window.pt"))  # without a window nothing is written
-    resumed = make("qwen_text", max_steps=2, durian_window=32)
+    again = make("qwen_text", max_steps=2, durian_window=32)
     with pytest.warns(UserWarning, match=r"has no durian_window\.pt: the window of recent prompts starts empty"):
-        resumed.train(resume_from_checkpoint=str(tmp_path / "out/checkpoint-1"))
-    assert len(resumed.batches) == 1
-    assert len(resumed._window.rewards) == 4
-    assert isinstance(resumed, recorded.Recorded)
+        again.train(resume_from_checkpoint=str(tmp_path / "out/checkpoint-1"))
+    assert len(again.batches) == 1
+    assert len(again._window.rewards) == 4
+    assert isinstance(again, recorded.Recorded)
