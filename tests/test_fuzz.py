@@ -32,7 +32,7 @@ def test_a_wrong_statistic_is_found(monkeypatch):
     right = scales.own_std
     monkeypatch.setattr(scales, "own_std", lambda prompts, correction: right(prompts, 1))
     with pytest.raises(AssertionError):
-        fuzz.counted(800, start=1000)
+        fuzz.counted(4000, start=1000)
 
 
 def test_an_argument_that_is_not_checked_is_found(monkeypatch):

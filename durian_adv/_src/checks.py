@@ -99,11 +99,12 @@ def correction(value: object) -> int:
 
 def weights(value: object, *counts: int) -> tuple[float, ...]:
     """Check ``weights``: as many finite numbers as one of ``counts``, none negative."""
-    expected = f"{' or '.join(map(str, counts))} numbers"
     if isinstance(value, (str, bytes, Tensor)) or not isinstance(value, Sequence):
-        raise ArgumentTypeError("weights", f"a sequence of {expected}", type(value).__name__)
+        raise ArgumentTypeError(
+            "weights", f"a sequence of {' or '.join(map(str, counts))} numbers", type(value).__name__
+        )
     if len(value) not in counts:
-        raise ArgumentError("weights", expected, len(value))
+        raise ArgumentError("weights", f"{' or '.join(map(str, counts))} numbers", len(value))
     checked = tuple(number(f"weights[{i}]", weight) for i, weight in enumerate(value))
     for i, weight in enumerate(checked):
         if weight < 0:

@@ -288,9 +288,7 @@ def parts_of(rollouts: Rollouts, checked: Checked, earlier: Population | None = 
     with torch.no_grad() if torch.compiler.is_compiling() else torch.inference_mode():
         batch = batch_of(rollouts.rewards, rollouts.prompt_index, rollouts.valid)
         population = _population(rollouts, batch)
-        first = 0
         if earlier is not None:
-            first = len(earlier.measured.size)
             population = _joined(earlier, population)
         if checked.drop:
             population = _without_silent(population)
@@ -301,20 +299,24 @@ def parts_of(rollouts: Rollouts, checked: Checked, earlier: Population | None = 
             factors = scales.factor(batch.measured, own, checked.eps)
             return Parts(batch, population, factors, checked.weights, own, {}, {})
         shared = scales.bucket_std(population.measured, torch.stack(list(buckets.values())), most, checked.correction)
-        stds = scales.Scale(*(torch.cat([one, rest[:, first:]]) for one, rest in zip(own, shared, strict=True)))
+        given_scores = (("perceptual", population.visual_entropy), ("reasoning", population.confidence))
+        scores = {name: score for name, score in given_scores if score is not None and name in buckets}
+        if earlier is not None:
+            first = len(earlier.measured.size)
+            shared = scales.Scale(*(part[:, first:] for part in shared))
+            scores, buckets = ({name: x[first:] for name, x in of.items()} for of in (scores, buckets))
+        stds = scales.Scale(*map(torch.cat, zip(own, shared, strict=True)))
         factors = scales.factor(batch.measured, stds, checked.eps)
-        by_name = {"perceptual": population.visual_entropy, "reasoning": population.confidence}
-        scores = {name: score[first:] for name, score in by_name.items() if name in buckets and score is not None}
-        buckets = {name: bucket[first:] for name, bucket in buckets.items()}
         return Parts(batch, population, factors, checked.weights, stds, scores, buckets)
 
 
 def _population(rollouts: Rollouts, batch: Batch) -> Population:
     entropy, confidence, category = rollouts.visual_entropy, rollouts.confidence, rollouts.category
+    has_rollout = batch.measured.size > 0
     return Population(
         batch.measured,
-        None if entropy is None else _prompt_score(entropy, batch),
-        None if confidence is None else _prompt_score(confidence, batch),
+        None if entropy is None else _prompt_score(entropy, batch, has_rollout),
+        None if confidence is None else _prompt_score(confidence, batch, has_rollout),
         None if category is None else largest_valid(category, batch),
     )
 
@@ -440,10 +442,10 @@ def check_of_prompts(name: str, value: Tensor, rewards: Tensor, form: str = "(B,
     checks.same_device(name, value, "rewards", rewards)
 
 
-def _prompt_score(scores: Tensor, batch: Batch) -> Tensor:
+def _prompt_score(scores: Tensor, batch: Batch, has_rollout: Tensor) -> Tensor:
     """Return one score per prompt (eq. 15): NaN where the prompt has no valid rollout with a score."""
     dtype = exact.working_dtype(scores.device)
     if batch.layout is None and scores.ndim == 1:
-        return torch.where(batch.measured.size > 0, scores.detach().to(dtype), torch.nan)
+        return torch.where(has_rollout, scores.detach().to(dtype), torch.nan)
     values = pack(scores.detach(), batch.layout, torch.nan, dtype)
     return scales.prompt_means(values, batch.valid & ~values.isnan(), batch.layout)
