@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import subprocess
 import sys
 import tomllib
@@ -249,3 +250,36 @@ def test_a_command_opens_what_it_is_given_and_starts_and_reaches_nothing(tmp_pat
     assert status == 0, err
     assert events == []
     assert [path for path in opened if not path.startswith((str(tmp_path), "/dev/null"))] == []
+
+
+# --- what releases are made by --------------------------------------------------------------------------
+
+WORKFLOWS = sorted((TESTS.parent / ".github/workflows").glob("*.yml"))
+
+
+def jobs(text):
+    """The text of each job of a workflow by its name."""
+    parts = re.split(r"^  ([\w-]+):$", text.partition("\njobs:\n")[2], flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=[p.name for p in WORKFLOWS])
+def test_actions_are_pinned_by_commit_and_only_what_publishes_may_prove_who_it_is(path):
+    text = path.read_text()
+    used = re.findall(r"uses: (.*)", text)
+    assert used
+    assert [action for action in used if not re.fullmatch(r"[\w./-]+@[0-9a-f]{40}  # v\d+\.\d+\.\d+", action)] == []
+    assert "\npermissions:\n  contents: read\n" in text
+    trusted = [name for name, job in jobs(text).items() if "id-token: write" in job]
+    assert trusted == {"ci.yml": ["publish-docs"], "release.yml": ["publish"]}[path.name]
+    for name in trusted:  # which runs nothing of this repository, nor of its dependencies
+        assert "run:" not in jobs(text)[name]
+        assert "checkout" not in jobs(text)[name]
+
+
+def test_what_is_published_is_built_where_nothing_else_has_run():
+    release = jobs((TESTS.parent / ".github/workflows/release.yml").read_text())
+    assert re.findall(r"run: (.*)", release["build"]) == ["make dist"]
+    assert "needs: [test, build]" in release["publish"]
+    assert "name: dist" in release["build"]
+    assert "upload-artifact" not in release["test"]
