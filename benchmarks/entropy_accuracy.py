@@ -18,8 +18,8 @@ SPECTRA += ("axes 2", "axes 4", "hot 3", "diagonal")
 def features(spectrum: str, patches: int, dim: int, generator: torch.Generator) -> Tensor:
     """Draw ``(patches, dim)`` float64 features; ``power a`` has eigenvalues k^-a in random directions.
 
-    Of ``axes a`` the variances of the features fall as k^-a, of ``hot n`` n features have 10,000 times that of the
-    others, and of ``diagonal`` every patch has a feature of its own, of size 1 / k.
+    The features of ``axes a`` have variances k^-a. Of ``hot n``, n features have 1e4 times the others' variance.
+    Of ``diagonal``, every patch has a feature of its own, of size 1 / k.
     """
 
     def normal(*shape: int) -> Tensor:

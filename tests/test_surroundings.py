@@ -30,6 +30,7 @@ from durian_adv import (
     weighting,
 )
 from durian_adv._src import certified, entropy
+from durian_adv.estimator import AdvantageEstimator
 from durian_adv.window import windowed_components
 
 # --- surroundings -------------------------------------------------------------------------------------
@@ -126,6 +127,36 @@ def flat_components(x):
     return durian_components(rewards, visual_entropy=score, confidence=score, num_confidence_buckets=3, **kwargs)
 
 
+def in_several_rows(x):
+    """Rollouts of two rows each, categories, and prompts without signal that are dropped."""
+    ids = torch.arange(x.rewards.numel(), device="cpu").repeat(2)
+    score = x.rollout_confidence[:, :1].expand_as(x.rollout_confidence).flatten().repeat(2)
+    return durian_components(
+        x.rewards.flatten().repeat(2),
+        prompt_index=ids // x.rewards.shape[1],
+        rollout_index=ids,
+        category=ids // x.rewards.shape[1] % 2,
+        visual_entropy=score,
+        confidence=score,
+        valid=x.valid.flatten().repeat(2),
+        weights=(0.1, 0.2, 0.4, 0.3),
+        no_signal="drop",
+    )
+
+
+def estimated(x):
+    """What trainers call, with lists and a window; and its metrics."""
+    estimator = AdvantageEstimator(window=6, num_confidence_buckets=3, weights=(0.1, 0.2, 0.4, 0.3))
+    prompts = [f"prompt {i // x.rewards.shape[1]}" for i in range(x.rewards.numel())]
+    batch = {"logprobs": x.logprobs.flatten(0, 1), "mask": x.tokens.flatten(0, 1), "category": prompts}
+    rewards = x.rewards.flatten()
+    entropies = x.entropy.repeat_interleave(x.rewards.shape[1])
+    found = [estimator(r, prompts, visual_entropy=entropies, **batch) for r in (rewards, rewards.flip(0))]
+    kinds = {"confidence": x.rollout_confidence.flatten().tolist(), "category": prompts}
+    listed = estimator(rewards.tolist(), prompts, **kinds)
+    return [*found, listed, torch.tensor([*estimator.metrics.values()], dtype=torch.float64, device="cpu")]
+
+
 def packed_scores(x):
     """Difficulty scores of what is packed, and every kind of reduction and boundary."""
     features, lengths = x.features.flatten(0, 1), [x.features.shape[1]] * len(x.features)
@@ -134,6 +165,12 @@ def packed_scores(x):
         *certified_entropy_intervals(features, lengths=lengths),
         certified_entropy_buckets(features, lengths=lengths, quantiles=3),
         sequence_confidence(x.logprobs, x.tokens, reduction="mean"),
+        sequence_confidence(
+            x.logprobs.flatten(),
+            x.tokens.flatten(),
+            lengths=[x.logprobs.shape[-1]] * x.rewards.numel(),
+            rollout_index=torch.arange(x.rewards.numel(), device="cpu") // 2,
+        ),
         *(
             quantile_buckets(x.scores, levels, boundary=boundary)
             for levels in (4, (0.2, 0.7))
@@ -184,6 +221,8 @@ FUNCTIONS = {
         and "std" not in name
         and name not in ("durian_advantage", "reweighted_advantage")
     },
+    "rollouts in several rows": in_several_rows,
+    "AdvantageEstimator": estimated,
     "packed scores": packed_scores,
     "windowed_components": windowed,
     "diagnostics": measured,
