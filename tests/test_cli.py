@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import durian_adv
+from durian_adv._src import options
 from durian_adv.cli.main import COMMANDS, main
 from durian_adv.diagnostics import durian_metrics
 
@@ -80,7 +81,7 @@ def test_metrics_of_a_log_are_those_of_the_library_step_by_step(tmp_path, capsys
 
 
 @pytest.mark.parametrize(
-    ("options", "given"),
+    ("words", "given"),
     [
         ([], {}),
         (["--weights", "1", "2", "3"], {"weights": (1.0, 2.0, 3.0)}),
@@ -91,14 +92,14 @@ def test_metrics_of_a_log_are_those_of_the_library_step_by_step(tmp_path, capsys
         (["--correction", "1"], {}),
     ],
 )
-def test_each_option_reaches_the_library(tmp_path, capsys, options, given):
+def test_each_option_reaches_the_library(tmp_path, capsys, words, given):
     generator = torch.Generator().manual_seed(1)
     rewards, entropy, confidence = torch.rand(3, 40, generator=generator, dtype=torch.float64)
     entropy, confidence, index = entropy[:8].repeat(5), confidence[:8].repeat(5), torch.arange(40) % 8
     columns = {"prompt": index, "reward": rewards, "visual_entropy": entropy, "confidence": confidence}
     rows = zip(*(column.tolist() for column in columns.values()), strict=True)
     log = write(tmp_path / "log", [dict(zip(columns, row, strict=True)) for row in rows])
-    status, out, err = run(capsys, "metrics", log, *options)
+    status, out, err = run(capsys, "metrics", log, *words)
     parts = durian_adv.durian_components(
         rewards, visual_entropy=entropy, confidence=confidence, prompt_index=index, **given
     )
@@ -131,8 +132,8 @@ def test_the_threshold_and_the_reduction_reach_the_numbers(tmp_path, capsys):
     found = json.loads(run(capsys, "metrics", log)[1])
     assert found["durian/confidence_mean"] == -3  # of -1, -2, -3 and twice that
     assert found["durian/extreme_failure"] == found["durian/extreme_success"] == 0  # all are above 0.5
-    options = ("--confidence-reduction", "mean", "--success-threshold", "2.5")
-    found = json.loads(run(capsys, "metrics", log, *options)[1])
+    words = ("--confidence-reduction", "mean", "--success-threshold", "2.5")
+    found = json.loads(run(capsys, "metrics", log, *words)[1])
     assert found["durian/confidence_mean"] == -1.5
     assert found["durian/extreme_failure"] == found["durian/extreme_success"] == 1
 
@@ -185,26 +186,55 @@ def test_the_parser_says_its_name_its_version_and_what_it_is_for(capsys):
             assert "durian-adv: error: the following arguments are required: command" in err
 
 
-def test_the_help_has_each_command_and_each_option_says_what_it_is_for(capsys):
-    parser = argparse.ArgumentParser()
-    commands = parser.add_subparsers()
+def all_commands():
+    commands = argparse.ArgumentParser().add_subparsers()
     for command in COMMANDS:
         command.add(commands)
+    return commands
+
+
+OPTIONS = [(name, a) for name, parser in all_commands().choices.items() for a in parser._actions if a.dest != "help"]
+
+
+def test_the_help_lists_each_command_and_describes_it_in_sentences(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
     listed = capsys.readouterr().out.partition("{curate,entropy,metrics,preflight,report}\n")[2].splitlines()
     told = {name: text for line in listed for name, _, text in [line.strip().partition(" ")] if text}
-    for name, command in commands.choices.items():
-        assert is_a_fragment(told[name].strip()), name
+    for name, command in all_commands().choices.items():
+        assert faults(told[name].strip()) == [], name
         assert command.description.endswith("."), name
         assert all(sentence[0].isupper() for sentence in command.description.split(". ")), name
         assert not shouted(command.description), name
-        for action in command._actions:
-            assert is_a_fragment(action.help), (name, action.dest)
-            # what is to be given stands in capitals
-            if action.option_strings and action.nargs != 0 and action.choices is None:
-                values = action.metavar if isinstance(action.metavar, tuple) else (action.metavar,)
-                assert all(value is not None and value.isupper() for value in values), (name, action.dest)
+
+
+@pytest.mark.parametrize(("name", "action"), OPTIONS, ids=[f"{name} {action.dest}" for name, action in OPTIONS])
+def test_the_help_of_an_option_is_a_noun_phrase_with_its_default(name, action):
+    assert faults(action.help) == []
+    if action.option_strings and not action.required:
+        stated = re.search(r"\(default: (.+)\)$", action.help)
+        assert stated or action.nargs == 0, "no default"
+        if action.default not in (None, argparse.SUPPRESS, []) and action.nargs != 0:
+            assert stated[1] == options.shown(action.default)
+    # what is to be given stands in capitals
+    if action.option_strings and action.nargs != 0 and action.choices is None:
+        values = action.metavar if isinstance(action.metavar, tuple) else (action.metavar,)
+        assert all(value is not None and value.isupper() for value in values)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("number of prompts (default: 8)", []),
+        ("of the three components", ["of"]),
+        ("the data set", ["the"]),
+        ("Number of prompts", ["a capital"]),
+        ("number of prompts.", ["a full stop"]),
+        ("number of PROMPTS", ["PROMPTS"]),
+    ],
+)
+def test_a_help_text_that_is_no_noun_phrase_is_seen(text, found):
+    assert faults(text) == found
 
 
 @pytest.mark.parametrize(
@@ -235,9 +265,18 @@ def test_a_key_is_all_that_follows_the_first_equals_sign(tmp_path, capsys):
     assert (status, json.loads(out)["durian/rollouts"]) == (0, 2)
 
 
-def is_a_fragment(text):
-    """House style of a help text: it goes on where the name of the option ends, and is no sentence."""
-    return not text[0].isupper() and text == text.strip(" .") and not shouted(text)
+ARTICLES, PREPOSITIONS = {"a", "an", "the"}, {"of", "to", "for", "from", "by", "with", "in", "on", "at", "as"}
+CLAUSES_AND_VERBS = {"that", "whose", "what", "how", "which", "added", "make", "take", "draw", "bring"}
+NOT_FIRST = ARTICLES | PREPOSITIONS | CLAUSES_AND_VERBS
+
+
+def faults(text):
+    """What keeps a help text from being a noun phrase in the style of the house."""
+    first = text.split()[0]
+    found = [first] if first in NOT_FIRST else []
+    found += ["a capital"] if first[0].isupper() and not shouted(first) and first[1:].islower() else []
+    found += ["a full stop"] if text.endswith(".") else []
+    return found + sorted(shouted(text))
 
 
 def shouted(text):

@@ -7,7 +7,7 @@ import types
 import pytest
 
 from durian_adv.cli import main, preflight
-from durian_adv.cli.preflight import Check
+from durian_adv.adapters._preflight import Check
 
 
 @pytest.fixture

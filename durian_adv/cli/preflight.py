@@ -1,4 +1,4 @@
-"""``durian-adv preflight``: what a training run with Durian would miss, told before it starts."""
+"""``durian-adv preflight``: checks of a training run with Durian before it starts."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ def add(commands: Any) -> None:
     """Declare the command."""
     command = commands.add_parser(
         "preflight",
-        help="what a training run would miss",
-        description="Check a training run before it starts: give the name of the trainer, then the options of the run "
+        help="checks of a training run before it starts",
+        description="Check a training run before it starts. Give the name of the trainer, then the options of the run "
         "as the trainer takes them. The exit status is 2 if there is a problem.",
     )
     command.set_defaults(run=run)
-    command.add_argument("trainer", choices=sorted(TRAINERS), help="whose run it is")
-    command.add_argument("arguments", nargs=argparse.REMAINDER, help="the options of the run")
+    command.add_argument("trainer", choices=sorted(TRAINERS), help="trainer of the run")
+    command.add_argument("arguments", nargs=argparse.REMAINDER, help="options of the run")
 
 
 def run(options: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""``durian-adv report``: a page that tells whether Durian would change anything for logged rollouts."""
+"""``durian-adv report``: whether Durian would change anything for logged rollouts, as a page."""
 
 from __future__ import annotations
 
@@ -17,14 +17,18 @@ def add(commands: Any) -> None:
     """Declare the command."""
     command = commands.add_parser(
         "report",
-        help="a page that tells whether Durian would change anything for logged rollouts",
-        description="Write report.html, which needs no other file, its figures as PNG, and steps.csv: what GRPO, "
-        f"Dr. GRPO, batch std and Durian would do with logged rollouts. {rollouts.KEYS}",
+        help="page on whether Durian would change anything for logged rollouts",
+        description="Compare what GRPO, Dr. GRPO, batch std and Durian would do with logged rollouts. Write a "
+        f"self-contained report.html, its figures as PNG, and steps.csv. {rollouts.KEYS}",
     )
     command.set_defaults(run=run)
     rollouts.add_options(command)
     command.add_argument(
-        "--out", type=Path, default=Path("durian-report"), metavar="FOLDER", help="to write to (default: durian-report)"
+        "--out",
+        type=Path,
+        default=Path("durian-report"),
+        metavar="FOLDER",
+        help="output folder (default: durian-report)",
     )
 
 
