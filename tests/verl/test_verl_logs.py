@@ -26,7 +26,8 @@ def test_a_dump_of_v1_is_the_rollouts_of_the_queue(queue, tmp_path, outputs):
     sampled = {}
     for number in (9, 10):
         rng = np.random.default_rng(number)
-        batch = stored(queue, rng, prompts=6, outputs=outputs, reward_model=lambda prompt: {"ground_truth": str(prompt)})
+        truth = {"reward_model": lambda prompt: {"ground_truth": str(prompt)}}
+        batch = stored(queue, rng, prompts=6, outputs=outputs, **truth)
         made = trainer(PPOTrainerSync, number)
         made._log_rollout_data(batch, {}, str(tmp_path))
         made._shutdown_dump_executor()
@@ -37,7 +38,7 @@ def test_a_dump_of_v1_is_the_rollouts_of_the_queue(queue, tmp_path, outputs):
             if int(output) >= last.get((prompt, rollout), (-1, 0))[0]:
                 last[prompt, rollout] = int(output), float(scores.sum())
         sampled[number] = {}
-        for (prompt, rollout), (_, score) in sorted(last.items()):
+        for (prompt, _), (_, score) in sorted(last.items()):
             sampled[number].setdefault(prompt, []).append(score)
     log = read_log([tmp_path], Options())
     steps = list(log.steps)
