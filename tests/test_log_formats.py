@@ -491,7 +491,7 @@ def test_gzip_arrays_and_csv_are_told_apart_by_what_they_hold(tmp_path):
         (b"", "expected at least one rollout, got none"),
         (b"hello", r"log: expected JSON lines, parquet, or CSV with a header, got 'hello'"),
         (b"prompt,reward,prompt\n1,2,3\n", "log: expected each column once, got 'prompt' twice"),
-        (b"prompt,reward\n1\n", "log: line 2: expected 2 cells, got 1"),
+        (b"prompt,reward\n1\n", "log, line 2: expected 2 cells, got 1"),
         (b'prompt,reward\n1,"2\n', "log, line 2: expected CSV, got another"),
         (b"prompt,reward\n\xff,2\n", "log, line 0: expected CSV, got another"),
         (b"[1]", "log, item 1: expected a JSON object, got 1"),

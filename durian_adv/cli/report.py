@@ -5,12 +5,16 @@ from __future__ import annotations
 import argparse
 import inspect
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from durian_adv import DurianComponents, durian_components
 from durian_adv.cli import rollouts
+from durian_adv.data.logs.steps import Log
+
+if TYPE_CHECKING:  # matplotlib and the like, of an extra
+    from durian_adv.report.numbers import Summary
 
 
 def add(commands: Any) -> None:
@@ -39,7 +43,6 @@ def run(options: argparse.Namespace) -> None:
 
         from durian_adv.data.logs import sources
         from durian_adv.report import figures, page
-        from durian_adv.report.numbers import Summary
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(f"{error}: pip install 'durian-adv[report]'") from None
     chosen = {
@@ -47,25 +50,10 @@ def run(options: argparse.Namespace) -> None:
         for name, parameter in inspect.signature(durian_components).parameters.items()
         if name in rollouts.OF_COMPONENTS
     } | rollouts.given(options, *rollouts.OF_COMPONENTS)
-
-    def components(
-        rewards: Tensor, visual_entropy: Tensor | None, confidence: Tensor | None, prompt_index: Tensor
-    ) -> DurianComponents:
-        return durian_components(
-            rewards, visual_entropy=visual_entropy, confidence=confidence, prompt_index=prompt_index, **chosen
-        )
-
     with tqdm(total=sources.size(options.log), unit="B", unit_scale=True, desc="reading", disable=None) as bar:
         log = rollouts.read(options, bar.update)
     rollouts.tell(log, "report")
-    summary = Summary(
-        components,
-        success_threshold=log.success_threshold,
-        eps=chosen["eps"],
-        correction=chosen["correction"],
-        read_as=log.read_as,
-        grouping=log.findings,
-    )
+    summary = _summary(log, chosen)
     for step in tqdm(log.steps, total=log.length, unit=" steps", desc="computing", disable=None):
         summary.add(step)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -81,3 +69,24 @@ def run(options: argparse.Namespace) -> None:
         options=chosen | shown,
     )
     print(f"{headline}\n{options.out / 'report.html'}")
+
+
+def _summary(log: Log, chosen: dict[str, Any]) -> Summary:
+    """Return a summary of no step yet, with the options that were chosen."""
+    from durian_adv.report.numbers import Summary
+
+    def components(
+        rewards: Tensor, visual_entropy: Tensor | None, confidence: Tensor | None, prompt_index: Tensor
+    ) -> DurianComponents:
+        return durian_components(
+            rewards, visual_entropy=visual_entropy, confidence=confidence, prompt_index=prompt_index, **chosen
+        )
+
+    return Summary(
+        components,
+        success_threshold=log.success_threshold,
+        eps=chosen["eps"],
+        correction=chosen["correction"],
+        read_as=log.read_as,
+        grouping=log.findings,
+    )

@@ -10,7 +10,7 @@ from typing import Any
 
 import durian_adv
 from durian_adv._src.durian import DurianComponents
-from durian_adv.data.logs.formats import FORMATS
+from durian_adv.data.logs.known import FORMATS
 from durian_adv.data.logs.steps import Log, Options, Step, read_log
 
 KEYS = (

@@ -105,23 +105,26 @@ def _csv(stream: IO[bytes], name: str) -> Iterator[Row]:
     text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
     table = csv.reader(text, strict=True)
     try:
-        columns = next(table)
-        if len(columns) < 2:
-            raise ValueError(f"expected JSON lines, parquet, or CSV with a header, got {short(columns[0])}")
-        _check_unique(columns, name)
+        columns: list[str] = []
         for cells in table:
-            if not cells:
-                continue  # a blank line
             place = f"{name}, line {table.line_num}"
-            if len(cells) != len(columns):
-                raise ValueError(f"line {table.line_num}: expected {len(columns)} cells, got {len(cells)}")
-            yield Row(place, dict(zip(columns, map(_cell, cells), strict=True)))
+            if not columns:
+                columns = _header(cells, name)
+            elif cells and len(cells) != len(columns):
+                raise ValueError(f"{place}: expected {len(columns)} cells, got {len(cells)}")
+            elif cells:
+                yield Row(place, dict(zip(columns, map(_cell, cells), strict=True)))
     except (csv.Error, UnicodeDecodeError) as error:
         raise ValueError(f"{name}, line {table.line_num}: expected CSV, got another ({error})") from None
-    except ValueError as error:
-        raise ValueError(str(error) if str(error).startswith(name) else f"{name}: {error}") from None
     finally:
         text.detach()  # whoever opened the stream closes it
+
+
+def _header(cells: list[str], name: str) -> list[str]:
+    if len(cells) < 2:
+        raise ValueError(f"{name}: expected JSON lines, parquet, or CSV with a header, got {short(''.join(cells))}")
+    _check_unique(cells, name)
+    return cells
 
 
 def _cell(text: str) -> Any:
@@ -186,9 +189,10 @@ def _torch(stream: IO[bytes], name: str) -> Iterator[Row]:
     try:
         value = torch.load(stream, map_location="cpu", weights_only=True)
     except Exception as error:  # torch says in many ways that a file is not data alone
+        first = f"{error}".partition("\n")[0]
         raise ValueError(
             f"{name}: expected a torch file of numbers, texts, lists and tensors, got one that weights_only=True does "
-            f"not load ({str(error).splitlines()[0]}). Where you trust it, load it yourself and save it again without "
+            f"not load ({first}). Where you trust it, load it yourself and save it again without "
             "other objects (in slime's samples: multimodal_inputs, multimodal_train_inputs)"
         ) from None
     if not isinstance(value, dict):

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from durian_adv.data.logs import checks, containers, sources
 from durian_adv.data.logs.checks import Facts, Finding
-from durian_adv.data.logs.formats import FORMATS, recognize
 from durian_adv.data.logs.formats.base import Format, Reading
+from durian_adv.data.logs.known import FORMATS, recognize
 from durian_adv.data.logs.rows import COLUMNS, Keys, Reduction, Rollout, Row, natural, rollout, short
 
 Name = str | int
