@@ -237,7 +237,7 @@ def add_arguments(parser: argparse.ArgumentParser, names: Iterable[str]) -> None
 
 def shown(value: Any) -> str:
     """Return a default as it is written on a command line."""
-    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
 def require_mapping(value: Any, where: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ def add(commands: Any) -> None:
     """Declare the command."""
     command = commands.add_parser(
         "curate",
-        help="keep prompts of moderate accuracy, in two stages",
+        help="prompts of moderate accuracy, in two stages",
         description="Read samplings of a base model: a row with a prompt id and whether one is correct, or with a list "
         "of such outcomes, or with a number of correct ones beside a number of samplings, or with a pass rate; write "
         "the prompts of stage 1 (medium) and stage 2 (medium to hard) as two tables, with accuracies and their "
@@ -60,7 +60,9 @@ def _add_columns(command: argparse.ArgumentParser) -> None:
         "(default: the column samplings where there is one)",
     )
     command.add_argument(
-        "--rate", metavar="COLUMN", help="pass rate from 0 to 1, in the place of --correct; needs --samplings"
+        "--rate",
+        metavar="COLUMN",
+        help="pass rate from 0 to 1, in the place of --correct; needs --samplings (default: none)",
     )
     command.add_argument(
         "--above", type=float, metavar="X", help="value that a correct outcome exceeds (default: outcomes are 0 or 1)"
@@ -81,7 +83,7 @@ def _add_band(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--keep",
         choices=("estimate", "possible", "certain"),
-        help="what must lie in the band: the accuracy, some of its interval, or all of it (default: estimate)",
+        help="part of a prompt's interval that must lie in the band: the accuracy, some of it, or all (default: estimate)",
     )
     command.add_argument(
         "--confidence-level", type=float, metavar="LEVEL", help="confidence level of the interval (default: 0.95)"

@@ -20,7 +20,7 @@ def add(commands: Any) -> None:
     """Declare the command."""
     command = commands.add_parser(
         "entropy",
-        help="add a column visual_entropy to a data set",
+        help="column visual_entropy for a data set",
         description="Read a folder of images, a table (.parquet, .jsonl, .json, .csv), a folder of parquet files or a "
         "data set saved by the library datasets; write the same with a column visual_entropy, in nats, NaN where an "
         "image cannot be read or where there is none; of a folder of images, a table. An output named .json is one "
@@ -42,13 +42,13 @@ def add(commands: Any) -> None:
         "--other-inputs",
         choices=("warn", "error", "allow"),
         default="warn",
-        help="what to do about rows with a video or a sound, whose entropy is NaN (default: warn)",
+        help="treatment of rows with a video or a sound, whose entropy is NaN (default: warn)",
     )
     command.add_argument(
         "--by-image", action="store_true", help="one object from image path to entropy as output, also of JSON arrays"
     )
     command.add_argument(
-        "--extra-info", action="store_true", help="a column extra_info also where there is none (default: no)"
+        "--extra-info", action="store_true", help="column extra_info also where there is none (default: no)"
     )
     command.add_argument(
         "--cache",

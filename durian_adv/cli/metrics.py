@@ -15,7 +15,7 @@ def add(commands: Any) -> None:
     """Declare the command."""
     command = commands.add_parser(
         "metrics",
-        help="what Durian would do with logged rollouts, in numbers",
+        help="metrics of Durian on logged rollouts, per step",
         description=f"Write the metrics of each step of a log of rollouts, one JSON object a line. {rollouts.KEYS}",
     )
     command.set_defaults(run=run)

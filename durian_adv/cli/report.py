@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import inspect
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,11 +44,7 @@ def run(options: argparse.Namespace) -> None:
         from durian_adv.report import figures, page
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(f"{error}: pip install 'durian-adv[report]'") from None
-    chosen = {
-        name: parameter.default
-        for name, parameter in inspect.signature(durian_components).parameters.items()
-        if name in rollouts.OF_COMPONENTS
-    } | rollouts.given(options, *rollouts.OF_COMPONENTS)
+    chosen = rollouts.of_components(options)
     with tqdm(total=sources.size(options.log), unit="B", unit_scale=True, desc="reading", disable=None) as bar:
         log = rollouts.read(options, bar.update)
     rollouts.tell(log, "report")

@@ -10,6 +10,7 @@ from typing import Any
 
 import durian_adv
 from durian_adv._src.durian import DurianComponents
+from durian_adv._src.options import add_arguments, checked
 from durian_adv.data.logs.known import FORMATS
 from durian_adv.data.logs.steps import Log, Options, Step, read_log
 
@@ -18,21 +19,13 @@ KEYS = (
     "prompt, reward and, where there, step, visual_entropy, confidence, and logprobs (a list; used where confidence is "
     "not there)."
 )
-OF_COMPONENTS = ("weights", "entropy_quantiles", "num_confidence_buckets", "eps", "correction")
+OF_COMPONENTS = ("weights", "entropy_quantiles", "num_confidence_buckets", "no_signal", "eps", "correction")
 
 
 def add_options(command: argparse.ArgumentParser) -> None:
     """Declare the log and the options of Durian."""
     add_log_options(command)
-    command.add_argument(
-        "--weights", type=float, nargs=3, metavar=("GRPO", "PERC", "REAS"), help="of the three components"
-    )
-    command.add_argument(
-        "--entropy-quantiles", type=float, nargs="+", metavar="LEVEL", help="that part the buckets of visual entropy"
-    )
-    command.add_argument("--num-confidence-buckets", type=int, metavar="N", help="of equally many prompts")
-    command.add_argument("--eps", type=float, metavar="X", help="added to each std")
-    command.add_argument("--correction", type=int, choices=(0, 1), help="each std divides by the number less this")
+    add_arguments(command, OF_COMPONENTS)
 
 
 def add_log_options(command: argparse.ArgumentParser) -> None:
@@ -50,7 +43,7 @@ def add_log_options(command: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME=KEY",
-        help="what the log calls prompt, reward, step, visual_entropy, confidence, logprobs or mask, such as "
+        help="key in the log of prompt, reward, step, visual_entropy, confidence, logprobs or mask, such as "
         "reward=score, reward=rewards.accuracy, reward=accuracy*0.9+format*0.1, prompt=input+image (default: the keys "
         "of the format)",
     )
@@ -66,9 +59,7 @@ def add_log_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--batch-prompts", type=int, metavar="N", help="prompts per step of a log without steps (default: all)"
     )
-    command.add_argument(
-        "--confidence-reduction", choices=("sum", "mean"), default="sum", help="of logprobs (default: sum)"
-    )
+    add_arguments(command, ["confidence_reduction"])
     command.add_argument(
         "--success-threshold",
         type=float,
@@ -113,10 +104,10 @@ def components(step: Step, options: argparse.Namespace) -> DurianComponents:
         visual_entropy=step.visual_entropy,
         confidence=step.confidence,
         prompt_index=step.prompt_index,
-        **given(options, *OF_COMPONENTS),
+        **of_components(options),
     )
 
 
-def given(options: argparse.Namespace, *names: str) -> dict[str, Any]:
-    """Return the options that were given; the defaults of the others are those of the functions."""
-    return {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+def of_components(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what ``durian_components`` takes beside the data, checked."""
+    return checked({name: getattr(options, name) for name in OF_COMPONENTS}, allowed=OF_COMPONENTS)

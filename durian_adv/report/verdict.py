@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from typing import Literal, NamedTuple
 
+from durian_adv.diagnostics import FEWEST_PROMPTS
 from durian_adv.report.numbers import NOTABLE, SCORES, Summary
 
 # degrees between two methods' advantages: under the first they are nearly one update, over the second clearly two
 NEAR, FAR = 6.0, 15.0
-FEW, ENOUGH = 2, 10  # prompts per bucket
+FEW, ENOUGH = FEWEST_PROMPTS, 10  # prompts per bucket
 CHANCE = 1.5  # stds of real buckets should differ this many times as much as those of shuffled ones
 
 CALLED = {"visual_entropy": "visual entropy", "confidence": "confidence"}
