@@ -83,7 +83,7 @@ def _add_band(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--keep",
         choices=("estimate", "possible", "certain"),
-        help="part of a prompt's interval that must lie in the band: the accuracy, some of it, or all (default: estimate)",
+        help="part of a prompt's interval that must lie in the band: accuracy, some, or all (default: estimate)",
     )
     command.add_argument(
         "--confidence-level", type=float, metavar="LEVEL", help="confidence level of the interval (default: 0.95)"
