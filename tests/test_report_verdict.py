@@ -321,3 +321,13 @@ def test_a_verdict_is_made_of_sentences():
 )
 def test_small_shares_have_a_decimal(share, text):
     assert verdict.percent(share) == text
+
+
+def test_a_share_of_nothing_is_not_a_number_of_percent():
+    assert [verdict.percent(share) for share in (math.nan, 0.0, 0.0994, 0.0995, 1.0)] == [
+        "n/a",
+        "0%",
+        "9.9%",
+        "10%",
+        "100%",
+    ]

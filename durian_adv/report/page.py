@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -68,7 +69,7 @@ def write_steps(summary: Summary, path: Path) -> None:
         table = csv.writer(file)
         table.writerow(["step", *summary.columns])
         for name, *values in zip(summary.names, *summary.columns.values(), strict=True):
-            table.writerow([name, *("" if value != value else value for value in values)])
+            table.writerow([name, *("" if math.isnan(value) else value for value in values)])
 
 
 def _steps(summary: Summary) -> list[tuple[Any, dict[str, float]]]:
@@ -82,7 +83,7 @@ def _steps(summary: Summary) -> list[tuple[Any, dict[str, float]]]:
 
 
 def _number(value: float) -> str:
-    return f"{value:,.0f}"
+    return "n/a" if math.isnan(value) else f"{value:,.0f}"
 
 
 def _counted(value: float, name: str) -> str:
@@ -90,7 +91,7 @@ def _counted(value: float, name: str) -> str:
 
 
 def _reward(value: float) -> str:
-    return f"{value:g}"
+    return "n/a" if math.isnan(value) else f"{value:g}"
 
 
 def _short(name: object) -> str:

@@ -56,7 +56,7 @@ def verdict(summary: Summary) -> Verdict:
         )
     if all(_usual(summary, score) < FEW for score in SCORES if score not in missing):
         prompts = summary.mean("prompts", of_effective=False)
-        scored = max(summary.mean(f"scored, {score}", of_effective=False) for score in SCORES)
+        scored = max(summary.mean(f"scored, {score}", of_effective=False) for score in SCORES if score not in missing)
         those = f"{prompts:.3g}" if scored == prompts else f"{scored:.3g} of {prompts:.3g} have a score,"
         return Verdict(
             f"Too few prompts a step to tell: {those} on average.",
@@ -237,5 +237,7 @@ def _difficulty(summary: Summary, score: str) -> Finding:
 
 
 def percent(share: float) -> str:
-    """Write a share as a reader wants it: with a decimal where it is small."""
+    """Write a share as a reader wants it: with a decimal where it is small, and n/a where it is not defined."""
+    if math.isnan(share):
+        return "n/a"
     return f"{share:.0%}" if share >= 0.0995 or share == 0 else f"{share:.1%}"
