@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
 from durian_adv.report.numbers import METHODS, NOTABLE, RATIO_BINS, SCORES, TENTHS, Summary
-from durian_adv.report.verdict import CALLED
+from durian_adv.report.verdict import CALLED, degrees
 
 # Colours by the names that the page gives them; no two alike, as the page's stylesheet takes the place of each
 COLOURS = {
@@ -245,10 +245,10 @@ def _changes(figure: Figure, summary: Summary) -> str:
     angles.set_title("Angle to GRPO's advantages")
     others = {method: style for method, style in STYLES.items() if method != "GRPO"}
     if len(x) == 1:
-        degrees = [summary.angle("GRPO", method) for method in others]
+        found = [summary.angle("GRPO", method) for method in others]
         colours = [colour for _, colour, _, _ in others.values()]
-        bars = angles.bar([label for label, *_ in others.values()], degrees, color=colours, width=0.6)
-        angles.bar_label(bars, ["n/a" if math.isnan(value) else f"{value:.0f}°" for value in degrees], padding=2)
+        bars = angles.bar([label for label, *_ in others.values()], found, color=colours, width=0.6)
+        angles.bar_label(bars, list(map(degrees, found)), padding=2)
     else:
         for method, (text, colour, _, line) in others.items():
             cosines = [summary.columns[f"GRPO to {method}"][place] for place in order]

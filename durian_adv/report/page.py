@@ -33,7 +33,14 @@ def write(
         lstrip_blocks=True,
     )
     environment.filters.update(
-        share=verdict.percent, short=_short, number=_number, counted=_counted, reward=_reward, with_code=_with_code
+        share=verdict.percent,
+        degrees=verdict.degrees,
+        cosine=_cosine,
+        short=_short,
+        number=_number,
+        counted=_counted,
+        reward=_reward,
+        with_code=_with_code,
     )
     found = verdict.verdict(summary)
     page = environment.get_template("page.html.jinja").render(
@@ -88,6 +95,10 @@ def _number(value: float) -> str:
 
 def _counted(value: float, name: str) -> str:
     return f"{value:,.0f} {name}{'s' * (round(value) != 1)}"
+
+
+def _cosine(value: float) -> str:
+    return "n/a" if math.isnan(value) else f"{value:.3f}"
 
 
 def _reward(value: float) -> str:

@@ -236,6 +236,11 @@ def _difficulty(summary: Summary, score: str) -> Finding:
     )
 
 
+def degrees(angle: float) -> str:
+    """Write an angle in whole degrees, and n/a where it is not defined."""
+    return "n/a" if math.isnan(angle) else f"{angle:.0f}°"
+
+
 def percent(share: float) -> str:
     """Write a share as a reader wants it: with a decimal where it is small, and n/a where it is not defined."""
     if math.isnan(share):
