@@ -244,3 +244,14 @@ def test_a_terminal_sees_how_far_the_log_has_been_read_and_a_file_does_not(tmp_p
     assert f"reading: 100%|{'█' * 10}| {size / 1000:.1f}k/{size / 1000:.1f}k [" in told
     assert "B/s]" in told
     assert f"computing: 100%|{'█' * 10}| 3/3 [" in told
+
+
+def test_what_is_not_defined_is_shown_as_not_available():
+    from durian_adv.report import figures, page
+
+    assert [page._number(math.nan), page._reward(math.nan)] == ["n/a", "n/a"]
+    assert [page._number(1234.0), page._reward(0.25)] == ["1,234", "0.25"]
+    assert [page._cosine(math.nan), page._cosine(0.25)] == ["n/a", "0.250"]
+    joined = figures._joined([1.0, math.nan, 3.0, math.nan] * figures.DRAWN_STEPS)  # four neighbors each
+    assert joined == [2.0] * figures.DRAWN_STEPS
+    assert all(map(math.isnan, figures._joined([math.nan] * 3)))

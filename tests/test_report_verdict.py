@@ -323,3 +323,9 @@ def test_a_verdict_is_made_of_sentences():
 )
 def test_small_shares_have_a_decimal(share, text):
     assert verdict.percent(share) == text
+
+
+def test_what_is_not_defined_is_not_a_number():
+    shares = {math.nan: "n/a", 0.0: "0%", 0.0994: "9.9%", 0.0995: "10%", 1.0: "100%"}
+    assert [verdict.percent(share) for share in shares] == list(shares.values())
+    assert [verdict.degrees(angle) for angle in (math.nan, 0.4, 12.6)] == ["n/a", "0°", "13°"]

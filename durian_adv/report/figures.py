@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
 from durian_adv.report.numbers import METHODS, NOTABLE, RATIO_BINS, SCORES, TENTHS, Summary
-from durian_adv.report.verdict import CALLED
+from durian_adv.report.verdict import CALLED, degrees
 
 # Colors by the names that the page gives them; no two alike, as the page's stylesheet takes the place of each
 COLORS = {
@@ -245,14 +245,14 @@ def _changes(figure: Figure, summary: Summary) -> str:
     angles.set_title("Angle to GRPO's advantages")
     others = {method: style for method, style in STYLES.items() if method != "GRPO"}
     if len(x) == 1:
-        degrees = [summary.angle("GRPO", method) for method in others]
+        found = [summary.angle("GRPO", method) for method in others]
         colors = [color for _, color, _, _ in others.values()]
-        bars = angles.bar([label for label, *_ in others.values()], degrees, color=colors, width=0.6)
-        angles.bar_label(bars, [f"{value:.0f}°" for value in degrees], padding=2)
+        bars = angles.bar([label for label, *_ in others.values()], found, color=colors, width=0.6)
+        angles.bar_label(bars, list(map(degrees, found)), padding=2)
     else:
         for method, (text, color, _, line) in others.items():
-            cosines, effective = summary.columns[f"GRPO to {method}"], summary.columns["effective"]
-            drawn = [(at, _degrees(cosines[place])) for at, place in zip(x, order, strict=True) if effective[place]]
+            cosines = [summary.columns[f"GRPO to {method}"][place] for place in order]
+            drawn = [(at, _degrees(cosine)) for at, cosine in zip(x, cosines, strict=True) if not math.isnan(cosine)]
             places, values = ([pair[side] for pair in drawn] for side in (0, 1))
             angles.plot(_joined(places), _joined(values), color=color, linestyle=line, label=text)
         angles.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -284,10 +284,11 @@ def _steps(summary: Summary) -> tuple[list[int], list[float], str]:
 
 
 def _joined(values: Sequence[float]) -> list[float]:
-    """Return at most ``DRAWN_STEPS`` values: means of neighbors where there are more."""
+    """Return at most ``DRAWN_STEPS`` values: means of neighbors where there are more, without those that are NaN."""
     each = -(-len(values) // DRAWN_STEPS) or 1
     parts = [values[start : start + each] for start in range(0, len(values), each)]
-    return [sum(part) / len(part) for part in parts]
+    defined = [[value for value in part if not math.isnan(value)] for part in parts]
+    return [sum(part) / len(part) if part else math.nan for part in defined]
 
 
 def _degrees(cosine: float) -> float:

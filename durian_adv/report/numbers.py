@@ -166,9 +166,9 @@ class Summary:
         for name in ("prompts", "rollouts", "reward_mean", "no_signal_share", "effective", "extreme_ratio"):
             self._put(name, metrics[f"durian/{name}"])
         correct, rollouts = int(outcomes.correct.sum()), int(outcomes.rollouts.sum())
-        self._put("accuracy", correct / max(1, rollouts))
+        self._put("accuracy", _share(correct, rollouts))
         for name in ("extreme_failure", "extreme_success"):
-            self._put(name, metrics[f"durian/{name}"] / max(1.0, metrics["durian/effective"]))
+            self._put(name, _share(metrics[f"durian/{name}"], metrics["durian/effective"]))
         self.kinds["no_signal"] += int(((outcomes.rollouts > 0) & ~outcomes.effective).sum())
         members = group_kinds(outcomes)
         for kind in GROUP_KINDS:
@@ -179,7 +179,7 @@ class Summary:
             self._put(f"Durian to {method}", cosine(advantages[-1], values))
             total = float(pull.sum())
             for kind in GROUP_KINDS:
-                self._put(f"{kind}, {method}", float(pull[members[kind]].sum()) / total if total else 0.0)
+                self._put(f"{kind}, {method}", _share(float(pull[members[kind]].sum()), total))
 
     def _add_pulls(
         self, step: Step, outcomes: PromptOutcomes, pulls: list[Tensor], advantages: Sequence[Tensor]
@@ -287,17 +287,19 @@ class Summary:
         return bool(self._buckets[score])
 
     def mean(self, column: str, *, of_effective: bool = True) -> float:
-        """Return the mean of a column over the steps, by default over those with signal; 0 without any."""
+        """Return the mean of a column over the steps, by default over those with signal; NaN without any."""
         pairs = zip(self.columns[column], self.columns["effective"], strict=True)
-        values = [value for value, effective in pairs if value == value and (effective or not of_effective)]  # not NaN
-        return math.fsum(values) / len(values) if values else 0.0
+        values = [value for value, effective in pairs if not math.isnan(value) and (effective or not of_effective)]
+        return _share(math.fsum(values), len(values))
 
     def angle(self, first: str, second: str) -> float:
-        """Return the angle between the advantages of GRPO or Durian and a method in degrees: median of the steps."""
-        pairs = zip(self.columns[f"{first} to {second}"], self.columns["effective"], strict=True)
-        cosines = sorted(value for value, effective in pairs if effective)
+        """Return the angle between the advantages of GRPO or Durian and a method in degrees: median of the steps.
+
+        Steps without signal have none; NaN if no step has one.
+        """
+        cosines = sorted(value for value in self.columns[f"{first} to {second}"] if not math.isnan(value))
         if not cosines:
-            return 0.0
+            return math.nan
         middle = (cosines[(len(cosines) - 1) // 2] + cosines[len(cosines) // 2]) / 2
         return math.degrees(math.acos(middle))
 
@@ -320,6 +322,11 @@ class Summary:
             mean = math.fsum(prompts) / len(prompts)
             found[number] = Bucket(math.fsum(stds) / len(stds), low, high, mean, int(min(prompts)))
         return found
+
+
+def _share(part: float, whole: float) -> float:
+    """Return a part over the whole; NaN of nothing."""
+    return part / whole if whole else math.nan
 
 
 def _by_prompt(value: Tensor, index: Tensor, prompts: int) -> Tensor:

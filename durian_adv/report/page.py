@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,7 +33,14 @@ def write(
         lstrip_blocks=True,
     )
     environment.filters.update(
-        share=verdict.percent, short=_short, number=_number, counted=_counted, reward=_reward, with_code=_with_code
+        share=verdict.percent,
+        degrees=verdict.degrees,
+        cosine=_cosine,
+        short=_short,
+        number=_number,
+        counted=_counted,
+        reward=_reward,
+        with_code=_with_code,
     )
     found = verdict.verdict(summary)
     page = environment.get_template("page.html.jinja").render(
@@ -68,7 +76,7 @@ def write_steps(summary: Summary, path: Path) -> None:
         table = csv.writer(file)
         table.writerow(["step", *summary.columns])
         for name, *values in zip(summary.names, *summary.columns.values(), strict=True):
-            table.writerow([name, *("" if value != value else value for value in values)])
+            table.writerow([name, *("" if math.isnan(value) else value for value in values)])
 
 
 def _steps(summary: Summary) -> list[tuple[Any, dict[str, float]]]:
@@ -82,15 +90,19 @@ def _steps(summary: Summary) -> list[tuple[Any, dict[str, float]]]:
 
 
 def _number(value: float) -> str:
-    return f"{value:,.0f}"
+    return "n/a" if math.isnan(value) else f"{value:,.0f}"
 
 
 def _counted(value: float, name: str) -> str:
     return f"{value:,.0f} {name}{'s' * (round(value) != 1)}"
 
 
+def _cosine(value: float) -> str:
+    return "n/a" if math.isnan(value) else f"{value:.3f}"
+
+
 def _reward(value: float) -> str:
-    return f"{value:g}"
+    return "n/a" if math.isnan(value) else f"{value:g}"
 
 
 def _short(name: object) -> str:

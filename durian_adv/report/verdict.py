@@ -80,7 +80,7 @@ def _of_steps(summary: Summary) -> Verdict:
 def _too_few(summary: Summary, scored: list[str]) -> Verdict:
     """Say that no bucket has a std to share."""
     prompts = summary.mean("prompts", of_effective=False)
-    with_score = max(summary.mean(f"scored, {score}", of_effective=False) for score in SCORES)
+    with_score = max(summary.mean(f"scored, {score}", of_effective=False) for score in scored)
     those = f"{prompts:.3g}" if with_score == prompts else f"{with_score:.3g} of {prompts:.3g} have a score,"
     return Verdict(
         f"Too few prompts per step to tell: {those} on average.",
@@ -268,6 +268,13 @@ def _difficulty(summary: Summary, score: str) -> Finding:
     )
 
 
+def degrees(angle: float) -> str:
+    """Write an angle in whole degrees, and n/a where it is not defined."""
+    return "n/a" if math.isnan(angle) else f"{angle:.0f}°"
+
+
 def percent(share: float) -> str:
-    """Write a share as a reader wants it: with one decimal where it is small."""
+    """Write a share as a reader wants it: with a decimal where it is small, and n/a where it is not defined."""
+    if math.isnan(share):
+        return "n/a"
     return f"{share:.0%}" if share >= 0.0995 or share == 0 else f"{share:.1%}"
