@@ -6,8 +6,8 @@ import types
 
 import pytest
 
+from durian_adv.adapters._preflight import Check
 from durian_adv.cli import main, preflight
-from durian_adv.cli.preflight import Check
 
 
 @pytest.fixture
