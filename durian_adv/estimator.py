@@ -164,6 +164,7 @@ class AdvantageEstimator:
             prompt_index=of_rollouts.prompt_index,
             valid=of_rollouts.valid,
             success_threshold=self.options["success_threshold"],
+            category=of_rollouts.category,
         )
         if batch.rows is None:
             return components.advantages

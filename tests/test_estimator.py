@@ -602,3 +602,11 @@ def test_a_row_without_log_probabilities_may_have_a_mask():
     found = estimator(**given, logprobs=[None, *tokens[1:]])
     right = estimator(**given, confidence=[None, -3.0, -3.0, -2.0])
     assert_same_bits(found, right)
+
+
+def test_the_metrics_count_the_categories():
+    estimator = AdvantageEstimator(weights=(0.5, 0.0, 0.0, 0.5))
+    given = {"rewards": [1.0, 0.0] * 3, "prompts": list("aabbcc")}
+    estimator(**given, category=["x", "x", "y", "y", "x", "x"])
+    assert estimator.metrics["durian/categories"] == 2
+    assert estimator.metrics["durian/category_prompts_min"] == 1
