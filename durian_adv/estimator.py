@@ -68,7 +68,8 @@ class AdvantageEstimator:
 
     Attributes:
         metrics: numbers of the last call, as ``durian_metrics`` gives them, and under the same prefix what the
-            estimator counted: ``unscored_share`` and ``empty_share`` of the rows (no reward; a mask without a token),
+            estimator counted: ``unscored_share`` and ``empty_share`` (no reward; a mask without a token) of the rows
+            that are not ``valid=False``,
             ``nonfinite_token_share`` of the response's tokens, ``window_prompts``.
 
     Raises:
@@ -217,12 +218,12 @@ class AdvantageEstimator:
         count, device = len(values), values.device
         prompt, names = rows.ids("prompts", prompts, count, device)
         usable = values.isfinite() if values.is_floating_point() else torch.ones_like(values, dtype=torch.bool)
-        metrics = {"durian/unscored_share": _share(~usable)}
         real = torch.ones_like(usable) if valid is None else rows.flags("valid", valid, count, device)
+        metrics = {"durian/unscored_share": _share(~usable[real])}
         usable = usable & real
         if mask is not None:
             full = rows.has_tokens(mask, count, device)
-            metrics["durian/empty_share"] = _share(~full)
+            metrics["durian/empty_share"] = _share(~full[real])
             usable = usable & full
         _require_ids(prompt, usable)
         rollout = None if rollouts is None else _rollout_numbers(prompt, rollouts)

@@ -610,3 +610,11 @@ def test_the_metrics_count_the_categories():
     estimator(**given, category=["x", "x", "y", "y", "x", "x"])
     assert estimator.metrics["durian/categories"] == 2
     assert estimator.metrics["durian/category_prompts_min"] == 1
+
+
+def test_shares_of_rows_leave_out_those_that_are_no_rollouts():
+    estimator = AdvantageEstimator(estimator="grpo")
+    valid = [True, True, True, True, False, False]
+    mask = [[1], [1], [0], [1], [0], [0]]
+    estimator([1.0, 0.0, 0.0, None, None, 0.0], ["a"] * 6, mask=mask, valid=valid)
+    assert estimator.metrics["durian/empty_share"] == estimator.metrics["durian/unscored_share"] == 0.25

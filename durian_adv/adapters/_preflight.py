@@ -21,6 +21,11 @@ def verdict(good: object, subject: str, finding: str, *, otherwise: Literal["war
     return Check("ok" if good else otherwise, subject, finding)
 
 
+def described(estimator: AdvantageEstimator) -> str:
+    """Return the options of an estimator as a line of a log."""
+    return ", ".join(f"{name}={value}" for name, value in estimator.options.items())
+
+
 def prompts_check(prompts: float, estimator: AdvantageEstimator, images: bool) -> Check:
     """Tell how many prompts share a std, from the number of prompts per batch, and whether these are enough.
 

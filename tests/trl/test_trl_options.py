@@ -74,7 +74,7 @@ def test_a_column_category_counts_with_a_fourth_weight(make):
     right = durian_components(rewards, category=category, weights=(0.25, 0, 0, 0.75), eps=1e-4)
     assert torch.equal(advantages, right.advantages)
     assert batch["metrics"]["durian/categories"] == len(category.unique())
-    with pytest.raises(ValueError, match="^category: expected for weights"):
+    with pytest.raises(ValueError, match=r"^category: expected for weights"):
         one_step(make, durian_weights=[0.25, 0.0, 0.0, 0.75])
     _, three, rewards = one_step(make, train_dataset=data, durian_weights=[1.0, 0.0, 0.0])  # a column of another use
     assert torch.equal(three, durian_adv.grpo_advantage(rewards, eps=1e-4))
