@@ -308,13 +308,12 @@ def test_few_prompts_for_the_buckets_are_warned_of_when_a_trainer_starts(caplog,
         assert f"{prompts} prompts with confidence for 12 buckets: with fewer than 2 prompts per" in record.message
 
 
-def test_a_trainer_begins_without_a_past(monkeypatch):
+def test_a_trainer_begins_without_a_past():
     adapter.estimator_of(batches.with_options(window=5))
     assert len(adapter._estimators) == 1
     made = bare(ray_trainer.RayPPOTrainer)
-    made.config = OmegaConf.create(
-        {"algorithm": {"adv_estimator": "durian"}, "actor_rollout_ref": {"rollout": {"n": 4}}, "data": {}}
-    )
+    parts = {"algorithm": {"adv_estimator": "durian"}, "actor_rollout_ref": {"rollout": {"n": 4}}}
+    made.config = OmegaConf.create(parts | {"data": {"train_batch_size": 24}})
     with pytest.raises((AttributeError, TypeError)):  # there is no data
         made._create_dataloader(None, None, None, None)
     assert adapter._estimators == {}
@@ -336,9 +335,9 @@ def test_the_queue_of_a_verl_without_v1_is_refused_before_anything_starts(monkey
     what = rf"^transfer_queue.enable: expected false, .* main_ppo_sync of verl {verl.__version__}: use verl.trainer.ma"
     with pytest.raises(ValueError, match=what):
         run(config, None)
+    made = bare(ray_trainer.RayPPOTrainer)
+    made.config = config
     with pytest.raises(ValueError, match=what):
-        made = bare(ray_trainer.RayPPOTrainer)
-        made.config = config
         made._create_dataloader(None, None, None, None)
     assert not started
     for change in ({"algorithm": {"adv_estimator": "grpo"}}, {"trainer": {"use_v1": True}}):
