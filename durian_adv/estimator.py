@@ -12,7 +12,6 @@ from torch import Tensor
 from durian_adv import baselines, weighting
 from durian_adv._src import layout, options, rows
 from durian_adv._src.advantages import grpo_advantage
-from durian_adv._src.confidence import sequence_confidence
 from durian_adv._src.durian import DurianComponents, durian_components
 from durian_adv._src.errors import ArgumentError
 from durian_adv.diagnostics import durian_metrics
@@ -69,7 +68,8 @@ class AdvantageEstimator:
 
     Attributes:
         metrics: numbers of the last call, as ``durian_metrics`` gives them, and under the same prefix what the
-            estimator counted: ``unscored_share`` and ``empty_share`` of the rows (no reward; a mask without a token),
+            estimator counted: ``unscored_share`` and ``empty_share`` (no reward; a mask without a token) of the rows
+            that are not ``valid=False``,
             ``nonfinite_token_share`` of the response's tokens, ``window_prompts``.
 
     Raises:
@@ -165,10 +165,23 @@ class AdvantageEstimator:
             prompt_index=of_rollouts.prompt_index,
             valid=of_rollouts.valid,
             success_threshold=self.options["success_threshold"],
+            category=of_rollouts.category,
         )
         if batch.rows is None:
             return components.advantages
         return layout.expand_rollouts(components.advantages, batch.rows)
+
+    def needs(self, score: str) -> bool:
+        """Return whether this score (``"visual_entropy"``, ``"confidence"``, ``"category"``) has a weight."""
+        weights = dict(zip(("grpo", "visual_entropy", "confidence", "category"), self.options["weights"], strict=False))
+        return bool(self.options["estimator"] == "durian" and weights.get(score, 0.0) > 0)
+
+    @property
+    def needs_prompts(self) -> bool:
+        """Whether one prompt alone is refused: the scale is shared by several, and there is no window."""
+        name, weights = self.options["estimator"], self.options["weights"]
+        pooled = sum(weights[1:]) > 0 if name == "durian" else name in _POOLED
+        return bool(pooled and not self.options["window"])
 
     def state_dict(self) -> dict[str, Any]:
         """Return what later calls depend on: plain values, which ``torch.load(..., weights_only=True)`` reads."""
@@ -205,41 +218,27 @@ class AdvantageEstimator:
         count, device = len(values), values.device
         prompt, names = rows.ids("prompts", prompts, count, device)
         usable = values.isfinite() if values.is_floating_point() else torch.ones_like(values, dtype=torch.bool)
-        metrics = {"durian/unscored_share": _share(~usable)}
-        if valid is not None:
-            usable = usable & rows.flags("valid", valid, count, device)
+        real = torch.ones_like(usable) if valid is None else rows.flags("valid", valid, count, device)
+        metrics = {"durian/unscored_share": _share(~usable[real])}
+        usable = usable & real
         if mask is not None:
             full = rows.has_tokens(mask, count, device)
-            metrics["durian/empty_share"] = _share(~full)
+            metrics["durian/empty_share"] = _share(~full[real])
             usable = usable & full
         _require_ids(prompt, usable)
         rollout = None if rollouts is None else _rollout_numbers(prompt, rollouts)
-        self._check_groups(prompt, rollout)
+        self._check_groups(prompt[real], None if rollout is None else rollout[real])
 
-        if given["confidence"] is None and logprobs is not None and self._needs("confidence"):
-            given["confidence"], share = self._confidence(logprobs, mask, usable, rollout)
-            metrics["durian/nonfinite_token_share"] = share
+        if given["confidence"] is None and logprobs is not None and self.needs("confidence"):
+            reduction = self.options["confidence_reduction"]
+            found = rows.confidences(logprobs, mask, count, device, reduction=reduction, usable=usable, rollout=rollout)
+            given["confidence"] = found.confidence
+            metrics["durian/nonfinite_token_share"] = rows.share(found.nonfinite, found.total)
         scores = self._scores(given, prompt, usable, names)
         flat = layout.Rollouts(values, prompt_index=prompt, valid=usable, rollout_index=rollout, **scores)
         if rollout is None:
             return _Batch(flat, None, metrics)
         return _Batch(*layout.one_row_per_rollout(flat, names), metrics)
-
-    def _confidence(self, logprobs: Any, mask: Any, usable: Tensor, rollout: Tensor | None) -> tuple[Tensor, float]:
-        """Return each row's confidence, and the share of its tokens that had to be left out."""
-        tokens = rows.tokens(logprobs, mask, len(usable), usable.device)
-        reduction = self.options["confidence_reduction"]
-        # a row that is not valid says nothing of its rollout either
-        keep = tokens.mask & rows.repeated(usable, tokens)
-        found = sequence_confidence(
-            tokens.logprobs, keep, reduction=reduction, lengths=tokens.lengths, rollout_index=rollout
-        )
-        return found, float(tokens.nonfinite / tokens.total.clamp(min=1))
-
-    def _needs(self, score: str) -> bool:
-        """Return whether a component that is taken from this score has a weight."""
-        weights = dict(zip(("grpo", "visual_entropy", "confidence", "category"), self.options["weights"], strict=False))
-        return bool(self.options["estimator"] == "durian" and weights.get(score, 0.0) > 0)
 
     def _scores(
         self, given: dict[str, Any], prompt: Tensor, usable: Tensor, names: Sequence[Any]
@@ -249,7 +248,7 @@ class AdvantageEstimator:
         durian, weights = self.options["estimator"] == "durian", self.options["weights"]
         if durian and given["category"] is not None and len(weights) < 4:
             raise ArgumentError("weights", "a fourth number, for category", f"{len(weights)} numbers")
-        needed = [name for name in given if self._needs(name)]
+        needed = [name for name in given if self.needs(name)]
         if count and needed and all(given[name] is None for name in needed):
             raise ArgumentError(
                 " or ".join(needed),
@@ -277,7 +276,7 @@ class AdvantageEstimator:
 
     def _check_groups(self, prompt: Tensor, rollout: Tensor | None) -> None:
         """Refuse ids that no two rollouts share, and one prompt where others are needed."""
-        name, weights = self.options["estimator"], self.options["weights"]
+        name = self.options["estimator"]
         known = (
             prompt[prompt != rows.MISSING]
             if rollout is None
@@ -290,8 +289,7 @@ class AdvantageEstimator:
                 "ids that the rollouts of a prompt share",
                 f"{len(sizes)} ids for {len(sizes)} rollouts; are they ids of rows?",
             )
-        pooled = sum(weights[1:]) > 0 if name == "durian" else name in _POOLED
-        if len(sizes) == 1 and pooled and not self.options["window"]:
+        if len(sizes) == 1 and self.needs_prompts:
             raise ArgumentError(
                 "prompts",
                 "several prompts per call, or window > 0: of one prompt alone this is GRPO (estimator='grpo')",

@@ -546,3 +546,75 @@ def test_metrics_of_another_estimator_compare_it_with_grpo():
     grpo = AdvantageEstimator(estimator="grpo")(batch["rewards"], batch["prompts"])
     right = float(torch.nn.functional.cosine_similarity(found, grpo, 0))
     assert estimator.metrics["durian/cosine_with_grpo"] == pytest.approx(right)
+
+
+# --- what an adapter asks -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "scores"),
+    [
+        ({}, {"visual_entropy", "confidence"}),
+        ({"weights": (1, 0, 0)}, set()),
+        ({"weights": (0, 0, 0.5, 0.5)}, {"confidence", "category"}),
+        ({"estimator": "grpo"}, set()),
+    ],
+)
+def test_a_score_is_needed_where_its_component_has_a_weight(options, scores):
+    estimator = AdvantageEstimator(**options)
+    assert {name for name in ("visual_entropy", "confidence", "category") if estimator.needs(name)} == scores
+
+
+@pytest.mark.parametrize(
+    ("options", "needed"),
+    [
+        ({}, True),
+        ({"window": 8}, False),
+        ({"weights": (1, 0, 0)}, False),
+        ({"estimator": "batch_std"}, True),
+        ({"estimator": "batch_std", "window": 8}, False),
+        ({"estimator": "rloo"}, False),
+    ],
+)
+def test_one_prompt_is_refused_where_the_scale_is_shared(options, needed):
+    estimator = AdvantageEstimator(**options)
+    assert estimator.needs_prompts == needed
+    one = {"rewards": [1.0, 0.0], "prompts": ["a", "a"], "confidence": [1.0, 2.0]}
+    if needed:
+        with pytest.raises(ArgumentError, match=r"^prompts: expected several prompts per call"):
+            estimator(**one)
+    else:
+        assert estimator(**one)[0] > 0
+
+
+def test_rows_that_are_no_rollouts_do_not_hide_one_prompt_or_ids_of_rows():
+    valid = [True, True, False, False]
+    with pytest.raises(ArgumentError, match="expected several prompts per call"):
+        AdvantageEstimator()([1.0, 0.0, 0.0, 0.0], ["a", "a", "b", "c"], confidence=[1.0] * 4, valid=valid)
+    with pytest.raises(ArgumentError, match="expected ids that the rollouts of a prompt share, got 2 ids"):
+        AdvantageEstimator()([1.0, 0.0, 0.0, 0.0], ["a", "b", "c", "c"], confidence=[1.0] * 4, valid=valid)
+
+
+def test_a_row_without_log_probabilities_may_have_a_mask():
+    estimator = AdvantageEstimator(num_confidence_buckets=2)
+    given = {"rewards": [1.0, 0.0, 1.0, 0.0], "prompts": list("aabb"), "mask": [[1, 1], [1, 1], [1], [1, 1]]}
+    tokens = [[-1.0, -2.0], [-1.0, -2.0], [-3.0], [-1.0, -1.0]]
+    found = estimator(**given, logprobs=[None, *tokens[1:]])
+    right = estimator(**given, confidence=[None, -3.0, -3.0, -2.0])
+    assert_same_bits(found, right)
+
+
+def test_the_metrics_count_the_categories():
+    estimator = AdvantageEstimator(weights=(0.5, 0.0, 0.0, 0.5))
+    given = {"rewards": [1.0, 0.0] * 3, "prompts": list("aabbcc")}
+    estimator(**given, category=["x", "x", "y", "y", "x", "x"])
+    assert estimator.metrics["durian/categories"] == 2
+    assert estimator.metrics["durian/category_prompts_min"] == 1
+
+
+def test_shares_of_rows_leave_out_those_that_are_no_rollouts():
+    estimator = AdvantageEstimator(estimator="grpo")
+    valid = [True, True, True, True, False, False]
+    mask = [[1], [1], [0], [1], [0], [0]]
+    estimator([1.0, 0.0, 0.0, None, None, 0.0], ["a"] * 6, mask=mask, valid=valid)
+    assert estimator.metrics["durian/empty_share"] == estimator.metrics["durian/unscored_share"] == 0.25

@@ -56,7 +56,10 @@ def _weights(value: Any) -> tuple[float, ...]:
     count = len(value) if isinstance(value, Sequence) else min(_COMPONENTS)
     if count not in _COMPONENTS:
         raise ArgumentError("weights", "3 numbers, or 4 with category", count)
-    return checks.weights(value, count)
+    weights = checks.weights(value, count)
+    if sum(weights) == 0:
+        raise ArgumentError("weights", "a positive sum", weights)
+    return weights
 
 
 def _window(value: Any) -> int:

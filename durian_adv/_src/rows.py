@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from durian_adv._src import checks
+from durian_adv._src.confidence import sequence_confidence
 from durian_adv._src.errors import ArgumentError, ArgumentTypeError
 
 MISSING = -1  # the number of an id that is None
@@ -24,6 +25,14 @@ class Tokens(NamedTuple):
     lengths: list[int] | None
     nonfinite: Tensor  # (), int64: in the response, and not finite
     total: Tensor  # (), int64: in the response
+
+
+class Confidences(NamedTuple):
+    """What the tokens of N rows say: finished numbers, which ranks can gather in place of the tokens."""
+
+    confidence: Tensor  # (N,), in nats; NaN for a row without a finite token
+    nonfinite: Tensor  # (), int64: tokens of the responses whose log-probability is not finite
+    total: Tensor  # (), int64: tokens of the responses
 
 
 def numbers(name: str, values: Any, count: int | None, device: torch.device | None = None) -> Tensor:
@@ -107,6 +116,36 @@ def tokens(logprobs: Any, mask: Any, count: int, device: torch.device) -> Tokens
         keep = torch.cat([nothing, *(row for _, row in pairs)]).to(device) != 0
     finite = values.isfinite()
     return Tokens(values, keep & finite, lengths, (keep & ~finite).sum(), keep.sum())
+
+
+def confidences(
+    logprobs: Any,
+    mask: Any,
+    count: int,
+    device: torch.device,
+    *,
+    reduction: Literal["sum", "mean"],
+    usable: Tensor | None = None,
+    rollout: Tensor | None = None,
+) -> Confidences:
+    """Reduce the finite tokens of each row, or of all rows of its ``rollout``, to a confidence.
+
+    A row that is not ``usable`` says nothing of its rollout either.
+
+    Raises:
+        ArgumentError: rows that do not fit, by number.
+    """
+    found = tokens(logprobs, mask, count, device)
+    keep = found.mask if usable is None else found.mask & repeated(usable, found)
+    values = sequence_confidence(
+        found.logprobs, keep, reduction=reduction, lengths=found.lengths, rollout_index=rollout
+    )
+    return Confidences(values, found.nonfinite, found.total)
+
+
+def share(members: Tensor, total: Tensor) -> float:
+    """Return the share of some in a total, both counted; NaN where there is nothing."""
+    return float(members.double() / total.double())
 
 
 def repeated(values: Tensor, tokens: Tokens) -> Tensor:

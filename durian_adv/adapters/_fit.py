@@ -15,7 +15,7 @@ def misfits(uses: Iterable[Use]) -> Iterator[str]:
     for owner, name, parameters in uses:
         where = getattr(owner, "__name__", str(owner))
         found = resolved(owner, name)
-        if found is None:
+        if found is None or (parameters is not None and not callable(found)):
             yield f"{where} has no {name}"
         elif parameters is not None and not accepts(found, parameters):
             yield f"{where}.{name} does not take {', '.join(parameters)}"

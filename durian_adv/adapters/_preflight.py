@@ -1,8 +1,11 @@
-"""What every preflight says: one vocabulary for the findings about a run that has not started."""
+"""What every preflight says, and every trainer at its start: one vocabulary for the findings about a run."""
 
 from __future__ import annotations
 
 from typing import Literal, NamedTuple
+
+from durian_adv.diagnostics import too_few_prompts
+from durian_adv.estimator import AdvantageEstimator
 
 
 class Check(NamedTuple):
@@ -16,3 +19,33 @@ class Check(NamedTuple):
 def verdict(good: object, subject: str, finding: str, *, otherwise: Literal["warning", "problem"] = "problem") -> Check:
     """Return a check that is ok if ``good``, and ``otherwise`` a problem or a warning."""
     return Check("ok" if good else otherwise, subject, finding)
+
+
+def described(estimator: AdvantageEstimator) -> str:
+    """Return the options of an estimator as a line of a log."""
+    return ", ".join(f"{name}={value}" for name, value in estimator.options.items())
+
+
+def prompts_check(prompts: float, estimator: AdvantageEstimator, images: bool) -> Check:
+    """Tell how many prompts share a std, from the number of prompts per batch, and whether these are enough.
+
+    ``images``: whether prompts have any, so that there are buckets of visual entropy.
+    """
+    options, window = estimator.options, estimator.options["window"]
+    if prompts == 1 and estimator.needs_prompts:
+        text = (
+            "1 prompt per batch, which the estimator refuses: the scale is shared by several. Use more, or window > 0"
+        )
+        return Check("problem", "prompts", text)
+    levels = options["entropy_quantiles"]
+    buckets = {}
+    if images and estimator.needs("visual_entropy"):
+        buckets["visual entropy"] = levels if isinstance(levels, int) else len(levels) + 1
+    if estimator.needs("confidence"):
+        buckets["confidence"] = options["num_confidence_buckets"]
+    few = too_few_prompts({name: (prompts, count) for name, count in buckets.items()}, window=window)
+    if few is not None:
+        return Check("warning", "prompts", few)
+    beside = f" and {window} in the window" if window else ""
+    sizes = [f"{(prompts + window) / count:.1f} per bucket of {name} ({count})" for name, count in buckets.items()]
+    return Check("ok", "prompts", ", ".join([f"{prompts:g} prompts per batch{beside}", *sizes]))

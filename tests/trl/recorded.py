@@ -38,13 +38,20 @@ class Recorded(DurianGRPOTrainer, BetweenTRLAndOurs):
         finally:
             del self._get_per_token_logps_and_entropies
         per_func = self._rewards_per_func.clone()
-        entropy, confidence = self.found
+        group = self.num_generations if self.model.training else self.num_generations_eval
+        scores, _ = self.found
+        entropy, confidence = (scores.get(name) for name in ("visual_entropy", "confidence"))
+        # as durian_components takes them: one per prompt, one per completion
+        entropy = None if entropy is None or entropy.isnan().all() else entropy.view(-1, group)[:, 0]
+        confidence = None if confidence is None else confidence.view(-1, group)
         self.batches.append(
             {
                 "inputs": inputs,
                 "per_func": per_func,
                 "entropy": entropy,
                 "confidence": confidence,
+                "valid": scores["mask"].view(-1, group),
+                "category": scores.get("category"),
                 "output": dict(output),
                 "of_trl": self.of_trl,
                 "table": list(self._logs["advantages"]),

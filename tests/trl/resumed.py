@@ -33,7 +33,7 @@ def main(out, how=""):
     trainer.train(resume_from_checkpoint=f"{out}/checkpoint-2" if how == "resume" else None)
     end = {
         "model": trainer.model.state_dict(),
-        "window": trainer._window._asdict(),
+        "window": trainer._estimator.state_dict()["window"],
         "advantages": [batch["output"]["advantages"] for batch in trainer.batches],
     }
     torch.save(end, Path(out, "end.pt"))

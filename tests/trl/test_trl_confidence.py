@@ -65,22 +65,58 @@ def test_tokens_of_tools_do_not_count(make):
         assert batch["confidence"].flatten()[i] == expected
 
 
-# of the prompts of a batch only some, or none, have a confidence
-@pytest.mark.filterwarnings("ignore:a generation batch of . prompts with confidence")
-def test_truncated_completions_that_trl_masks_are_unknown_and_move_nothing(make):
+def test_truncated_completions_that_trl_masks_are_invalid(make):
     trainer = make("qwen25vl", max_steps=1, mask_truncated_completions=True, max_completion_length=4)
     trainer.train()
     (batch,) = trainer.batches
-    masked = batch["output"]["completion_mask"].sum(1).view(4, 4) == 0
+    masked = batch["output"]["completion_mask"].sum(1) == 0
     assert masked.any()
-    assert torch.equal(batch["confidence"].isnan(), masked)
-    assert batch["metrics"]["durian/rollouts"] == 16
+    assert torch.equal(batch["confidence"].flatten().isnan(), masked)
+    assert not batch["output"]["advantages"][masked].any()
+    assert batch["metrics"]["durian/empty_share"] == masked.double().mean()
+    assert batch["metrics"]["durian/rollouts"] == 16 - int(masked.sum())
 
 
-def test_a_token_whose_log_probability_is_unknown_makes_its_completion_unknown(make):
-    def sampler(number, text, count):
-        return [float("nan") if text == "7x" else -1.0] * count
+def test_a_completion_of_which_no_token_counts_influences_nothing(make):
+    """In TRL and elsewhere it votes: its reward of 10 makes this [-0.360, -0.566, -0.566, 0]."""
 
-    _, batch = first(make, script={"logprobs": sampler})
-    assert batch["confidence"].isnan().sum(1).tolist() == [1, 1, 1, 1]
-    assert batch["metrics"]["durian/confidence_missing_share"] == 0
+    def masks(number, text, count):
+        return [int(text != "answer")] * count
+
+    def rewards(completions, **_):
+        return [10.0 if "answer" in c[0]["content"] else float(c[0]["content"] == "a") for c in completions]
+
+    texts = {k: ["a", "b cd", "7x", "answer"] for k in range(16)}
+    rollouts = recorded.scripted(texts, masks=masks)
+    options = {"reward_funcs": rewards, "durian_weights": [1.0, 0.0, 0.0], "max_steps": 1}
+    trainer = make("qwen25vl", arguments={"rollout_func": rollouts}, **options)
+    trainer.train()
+    (batch,) = trainer.batches
+    for row in batch["output"]["advantages"].view(4, 4).tolist():
+        assert row == pytest.approx([1.155, -0.577, -0.577, 0], abs=1e-3)
+        assert row[3] == 0
+    for row in batch["of_trl"].view(4, 4).tolist():
+        assert row != pytest.approx([1.155, -0.577, -0.577, 0], abs=0.1)
+
+
+@pytest.mark.parametrize("poison", [float("nan"), float("-inf")])
+def test_a_token_whose_log_probability_is_not_finite_does_not_count(make, poison):
+    def known(number, text, count):
+        return [-(number + 1) / (k + 1) for k in range(count)]
+
+    def poisoned(number, text, count):
+        values = known(number, text, count)
+        return [poison, *values[1:]] if text == "7x" else values
+
+    def without_it(number, text, count):
+        return [int(text != "7x"), *[1] * (count - 1)]
+
+    _, batch = first(make, script={"logprobs": poisoned})
+    _, masked = first(make, script={"logprobs": known, "masks": without_it})
+    assert torch.equal(batch["confidence"], masked["confidence"])
+    assert batch["confidence"].isfinite().all()
+    for name in ("durian/confidence_bucket_0_prompts", "durian/reasoning_std_0", "durian/reasoning_std_1"):
+        assert batch["metrics"][name] == masked["metrics"][name]
+    tokens = int(batch["output"]["completion_mask"].sum())
+    assert batch["metrics"]["durian/nonfinite_token_share"] == pytest.approx(4 / tokens)
+    assert masked["metrics"]["durian/nonfinite_token_share"] == 0

@@ -1,20 +1,27 @@
 """The configuration is TRL's and more; what does not fit is refused before anything is computed."""
 
+import ast
+import copy
 import dataclasses
 import inspect
+import pickle
 import re
 from pathlib import Path
 
 import pytest
 import recorded
+import torch
 import trl
+from packaging.version import Version
 from transformers import HfArgumentParser
 from trl import GRPOConfig, GRPOTrainer, TrlParser
 
-from durian_adv.adapters.trl import DurianGRPOConfig
+from durian_adv._src.options import OPTIONS
+from durian_adv.adapters.trl import DurianConfig, DurianGRPOConfig, DurianGRPOTrainer
 from durian_adv.adapters.trl.trainer import NEWEST_TESTED, OLDEST_TESTED
 
 CPU = ["--output_dir", "out", "--use_cpu", "True", "--bf16", "False", "--report_to", "none"]
+DOC = DurianGRPOConfig.__doc__
 OWN = sorted({f.name for f in dataclasses.fields(DurianGRPOConfig)} - {f.name for f in dataclasses.fields(GRPOConfig)})
 
 
@@ -25,25 +32,74 @@ def config(**more):
 @pytest.mark.parametrize("parser", [HfArgumentParser, TrlParser])
 def test_the_command_line_sets_every_option(parser):
     values = {
+        "durian_estimator": "difficulty_prior",
         "durian_weights": [0.6, 0.2, 0.2],
         "durian_entropy_quantiles": [0.1, 0.5, 0.9],
         "durian_num_confidence_buckets": 4,
         "durian_confidence_reduction": "mean",
         "durian_features": "projected",
+        "durian_no_signal": "drop",
         "durian_window": 64,
         "durian_eps": 1e-6,
+        "durian_correction": 0,
         "durian_success_threshold": 0.3,
+        "durian_weighting": "focal",
     }
     assert sorted(values) == OWN
+    assert {f"durian_{name}" for name in OPTIONS} | {"durian_features"} == set(OWN)
     words = []
     for name, value in values.items():
         words += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
     (parsed,) = parser(DurianGRPOConfig).parse_args_into_dataclasses([*CPU, *words])[:1]
     assert {name: getattr(parsed, name) for name in values} == values
     defaults = parser(DurianGRPOConfig).parse_args_into_dataclasses(CPU)[0]
-    assert defaults.durian_weights == [0.1, 0.2, 0.7]
-    assert defaults.durian_entropy_quantiles == [0.25, 0.75]
-    assert (defaults.durian_num_confidence_buckets, defaults.durian_window) == (12, 0)
+    for made in (defaults, config()):
+        for name, option in OPTIONS.items():
+            value = getattr(made, f"durian_{name}")
+            expected = {"eps": 1e-4}.get(name, option.default)
+            assert value == (list(expected) if isinstance(expected, tuple) else expected), name
+        assert made.durian_features == "patches"
+    assert defaults.durian_weights is not config().durian_weights  # nothing is shared
+
+
+def test_the_documented_parameters_are_those_of_the_table_of_options():
+    documented = dict(re.findall(r"^ {8}(durian_\w+) \(`.*`, \*optional\*, defaults to `(.*)`\):$", DOC, re.MULTILINE))
+    table = {f"durian_{name}": option for name, option in OPTIONS.items()}
+    assert list(documented) == [*table, "durian_features"]
+    for name, option in table.items():
+        default = {"durian_eps": 1e-4}.get(name, option.default)
+        written = ast.literal_eval(documented[name])
+        assert written == (list(default) if isinstance(default, tuple) else default), name
+        text = re.split(r"^ {8}durian_", DOC.partition(f"        {name} (")[2], maxsplit=1, flags=re.MULTILINE)[0]
+        for choice in option.choices or ():
+            assert f'"{choice}"' in text or isinstance(choice, int), (name, choice)
+
+
+def test_a_configuration_keeps_the_constructor_of_the_one_it_extends():
+    """Unsloth's configuration has other defaults than TRL's, in its constructor, and options that are no fields."""
+
+    class Theirs(GRPOConfig):
+        def __init__(self, output_dir=None, learning_rate=5e-5, their_option=3, **kwargs):
+            self.their_option = their_option
+            super().__init__(output_dir=output_dir, learning_rate=learning_rate, **kwargs)
+
+    class Extended(DurianConfig, Theirs):
+        pass
+
+    given = {"use_cpu": True, "bf16": False, "report_to": "none"}
+    made = Extended("out", durian_window=7, their_option=4, **given)
+    assert (made.learning_rate, made.their_option, made.durian_window) == (5e-5, 4, 7)
+    assert made.output_dir == "out"
+    assert made.durian_weights == [0.1, 0.2, 0.7]
+    with pytest.raises(ValueError, match=r"^durian_window: expected an integer >= 0, got -1"):
+        Extended("out", durian_window=-1, **given)
+
+
+def test_a_configuration_is_copied_and_written_with_its_options():
+    made = config(durian_window=7, learning_rate=0.5)
+    assert made.to_dict()["durian_window"] == 7
+    other = pickle.loads(pickle.dumps(copy.deepcopy(made)))
+    assert (other.durian_window, other.durian_eps, other.learning_rate) == (7, 1e-4, 0.5)
 
 
 def test_every_option_is_explained_and_the_help_can_be_printed(capsys):
@@ -53,7 +109,6 @@ def test_every_option_is_explained_and_the_help_can_be_printed(capsys):
     fields = {field.name: field for field in dataclasses.fields(DurianGRPOConfig)}
     for name in OWN:
         assert f"--{name}" in text
-        assert f"        {name} (" in DurianGRPOConfig.__doc__
         assert len(fields[name].metadata["help"]) > 20
 
 
@@ -66,7 +121,7 @@ def test_a_choice_that_is_none_is_refused_by_the_parser(capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"durian_weights": [1.0, 2.0]}, "durian_weights: expected 3 numbers, got 2"),
+        ({"durian_weights": [1.0, 2.0]}, "durian_weights: expected 3 numbers, or 4 with category, got 2"),
         ({"durian_weights": [0.0, 0.0, 0.0]}, "durian_weights: expected a positive sum"),
         ({"durian_weights": [1.0, -1.0, 0.0]}, r"durian_weights\[1\]: expected a number >= 0, got -1"),
         ({"durian_entropy_quantiles": [0.75, 0.25]}, "durian_entropy_quantiles: expected increasing levels"),
@@ -74,10 +129,15 @@ def test_a_choice_that_is_none_is_refused_by_the_parser(capsys):
         ({"durian_eps": -1.0}, "durian_eps: expected a number >= 0"),
         ({"durian_window": -1}, "durian_window: expected an integer >= 0, got -1"),
         ({"durian_confidence_reduction": "max"}, "durian_confidence_reduction: expected one of 'sum', 'mean'"),
+        ({"durian_no_signal": "maybe"}, "durian_no_signal: expected one of 'keep', 'drop', got 'maybe'"),
+        ({"durian_correction": 2}, "durian_correction: expected 0 or 1, got 2"),
+        ({"durian_estimator": "grop"}, "durian_estimator: expected one of 'durian', 'grpo'"),
+        ({"durian_weighting": "none"}, "durian_weighting: expected one of 'linear'"),
+        ({"durian_estimator": "reinforce_plus_plus", "durian_window": 4}, "durian_window: expected 0 for the estim"),
         ({"durian_features": "pixels"}, "durian_features: expected one of 'patches', 'projected'"),
         ({"durian_success_threshold": float("nan")}, "durian_success_threshold: expected a finite number"),
-        ({"scale_rewards": "batch"}, "scale_rewards: expected 'group', got 'batch'"),
-        ({"scale_rewards": False}, "scale_rewards: expected 'group', got 'none'"),
+        ({"scale_rewards": "batch"}, "scale_rewards: expected 'group', as .* got 'batch'"),
+        ({"scale_rewards": False}, "scale_rewards: expected 'group', as .* got 'none'"),
         ({"multi_objective_aggregation": "normalize_then_sum"}, "multi_objective_aggregation: expected 'sum_then_norm"),
     ],
 )
@@ -98,12 +158,12 @@ def test_an_option_that_does_not_exist_is_refused_by_name():
 
 
 def test_this_trl_is_one_of_those_tested_and_the_extra_says_which():
-    assert trl.__version__ in (OLDEST_TESTED, NEWEST_TESTED)
+    assert Version(OLDEST_TESTED) <= Version(trl.__version__) <= Version(NEWEST_TESTED)
     root = Path(__file__).resolve().parents[2]
     assert re.search(rf"^trl=={re.escape(NEWEST_TESTED)}$", (root / "requirements/trl.txt").read_text(), re.MULTILINE)
     oldest = (root / "requirements/trl-oldest.txt").read_text()
     assert re.search(rf"^trl=={re.escape(OLDEST_TESTED)}$", oldest, re.MULTILINE)
-    floor = re.search(r'^trl = \["trl>=([\d.]+)"\]', (root / "pyproject.toml").read_text(), re.MULTILINE).group(1)
+    floor = re.search(r'^trl = \[.*"trl>=([\d.]+)"', (root / "pyproject.toml").read_text(), re.MULTILINE).group(1)
     assert OLDEST_TESTED.startswith(floor)
 
 
@@ -112,14 +172,64 @@ def test_this_trl_is_one_of_those_tested_and_the_extra_says_which():
 )
 def test_a_trl_without_an_internal_method_is_refused_at_construction(make, monkeypatch, method):
     monkeypatch.delattr(GRPOTrainer, method)
-    versions = f"TRL {re.escape(trl.__version__)} does not fit .* tested with 1.0.0 to 1.16.0: no method {method}"
+    tested = f"{re.escape(OLDEST_TESTED)} to {re.escape(NEWEST_TESTED)}"
+    versions = f"TRL {re.escape(trl.__version__)} does not fit .* tested with {tested}: .* has no {method}"
     with pytest.raises(RuntimeError, match=versions):
-        make("qwen_text")
+        make("qwen_text", trainer=DurianGRPOTrainer)
 
 
 def test_a_trl_whose_method_takes_other_arguments_is_refused_at_construction(make, monkeypatch):
     monkeypatch.setattr(GRPOTrainer, "_get_per_token_logps_and_entropies", lambda self, model, ids, mask: None)
     with pytest.raises(RuntimeError, match="_get_per_token_logps_and_entropies does not take model, input_ids"):
+        make("qwen_text")
+
+
+def test_a_wrapper_without_the_signature_of_what_it_wraps_is_taken_as_it_is(make, monkeypatch):
+    """Unsloth's are ``(self, *args, **kwargs)``; images must reach the forward all the same."""
+    forward, seen = GRPOTrainer._get_per_token_logps_and_entropies, []
+
+    def wrapper(self, *args, **kwargs):
+        seen.append(kwargs)
+        return forward(self, *args, **kwargs)
+
+    plain = make("qwen25vl", max_steps=1)
+    plain.train()
+    monkeypatch.setattr(GRPOTrainer, "_get_per_token_logps_and_entropies", wrapper)
+    wrapped = make("qwen25vl", max_steps=1)
+    wrapped.train()
+    assert "pixel_values" in seen[0]
+    assert torch.equal(wrapped.batches[0]["confidence"], plain.batches[0]["confidence"])
+
+
+def test_a_forward_that_would_not_see_the_images_is_refused_by_name(make, monkeypatch):
+    forward = GRPOTrainer._get_per_token_logps_and_entropies
+
+    def other(self, model, input_ids, attention_mask, logits_to_keep, batch_size=None, compute_entropy=False):
+        return forward(self, model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy)
+
+    monkeypatch.setattr(GRPOTrainer, "_get_per_token_logps_and_entropies", other)
+    with pytest.raises(RuntimeError, match="_get_per_token_logps_and_entropies does not take pixel_values"):
+        make("qwen25vl").train()
+
+
+def test_log_probabilities_of_another_width_are_refused(make, monkeypatch):
+    forward = GRPOTrainer._get_per_token_logps_and_entropies
+
+    def wider(self, *args, **kwargs):
+        logprobs, *others = forward(self, *args, **kwargs)
+        return torch.nn.functional.pad(logprobs, (1, 0)), *others
+
+    monkeypatch.setattr(GRPOTrainer, "_get_per_token_logps_and_entropies", wider)
+    with pytest.raises(RuntimeError, match=r"log-probabilities of shape \(16, \d+\) for tokens of \(16, \d+\)"):
+        make("qwen_text").train()
+
+
+def test_a_trainer_that_was_replaced_after_our_import_is_told(make, monkeypatch):
+    class Replaced(GRPOTrainer):
+        pass
+
+    monkeypatch.setattr(trl, "GRPOTrainer", Replaced)
+    with pytest.raises(RuntimeError, match=r"import the package that replaces it \(unsloth\) first"):
         make("qwen_text")
 
 
@@ -157,6 +267,6 @@ def test_errors_of_the_library_are_not_swallowed(make, monkeypatch):
     def broken(*args, **kwargs):
         raise ArithmeticError("broken")
 
-    monkeypatch.setattr("durian_adv.adapters.trl.trainer.sequence_confidence", broken)
+    monkeypatch.setattr("durian_adv._src.rows.sequence_confidence", broken)
     with pytest.raises(ArithmeticError, match="broken"):
         make("qwen_text").train()

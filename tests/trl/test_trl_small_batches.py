@@ -12,6 +12,8 @@ import resumed
 import tiny
 import torch
 
+from durian_adv import grpo_advantage
+from durian_adv.adapters.trl import DurianGRPOTrainer
 from durian_adv.window import windowed_components
 
 HERE = Path(__file__).resolve().parent
@@ -52,8 +54,12 @@ def test_training_goes_through_the_librarys_window_and_evaluation_leaves_it_alon
     expected = list(by_hand(training, size))
     for batch, (advantages, _) in zip(training, expected, strict=True):
         assert torch.equal(batch["output"]["advantages"], advantages.float())
-    assert len(trainer._window.rewards) == min(size, 16)
-    assert torch.equal(trainer._window.rewards.nan_to_num(9), expected[-1][1].rewards.nan_to_num(9))
+    window = trainer._estimator.state_dict()["window"]
+    assert (window is None) == (size == 0)
+    for name, value in (window or {}).items():
+        right = getattr(expected[-1][1], name)
+        assert value is right is None or torch.equal(value, right), name
+        assert value is None or len(value) == min(size, 16)
     alone = [advantages for batch in training for advantages, _ in by_hand([batch], 0)]
     same = [torch.equal(batch["output"]["advantages"], a.float()) for batch, a in zip(training, alone, strict=True)]
     assert same == ([True] * 4 if size == 0 else [True, False, False, False])
@@ -102,7 +108,8 @@ def test_a_run_that_is_killed_and_resumed_goes_on_as_if_it_had_not_been(tmp_path
     one, other = (torch.load(tmp_path / name / "end.pt", weights_only=True) for name in ("whole", "cut"))
     assert len(one["advantages"]) == 4
     assert len(other["advantages"]) == 2  # steps 3 and 4
-    for name in ("rewards", "visual_entropy", "confidence"):
+    assert len(one["window"]["mean"]) == 6
+    for name in ("rollouts", "low", "high", "mean", "squares", "visual_entropy", "confidence"):
         assert torch.equal(other["window"][name], one["window"][name])
     for expected, found in zip(one["advantages"][2:], other["advantages"], strict=True):
         assert torch.equal(found, expected)
@@ -125,7 +132,8 @@ def test_a_model_whose_checkpoint_transformers_does_not_load_by_itself_resumes_f
     again.train(resume_from_checkpoint=checkpoint)
     for name, value in trainer.model.state_dict().items():
         assert torch.equal(again.model.state_dict()[name], value), name
-    assert torch.equal(again._window.rewards, trainer._window.rewards)
+    one, other = (t._estimator.state_dict()["window"] for t in (trainer, again))
+    assert torch.equal(one["mean"], other["mean"])
 
 
 def test_a_checkpoint_without_a_window_starts_an_empty_one_and_says_so(make, tmp_path):
@@ -133,8 +141,61 @@ def test_a_checkpoint_without_a_window_starts_an_empty_one_and_says_so(make, tmp
     trainer.train()
     assert not list(tmp_path.rglob("durian_window.pt"))  # without a window nothing is written
     again = make("qwen_text", max_steps=2, durian_window=32)
-    with pytest.warns(UserWarning, match=r"has no durian_window\.pt: the window of recent prompts starts empty"):
+    with pytest.warns(UserWarning, match=r"checkpoint-1/durian_window\.pt does not exist: the window of rec"):
         again.train(resume_from_checkpoint=str(tmp_path / "out/checkpoint-1"))
     assert len(again.batches) == 1
-    assert len(again._window.rewards) == 4
+    assert len(again._estimator.state_dict()["window"]["mean"]) == 4
     assert isinstance(again, recorded.Recorded)
+
+
+@pytest.mark.parametrize("damage", [b"", b"no file of torch's", None])
+def test_a_damaged_window_stops_the_run_with_the_name_of_its_file(make, tmp_path, damage):
+    options = {"durian_window": 32, "durian_num_confidence_buckets": 2, "save_strategy": "steps", "save_steps": 1}
+    make("qwen_text", max_steps=1, **options).train()
+    file = tmp_path / "out/checkpoint-1/durian_window.pt"
+    assert [path.name for path in file.parent.glob("durian*")] == [file.name]
+    torch.save({"window": None}, file) if damage is None else file.write_bytes(damage)
+    with pytest.raises(RuntimeError, match=r"checkpoint-1/durian_window\.pt cannot be read as a window of recent"):
+        make("qwen_text", max_steps=2, **options).train(resume_from_checkpoint=str(file.parent))
+
+
+def test_one_prompt_per_batch_is_refused_or_takes_a_window(make):
+    one = {"gradient_accumulation_steps": 1, "max_steps": 2}
+    with pytest.raises(ValueError, match=r"^prompts: expected several prompts per call, or window > 0"):
+        make("qwen_text", **one).train()
+    make("qwen_text", durian_weights=[1.0, 0.0, 0.0], **one).train()
+    trainer = make("qwen_text", durian_window=16, durian_num_confidence_buckets=1, **one)
+    trainer.train()
+    assert len(trainer._estimator.state_dict()["window"]["mean"]) == 2
+
+
+def test_an_evaluation_on_one_prompt_is_grpo_and_moves_nothing(make):
+    trainer = make(
+        "qwen_text",
+        max_steps=1,
+        per_device_eval_batch_size=4,
+        eval_strategy="steps",
+        eval_steps=1,
+        arguments={"eval_dataset": tiny.dataset(1, 0)},
+    )
+    trainer.train()
+    train, evaluation = trainer.batches
+    assert (train["training"], evaluation["training"]) == (True, False)
+    expected = grpo_advantage(evaluation["per_func"].view(1, 4), eps=1e-4)
+    assert torch.equal(evaluation["output"]["advantages"].view(1, 4), expected)
+
+
+def test_an_evaluation_with_one_completion_per_prompt_is_trls_own(make):
+    trainer = make(
+        "qwen_text",
+        max_steps=1,
+        num_generations_eval=1,
+        per_device_eval_batch_size=4,
+        eval_strategy="steps",
+        eval_steps=1,
+        trainer=DurianGRPOTrainer,
+        arguments={"eval_dataset": tiny.dataset(4, 0)},
+    )
+    trainer.train()
+    (log,) = [log for log in trainer.state.log_history if "eval_reward" in log]
+    assert not any("durian" in name for name in log)

@@ -205,7 +205,9 @@ def test_the_metrics_are_those_of_the_library_and_reach_the_log(make):
         eps=1e-4,
     )
     metrics = durian_metrics(parts, rewards)
-    assert batch["metrics"] == metrics
+    # and what the estimator counts
+    counted = ("unscored_share", "empty_share", "nonfinite_token_share", "window_prompts")
+    assert batch["metrics"] == metrics | dict.fromkeys((f"durian/{name}" for name in counted), 0)
     for name, value in metrics.items():
         assert logged[name] == pytest.approx(value), name
     for name in ("extreme_ratio", "no_signal_share", "perceptual_std_0", "reasoning_std_1", "moved_from_grpo"):

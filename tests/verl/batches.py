@@ -59,21 +59,29 @@ def numbers(uid):
     return torch.from_numpy(np.unique(uid.astype(str), return_inverse=True)[1])
 
 
-def advantage(data, estimator="durian", **options):
-    """What verl's own function makes of a batch: ``(N, T)``."""
+def advantage(data, estimator="durian", estimator_="durian", **options):
+    """What verl's own function makes of a batch: ``(N, T)``; ``estimator_`` is our option of that name."""
     copy = DataProto(batch=data.batch.clone(), non_tensor_batch=dict(data.non_tensor_batch))
-    return ray_trainer.compute_advantage(copy, estimator, config=with_options(**options))
+    return ray_trainer.compute_advantage(copy, estimator, config=with_options(estimator=estimator_, **options))
 
 
 def expected(data, entropy=None, valid=None, weights=(0.1, 0.2, 0.7), reduction="sum", **options):
     """The components of a batch from the library alone."""
-    confidence = sequence_confidence(data.batch["old_log_probs"], data.batch["response_mask"], reduction=reduction)
+    mask = data.batch["response_mask"]
+    confidence = sequence_confidence(data.batch["old_log_probs"], mask, reduction=reduction)
+    has_tokens = (mask != 0).any(1)
     return durian_components(
         rewards_of(data),
         prompt_index=numbers(data.non_tensor_batch["uid"]),
         visual_entropy=entropy,
         confidence=confidence,
-        valid=valid,
+        valid=has_tokens if valid is None else has_tokens & valid,
         weights=weights,
         **options,
     )
+
+
+# what the estimator counts beside the metrics of the library, in a batch in which all is as it should be
+COUNTED = dict.fromkeys(
+    (f"durian/{name}" for name in ("unscored_share", "empty_share", "nonfinite_token_share", "window_prompts")), 0.0
+)

@@ -7,12 +7,18 @@ import batches
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from verl import DataProto
 from verl.trainer.ppo import core_algos, ray_trainer
 
+import durian_adv
+from durian_adv import baselines, durian_components, sequence_confidence, weighting
+from durian_adv._src.options import ESTIMATORS
 from durian_adv.adapters.verl import durian_estimator
+from durian_adv.adapters.verl import estimator as adapter
 from durian_adv.diagnostics import durian_metrics
+from durian_adv.window import windowed_components
 
 seeds = st.integers(0, 2**32 - 1)
 examples = settings(max_examples=60, deadline=None)
@@ -69,7 +75,9 @@ def test_where_rewards_hardly_differ_ours_are_exact_and_verls_are_rounded(seed, 
 @given(seed=seeds, reduction=st.sampled_from(("sum", "mean")), data=st.data())
 def test_advantages_are_the_librarys_on_the_tokens_of_a_response_and_no_others(seed, reduction, data):
     rng = np.random.default_rng(seed)
-    batch = batches.random_batch(rng, prompts=data.draw(st.integers(0, 9)))
+    batch = batches.random_batch(rng, prompts=data.draw(st.sampled_from((2, 3, 6, 9))))
+    uids = batch.non_tensor_batch["uid"]
+    assume(len(set(uids)) < len(uids))  # else they are ids of rows, which are refused
     options = {"num_confidence_buckets": data.draw(st.integers(1, 4)), "entropy_quantiles": [0.5], "eps": 1e-4}
     of_prompt = {uid: data.draw(st.sampled_from((1.0, 2.0, 3.5, None))) for uid in set(batch.non_tensor_batch["uid"])}
     entropy = [of_prompt[uid] for uid in batch.non_tensor_batch["uid"]]
@@ -84,8 +92,19 @@ def test_advantages_are_the_librarys_on_the_tokens_of_a_response_and_no_others(s
     assert not out.batch["advantages"][batch.batch["response_mask"] == 0].any()
     metrics = ray_trainer.compute_data_metrics
     index = batches.numbers(batch.non_tensor_batch["uid"])
-    assert out.durian_metrics == durian_metrics(wanted, batches.rewards_of(batch), prompt_index=index)
+    rewards, valid = batches.rewards_of(batch), (batch.batch["response_mask"] != 0).any(1)
+    wanted_metrics = durian_metrics(wanted, rewards, prompt_index=index, valid=valid)
+    for name, value in wanted_metrics.items():
+        assert out.durian_metrics[name] == pytest.approx(value, nan_ok=True), name
+    assert out.durian_metrics.keys() - wanted_metrics.keys() == batches.COUNTED.keys()
     assert metrics.durian
+
+
+def test_no_responses_have_no_advantages():
+    assert batches.advantage(batches.random_batch(np.random.default_rng(0), prompts=0)).batch["advantages"].shape == (
+        0,
+        6,
+    )
 
 
 def test_rows_keep_their_order_and_no_order_changes_a_bit():
@@ -174,7 +193,9 @@ def test_the_estimator_takes_the_batch_from_verl_should_verl_pass_it():
 def test_it_says_what_a_trainer_did_not_pass():
     data = batches.random_batch(np.random.default_rng(8))
     del data.batch["old_log_probs"]
-    with pytest.raises(ValueError, match=r"old_log_probs: expected in the batch for algorithm.durian.weights\[2\] > 0"):
+    with pytest.raises(
+        ValueError, match=r"old_log_probs: expected a field of the batch, for algorithm.durian.weights\[2\]"
+    ):
         batches.advantage(data)
     assert batches.advantage(data, weights=[1, 1, 0]).batch["advantages"].any()
     del data.non_tensor_batch["uid"]
@@ -184,7 +205,7 @@ def test_it_says_what_a_trainer_did_not_pass():
 
 def test_options_that_do_not_exist_are_named():
     data = batches.random_batch(np.random.default_rng(9))
-    with pytest.raises(ValueError, match=r"algorithm.durian.wieghts: expected one of weights, entropy_quantiles"):
+    with pytest.raises(ValueError, match=r"algorithm.durian.wieghts: expected one of estimator, weights, entropy"):
         batches.advantage(data, wieghts=[1, 0, 0])
 
 
@@ -233,7 +254,7 @@ def test_an_error_of_the_library_is_not_swallowed(monkeypatch):
     def broken(*args, **kwargs):
         raise ArithmeticError("broken")
 
-    monkeypatch.setattr("durian_adv.adapters.verl.estimator.batch_advantages", broken)
+    monkeypatch.setattr("durian_adv.estimator.durian_components", broken)
     with pytest.raises(ArithmeticError, match="broken"):
         batches.advantage(batches.random_batch(np.random.default_rng(12)))
     monkeypatch.undo()
@@ -255,3 +276,131 @@ def test_every_other_estimator_gets_the_very_call_it_gets_without_us(monkeypatch
         assert not hasattr(out, "durian_metrics")
         assert torch.equal(out.batch["advantages"], data.batch["token_level_rewards"] * 2)
     assert seen[0].keys() == seen[1].keys() == {"token_level_rewards", "response_mask", "config", "index"}
+
+
+def many(rng, prompts=24, responses=8):
+    """Prompts with as many responses each, of 6 tokens."""
+    data = batches.random_batch(rng, prompts=prompts * 4, nan=0).select_idxs(np.arange(prompts * responses))
+    data.non_tensor_batch["uid"] = np.array([f"p{i % prompts}" for i in range(len(data))], dtype=object)
+    data.batch["response_mask"][:] = 1
+    return data
+
+
+@pytest.mark.parametrize("name", [name for name in ESTIMATORS if name not in ("durian", "difficulty_prior")])
+def test_every_estimator_of_the_library_has_its_options(name):
+    data = many(np.random.default_rng(14))
+    out = batches.advantage(data, eps=0.25, correction=0, estimator_=name)
+    functions = {
+        "grpo": durian_adv.grpo_advantage,
+        **{n: getattr(baselines, f"{n}_advantage") for n in set(ESTIMATORS) - {"durian", "grpo", "difficulty_prior"}},
+    }
+    chosen = {} if name in ("dr_grpo", "rloo") else {"eps": 0.25, "correction": 0}
+    wanted = functions[name](
+        batches.rewards_of(data), prompt_index=batches.numbers(data.non_tensor_batch["uid"]), **chosen
+    )
+    assert torch.equal(out.batch["advantages"], spread(wanted, data))
+
+
+def test_the_difficulty_prior_and_its_weighting_are_options_too():
+    data = many(np.random.default_rng(15))
+    out = batches.advantage(data, estimator_="difficulty_prior", weighting="focal")
+    index = batches.numbers(data.non_tensor_batch["uid"])
+    wanted = weighting.reweighted_advantage(batches.rewards_of(data), weight=weighting.focal, prompt_index=index)
+    assert torch.equal(out.batch["advantages"], spread(wanted, data))
+
+
+def test_a_window_lives_as_long_as_a_trainer():
+    rng, window = np.random.default_rng(16), None
+    options = {"num_confidence_buckets": 2, "no_signal": "drop", "window": 9, "weights": [0.3, 0, 0.7]}
+    config = batches.with_options(**options)
+    for step in range(4):  # 3 prompts per step
+        data = many(rng, prompts=3)
+        copy = DataProto(batch=data.batch.clone(), non_tensor_batch=dict(data.non_tensor_batch))
+        out = ray_trainer.compute_advantage(copy, "durian", config=config)
+        wanted, window = windowed_components(
+            batches.rewards_of(data),
+            window=window,
+            size=9,
+            prompt_index=batches.numbers(data.non_tensor_batch["uid"]),
+            confidence=sequence_confidence(data.batch["old_log_probs"]),
+            num_confidence_buckets=2,
+            no_signal="drop",
+            weights=(0.3, 0, 0.7),
+        )
+        assert torch.equal(out.batch["advantages"], spread(wanted.advantages, data))
+        assert out.durian_metrics["durian/window_prompts"] == min(3 * step, 9)
+    adapter._estimators.clear()
+
+
+def test_a_category_is_that_of_a_column_or_else_verls_data_source():
+    data = many(np.random.default_rng(17))
+    uids = data.non_tensor_batch["uid"]
+    source = np.array([f"set {uid[-1]}" for uid in uids], dtype=object)
+    kind = np.array([int(uid[1:]) % 2 for uid in uids], dtype=object)
+    options = {"weights": [0.2, 0, 0.3, 0.5], "num_confidence_buckets": 2}
+    with pytest.raises(ValueError, match=r"^category: expected a column of the dataset, .*weights\[3\] > 0, got none"):
+        batches.advantage(data, **options)
+    found = {}
+    for name, column in (("data_source", source), ("category", kind)):
+        data.non_tensor_batch[name] = column
+        found[name] = batches.advantage(data, **options).batch["advantages"]
+        wanted = durian_components(
+            batches.rewards_of(data),
+            prompt_index=batches.numbers(uids),
+            confidence=sequence_confidence(data.batch["old_log_probs"]),
+            category=batches.numbers(column),
+            weights=(0.2, 0, 0.3, 0.5),
+            num_confidence_buckets=2,
+        )
+        assert torch.equal(found[name], spread(wanted.advantages, data))
+    assert not torch.equal(*found.values())
+    # with three weights it is verl's column of another use
+    assert "durian/categories" not in batches.advantage(data).durian_metrics
+
+
+def test_a_response_of_which_no_token_counts_influences_nothing():
+    """In verl it votes: a reward of 10 makes this [-0.360, -0.566, -0.566, 0]."""
+    data = many(np.random.default_rng(18), prompts=2, responses=4)
+    data.batch["token_level_rewards"][:] = 0
+    data.batch["token_level_rewards"][:, -1] = torch.tensor([1.0, 0, 0, 0, 0, 0, 10, 0])
+    data.batch["response_mask"][6] = 0
+    out = batches.advantage(data, weights=[1, 0, 0])
+    first = out.batch["advantages"][data.non_tensor_batch["uid"] == "p0"]
+    assert first[:, 0].tolist() == pytest.approx([1.155, -0.577, -0.577, 0], abs=1e-3)
+    assert not first[3].any()
+    assert out.durian_metrics["durian/empty_share"] == 1 / 8
+
+
+def test_one_minus_infinity_moves_nobody_to_another_bucket_and_is_told():
+    data = many(np.random.default_rng(19))
+    surest = int(data.batch["old_log_probs"].sum(1).argmax())
+    options = {"num_confidence_buckets": 4, "weights": [0, 0, 1]}
+    data.batch["old_log_probs"][surest, 2] = -torch.inf
+    out = batches.advantage(data, **options)
+    mask = data.batch["old_log_probs"].isfinite()
+    wanted = durian_components(
+        batches.rewards_of(data),
+        prompt_index=batches.numbers(data.non_tensor_batch["uid"]),
+        confidence=sequence_confidence(data.batch["old_log_probs"], mask),
+        **options,
+    )
+    assert torch.equal(out.batch["advantages"], spread(wanted.advantages, data))
+    assert out.durian_metrics["durian/nonfinite_token_share"] == pytest.approx(1 / mask.numel())
+
+
+def test_what_would_silently_be_grpo_is_refused():
+    data = many(np.random.default_rng(20), prompts=3)
+    one = data.select_idxs(data.non_tensor_batch["uid"] == "p1")
+    with pytest.raises(ValueError, match=r"^prompts: expected several prompts per call, or window > 0"):
+        batches.advantage(one)
+    assert batches.advantage(one, weights=[1, 0, 0]).batch["advantages"].any()
+    data.non_tensor_batch["uid"] = np.array([str(i) for i in range(len(data))], dtype=object)
+    with pytest.raises(ValueError, match=r"^prompts: expected ids that the rollouts of a prompt share, got 24 ids"):
+        batches.advantage(data)
+
+
+def test_two_entropies_within_a_prompt_are_refused():
+    data = many(np.random.default_rng(21), prompts=3)
+    data.non_tensor_batch["visual_entropy"] = np.arange(len(data)) / 2
+    with pytest.raises(ValueError, match=r"^visual_entropy: expected one value for all rows of a prompt, got 0 and"):
+        batches.advantage(data)

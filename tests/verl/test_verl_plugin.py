@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 import torch
 import training
+import verl
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 from verl.experimental.separation import ray_trainer as separation
+from verl.trainer import main_ppo
 from verl.trainer.ppo import core_algos, ray_trainer
 from verl.trainer.ppo.v1 import trainer_base
 from verl.trainer.ppo.v1 import utils as v1_utils
@@ -120,9 +122,9 @@ except RuntimeError as error:
     print(f"REFUSED {error} because of {error.__cause__}", file=sys.stderr)
 """
     # verl itself swallows the error
-    found, text = report("sys.modules['durian_adv.adapters._batch'] = None", later)
+    found, text = report("sys.modules['durian_adv.estimator'] = None", later)
     assert "durian_adv did not load: algorithm.adv_estimator=durian will fail" in text
-    assert "REFUSED the estimator durian of durian_adv did not load because of import of durian_adv.adapters" in text
+    assert "REFUSED the estimator durian of durian_adv did not load because of import of durian_adv.estimator" in text
     assert (found["changed"], found["bits"]) == (0, without["bits"])
 
 
@@ -140,6 +142,7 @@ def test_workers_of_ray_load_it_too(local_ray):
 # ----- the internals that are used -----
 
 MODULES = {
+    "verl.trainer.main_ppo": main_ppo,
     "verl.trainer.ppo.ray_trainer": ray_trainer,
     "verl.trainer.ppo.v1.utils": v1_utils,
     "verl.trainer.ppo.v1.trainer_base": trainer_base,
@@ -149,7 +152,7 @@ INTERNALS = [(module, path) for module, paths in adapter._CHANGES.items() for pa
 
 
 def test_every_internal_is_changed_here():
-    assert len(INTERNALS) == 8
+    assert len(INTERNALS) == 9
     for module, path in INTERNALS:
         found = MODULES[module]
         for part in path.split("."):
@@ -190,7 +193,7 @@ def test_a_verl_whose_internals_differ_is_refused_by_name_and_left_whole(monkeyp
             found = getattr(found, part, None)
         assert not hasattr(found, "durian"), name
     data = batches.random_batch(np.random.default_rng(0), nan=0)
-    what = f"verl 0.9.1 does not fit durian_adv, which was tested with 0.9.1: {module}"
+    what = f"verl {verl.__version__} does not fit durian_adv, which was tested with {adapter.TESTED}: {module}"
     with pytest.raises(RuntimeError, match=re.escape(what)) as error:
         batches.advantage(data)
     assert path.split(".")[-1] in str(error.value)
@@ -245,10 +248,13 @@ def bare(trainer):
 @pytest.mark.parametrize(
     ("algorithm", "error"),
     [
-        ({"durian": {"wieghts": [1, 0, 0]}}, r"algorithm.durian.wieghts: expected one of weights, .* unknown option"),
-        ({"durian": {"weights": [1, 0]}}, r"algorithm.durian.weights: expected 3 numbers"),
-        ({"norm_adv_by_std_in_grpo": False}, r"algorithm.norm_adv_by_std_in_grpo: expected true, got false"),
-        ({"rollouts": 1}, r"actor_rollout_ref.rollout.n: expected at least 2 responses a prompt, got 1"),
+        ({"durian": {"wieghts": [1, 0, 0]}}, r"algorithm.durian.wieghts: expected one of estimator, .* unknown option"),
+        ({"durian": {"weights": [1, 0]}}, r"algorithm.durian.weights: expected 3 numbers, or 4 with category"),
+        (
+            {"norm_adv_by_std_in_grpo": False},
+            r"algorithm.norm_adv_by_std_in_grpo: expected true, as Durian divides .* got false",
+        ),
+        ({"rollouts": 1}, r"actor_rollout_ref.rollout.n: expected at least 2 responses per prompt, got 1"),
     ],
 )
 @pytest.mark.parametrize(
@@ -296,7 +302,47 @@ def test_few_prompts_for_the_buckets_are_warned_of_when_a_trainer_starts(caplog,
         made._init_dataloader() if v1 else made._create_dataloader(None, None, None, None)
     (record,) = [record for record in caplog.records if record.name == adapter.__name__]
     assert record.levelname == ("INFO" if prompts >= 24 else "WARNING")
-    assert f"{prompts} prompts a batch, {prompts / 12:.1f} a bucket in 12 buckets of confidence" in record.message
+    if prompts >= 24:
+        assert f"{prompts} prompts per batch, {prompts / 12:.1f} per bucket of confidence (12)" in record.message
+    else:
+        assert f"{prompts} prompts with confidence for 12 buckets: with fewer than 2 prompts per" in record.message
+
+
+def test_a_trainer_begins_without_a_past():
+    adapter.estimator_of(batches.with_options(window=5))
+    assert len(adapter._estimators) == 1
+    made = bare(ray_trainer.RayPPOTrainer)
+    parts = {"algorithm": {"adv_estimator": "durian"}, "actor_rollout_ref": {"rollout": {"n": 4}}}
+    made.config = OmegaConf.create(parts | {"data": {"train_batch_size": 24}})
+    with pytest.raises((AttributeError, TypeError)):  # there is no data
+        made._create_dataloader(None, None, None, None)
+    assert adapter._estimators == {}
+
+
+QUEUED = {
+    "algorithm": {"adv_estimator": "durian"},
+    "actor_rollout_ref": {"rollout": {"n": 4}},
+    "trainer": {},
+    "transfer_queue": {"enable": True},
+}
+
+
+def test_the_queue_of_a_verl_without_v1_is_refused_before_anything_starts(monkeypatch):
+    """verl 0.8 has it in main_ppo_sync, whose trainer counts padding as prompts."""
+    started = []
+    run = adapter._refusing(lambda config, task_runner_class: started.append(config))
+    config = OmegaConf.create(QUEUED)
+    what = rf"^transfer_queue.enable: expected false, .* main_ppo_sync of verl {verl.__version__}: use verl.trainer.ma"
+    with pytest.raises(ValueError, match=what):
+        run(config, None)
+    made = bare(ray_trainer.RayPPOTrainer)
+    made.config = config
+    with pytest.raises(ValueError, match=what):
+        made._create_dataloader(None, None, None, None)
+    assert not started
+    for change in ({"algorithm": {"adv_estimator": "grpo"}}, {"trainer": {"use_v1": True}}):
+        run(OmegaConf.merge(config, change), None)
+    assert len(started) == 2
 
 
 def test_verls_separate_trainers_use_the_same_step_and_log_the_metrics():

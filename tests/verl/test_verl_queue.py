@@ -103,7 +103,9 @@ def test_the_v1_trainers_store_the_librarys_advantages_and_log_its_metrics(queue
         torch.testing.assert_close(row, value.expand(length), atol=1e-6, rtol=0)
     assert all(torch.equal(a, b) for a, b in zip(advantages, returns, strict=True))
     assert wanted.advantages.any()
-    assert metrics == pytest.approx(durian_metrics(wanted, rewards, prompt_index=index), abs=1e-5)
+    counted = batches.COUNTED | {"durian/unscored_share": float(rewards.isnan().double().mean())}
+    right = durian_metrics(wanted, rewards, prompt_index=index) | counted
+    assert metrics == pytest.approx(right, abs=1e-5, nan_ok=True)
 
 
 @pytest.mark.parametrize(
@@ -202,6 +204,61 @@ def test_weights_1_0_0_are_verls_grpo_also_for_rollouts_of_several_outputs(queue
         assert signal
         rollouts = {key.rpartition("_")[0] for key in batch.keys}
         assert metrics["durian/rollouts"] == len(rollouts) < len(batch.keys)
+
+
+def test_a_rollout_of_several_outputs_has_the_reward_of_the_last_and_the_confidence_of_all(queue):
+    from durian_adv import durian_components, sequence_confidence
+
+    batch = stored(queue, np.random.default_rng(7), prompts=12, outputs=3)
+    advantages, _, metrics = step(PPOTrainerSync, batch, num_confidence_buckets=3, confidence_reduction="mean")
+    rows = {key: i for i, key in enumerate(batch.keys)}
+    rollouts = sorted({key.rpartition("_")[0] for key in rows})
+    assert len(rollouts) < len(rows)
+    outputs = [[i for key, i in rows.items() if key.rpartition("_")[0] == name] for name in rollouts]
+    lasts = [max(of_one, key=lambda i: int(batch.keys[i].rpartition("_")[2])) for of_one in outputs]
+    tokens = list(read(batch, "old_log_probs").unbind())
+    rewards, index, _ = scores(batch)
+    wanted = durian_components(
+        rewards[lasts],
+        prompt_index=index[lasts],
+        confidence=torch.stack(
+            [sequence_confidence(torch.cat([tokens[i] for i in of_one]), reduction="mean") for of_one in outputs]
+        ),
+        num_confidence_buckets=3,
+    )
+    assert metrics["durian/rollouts"] == len(rollouts)
+    for value, of_one in zip(wanted.advantages, outputs, strict=True):
+        for i in of_one:
+            torch.testing.assert_close(advantages[i], value.expand(len(tokens[i])), atol=1e-6, rtol=0)
+
+
+def test_a_category_is_fetched_where_it_has_a_weight_and_nowhere_else(queue, monkeypatch):
+    from durian_adv import durian_components
+
+    asked = []
+    get = queue.kv_batch_get
+    monkeypatch.setattr(queue, "kv_batch_get", lambda *a, **k: asked.extend(k["select_fields"]) or get(*a, **k))
+    columns = {"data_source": lambda prompt: f"set {prompt % 2}"}
+    batch = stored(queue, np.random.default_rng(8), prompts=8, **columns)
+    step(PPOTrainerSync, batch)
+    assert "data_source" not in asked
+    advantages, _, metrics = step(PPOTrainerSync, batch, weights=[0.5, 0, 0, 0.5])
+    assert "data_source" in asked
+    assert metrics["durian/categories"] == 2
+    rewards, index, _ = scores(batch)
+    category = batches.numbers(np.array(list(read(batch, "data_source"))))
+    wanted = durian_components(rewards, prompt_index=index, category=category, weights=(0.5, 0, 0, 0.5))
+    for row, value in zip(advantages, wanted.advantages, strict=True):
+        torch.testing.assert_close(row, value.expand(len(row)), atol=1e-6, rtol=0)
+
+
+def test_a_window_goes_from_step_to_step(queue):
+    found = []
+    for seed in range(4):
+        batch = stored(queue, np.random.default_rng(seed), prompts=3)
+        _, _, metrics = step(PPOTrainerSync, batch, window=8, num_confidence_buckets=2)
+        found.append(metrics["durian/window_prompts"])
+    assert found == [0, 3, 6, 8]
 
 
 def test_the_last_output_of_a_rollout_is_the_one_with_the_largest_number():

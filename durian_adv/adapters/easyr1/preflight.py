@@ -13,10 +13,11 @@ from datasets.exceptions import DatasetsError
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from durian_adv.adapters._batch import DurianOptions, prompts_a_bucket, read_options
-from durian_adv.adapters._preflight import Check
+from durian_adv._src.errors import ArgumentError
+from durian_adv.adapters._preflight import Check, prompts_check, verdict
 from durian_adv.adapters.easyr1 import trainer
-from durian_adv.adapters.easyr1.batch import COLUMN, check_entropy
+from durian_adv.adapters.easyr1.batch import CATEGORY, COLUMN, check_columns
+from durian_adv.estimator import AdvantageEstimator
 
 
 def checks(arguments: Sequence[str]) -> Iterator[Check]:
@@ -39,12 +40,12 @@ def checks(arguments: Sequence[str]) -> Iterator[Check]:
         yield Check("problem", "algorithm.adv_estimator", f"expected {trainer.NAME}, got {estimator}")
         return
     try:
-        options: DurianOptions = read_options(config.durian, trainer.NAME)
-    except (TypeError, ValueError) as error:
-        yield Check("problem", *str(error).split(": ", 1))
+        estimator = AdvantageEstimator(**trainer.options_of(config))
+    except ArgumentError as error:
+        yield Check("problem", error.name, error.reason)
         return
     yield from _of_rollouts(config)
-    yield from _of_data(config, options)
+    yield from _of_data(config, estimator)
 
 
 def _read(arguments: Sequence[str]) -> Any:
@@ -61,7 +62,7 @@ def _read(arguments: Sequence[str]) -> Any:
 def _of_rollouts(config: Any) -> Iterator[Check]:
     rollouts, algorithm = config.worker.rollout.n, config.algorithm
     if rollouts < 2:
-        yield Check("problem", "worker.rollout.n", f"expected at least 2 rollouts a prompt, got {rollouts}")
+        yield Check("problem", "worker.rollout.n", f"expected at least 2 rollouts per prompt, got {rollouts}")
     if not algorithm.disable_kl and not algorithm.use_kl_loss:
         text = "the KL penalty is a part of the rewards, so prompts that are all right or all wrong have a signal"
         yield Check("warning", "algorithm.use_kl_loss", f"false: {text}")
@@ -70,11 +71,11 @@ def _of_rollouts(config: Any) -> Iterator[Check]:
         yield Check("warning", "algorithm.filter_key", f"overall: {text}")
 
 
-def _of_data(config: Any, options: DurianOptions) -> Iterator[Check]:
-    prompts, weighed = config.data.rollout_batch_size, options.weights[1] > 0
+def _of_data(config: Any, estimator: AdvantageEstimator) -> Iterator[Check]:
+    looked_for = [name for name in (COLUMN, CATEGORY) if estimator.needs(name)]
     columns: list[str] = []
     reason = None
-    if weighed:
+    if looked_for:
         try:
             data = _data(config.data.train_files)
             columns = list(next(iter(data), ()))
@@ -82,22 +83,28 @@ def _of_data(config: Any, options: DurianOptions) -> Iterator[Check]:
         except (OSError, ValueError, DatasetsError) as error:
             reason = str(error)
     images = [key for key in (config.data.image_key, config.data.video_key) if key in columns]
-    text, enough = prompts_a_bucket(prompts, options, bool(images) or reason is not None)
-    yield Check("ok" if enough else "warning", "prompts", text)
+    yield prompts_check(config.data.rollout_batch_size, estimator, bool(images) or reason is not None)
     if reason is not None:
         yield Check("problem", "data.train_files", reason)
-    elif weighed:
-        yield from _of_entropy(config, options, data, columns, images)
+    elif looked_for:
+        yield from _of_columns(config, estimator, data, columns, images)
 
 
-def _of_entropy(
-    config: Any, options: DurianOptions, data: Any, columns: list[str], images: list[str]
+def _of_columns(
+    config: Any, estimator: AdvantageEstimator, data: Any, columns: list[str], images: list[str]
 ) -> Iterator[Check]:
     try:
-        check_entropy(images, columns, options)
-    except ValueError as error:
-        yield Check("problem", *str(error).split(": ", 1))
+        check_columns(images, columns, estimator)
+    except ArgumentError as error:
+        yield Check("problem", error.name, error.reason)
         return
+    if estimator.needs("category"):
+        yield Check("ok", CATEGORY, "the training data have this column")
+    if estimator.needs("visual_entropy"):
+        yield from _of_entropy(config, data, columns, images)
+
+
+def _of_entropy(config: Any, data: Any, columns: list[str], images: list[str]) -> Iterator[Check]:
     if COLUMN not in columns:
         keys = f"{config.data.image_key} or {config.data.video_key}"
         yield Check("ok", COLUMN, f"no column {keys} in the training data: the perceptual component is left out")
@@ -105,13 +112,12 @@ def _of_entropy(
     for row in data.select_columns([COLUMN]):
         value = row[COLUMN]
         if value is not None and not isinstance(value, int | float):
-            yield Check("problem", COLUMN, f"expected one number or null a prompt, got {value!r}")
+            yield Check("problem", COLUMN, f"expected one number or null per prompt, got {value!r}")
             return
         if value is not None and not math.isnan(value):
             break
     else:
-        state: Any = "problem" if images else "ok"
-        yield Check(state, COLUMN, "expected a number for prompts with images, got none in the training data")
+        yield verdict(not images, COLUMN, "expected a number for prompts with images, got none in the training data")
         return
     yield Check("ok", COLUMN, "the training data have this column")
     if not config.worker.actor.model.freeze_vision_tower:

@@ -15,8 +15,11 @@ from typing import Any
 
 import verl
 
-from durian_adv.adapters._batch import DurianOptions, prompts_a_bucket, read_options
-from durian_adv.adapters.easyr1.batch import check_entropy, put_advantages
+from durian_adv._src.options import checked, require_mapping
+from durian_adv.adapters._fit import misfits
+from durian_adv.adapters._preflight import described, prompts_check
+from durian_adv.adapters.easyr1.batch import check_columns, put_advantages
+from durian_adv.estimator import AdvantageEstimator
 
 logger = logging.getLogger(__name__)
 
@@ -60,26 +63,31 @@ _USED = (
 
 def check_fit() -> None:
     """Raise RuntimeError if this EasyR1 does not have what is used here."""
-    for where, name, parameters in _USED:
-        found = getattr(where, name, None)
-        if found is None:
-            raise RuntimeError(_misfit(f"{where.__name__} has no {name}"))
-        if parameters is not None and not set(parameters) <= set(inspect.signature(found).parameters):
-            raise RuntimeError(_misfit(f"{where.__name__}.{name} does not take {', '.join(parameters)}"))
+    for misfit in misfits(_USED):
+        raise RuntimeError(_misfit(misfit))
     if NAME in {member.value for member in ray_trainer.AdvantageEstimator}:
         raise RuntimeError(_misfit(f"it has an estimator {NAME!r} of its own"))
 
 
+def options_of(config: Any) -> dict[str, Any]:
+    """Read the options of the estimator from the part ``durian`` of the configuration.
+
+    Raises:
+        ArgumentError: an option that does not exist, or a value that does not fit, by its full name.
+    """
+    return checked(require_mapping(config.durian, NAME), f"{NAME}.")
+
+
 @dataclass
 class DurianPPOConfig(PPOConfig):
-    """EasyR1's configuration with a part ``durian``, whose keys are the fields of ``DurianOptions``."""
+    """EasyR1's configuration with a part ``durian``, whose keys are the options of ``AdvantageEstimator``."""
 
     durian: dict[str, Any] = field(default_factory=dict)
 
     def post_init(self) -> None:
         """Check the options where EasyR1 completes its own, before Ray starts."""
         super().post_init()
-        read_options(self.durian, NAME)
+        options_of(self)
 
 
 class DurianRayPPOTrainer(RayPPOTrainer):
@@ -92,12 +100,12 @@ class DurianRayPPOTrainer(RayPPOTrainer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         config = inspect.signature(RayPPOTrainer.__init__).bind(self, *args, **kwargs).arguments["config"]
-        self._durian: DurianOptions | None = None
+        self._durian: AdvantageEstimator | None = None
         if config.algorithm.adv_estimator != NAME:
             super().__init__(*args, **kwargs)
             return
         check_fit()
-        self._durian = read_options(config.durian, NAME)
+        self._durian = AdvantageEstimator(**options_of(config))
         # EasyR1 admits its own names alone; what it asks of GRPO holds here too
         with _set(config.algorithm, adv_estimator="grpo"):
             super().__init__(*args, **kwargs)
@@ -105,9 +113,10 @@ class DurianRayPPOTrainer(RayPPOTrainer):
         columns = getattr(examples, "column_names", None)
         images = {config.data.image_key, config.data.video_key} & {*(columns or ())}
         if columns is not None:
-            check_entropy(images, columns, self._durian)
-        sizes, enough = prompts_a_bucket(config.data.rollout_batch_size, self._durian, bool(images))
-        logger.log(logging.INFO if enough else logging.WARNING, "Durian: %s; %s", self._durian, sizes)
+            check_columns(images, columns, self._durian)
+        check = prompts_check(config.data.rollout_batch_size, self._durian, bool(images))
+        level = logging.INFO if check.state == "ok" else logging.WARNING
+        logger.log(level, "Durian: %s; %s", described(self._durian), check.finding)
 
     def _make_batch_data(self, metrics: dict[str, Any]) -> Any:
         self._step_metrics = metrics  # of this step: what EasyR1 logs at its end

@@ -7,7 +7,6 @@ import, where something imports them.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import importlib.metadata
 import json
@@ -15,13 +14,13 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 import wrapt
 
-from durian_adv._src import checks
-from durian_adv.adapters._batch import DurianOptions, read_options
+from durian_adv._src import checks, options
+from durian_adv._src.errors import ArgumentError, ArgumentTypeError
 from durian_adv.data.scoring import towers as vision
 
 HOOK = "durian_adv.adapters.openrlhf.setup"
@@ -31,28 +30,21 @@ TESTED = "0.11.2"
 ESTIMATOR = "group_norm"
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class OpenRLHFOptions(DurianOptions):
-    """Options of Durian in OpenRLHF: those of ``DurianOptions`` and where the visual entropy comes from.
-
-    ``eps`` is OpenRLHF's own, so that weights ``[1, 0, 0]`` are its ``group_norm``; the paper's runs add 1e-6.
-    ``entropy_table`` is a file with a JSON object from image references, as the dataset has them, to entropies.
-    ``features`` are what an entropy is computed from in the actor: ``"patches"`` of the vision tower, before they are
-    merged, or the ``"projected"`` tokens that the language model sees.
-    """
-
-    eps: float = 1e-9
-    entropy_table: str | None = None
-    features: Literal["patches", "projected"] = "patches"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        checks.choice("features", self.features, vision.FEATURES)
-        if not isinstance(self.entropy_table, str | None):
-            raise TypeError(f"entropy_table: expected the path of a file, got {type(self.entropy_table).__name__}")
+# eps is OpenRLHF's own, so that weights [1, 0, 0] are its group_norm; the paper's runs add 1e-6
+EPS = 1e-9
+# options of this adapter beside those of the estimator
+TABLE, FEATURES = "entropy_table", "features"
 
 
-def options_of(environment: Mapping[str, str]) -> OpenRLHFOptions:
+class Settings(NamedTuple):
+    """What a run sets: the options of ``AdvantageEstimator``, and where the visual entropy comes from."""
+
+    options: dict[str, Any]
+    entropy_table: str | None  # a file with a JSON object from image references, as the dataset has them, to entropies
+    features: str  # what an entropy is computed from in the actor: "patches" of the tower, or "projected" tokens
+
+
+def options_of(environment: Mapping[str, str]) -> Settings:
     """Read the options from the variable ``DURIAN_OPTIONS``: a JSON object, or the path of a file with one.
 
     Raises:
@@ -61,14 +53,27 @@ def options_of(environment: Mapping[str, str]) -> OpenRLHFOptions:
     """
     for name in environment:
         if str(name).startswith("DURIAN_") and name != OPTIONS:
-            raise ValueError(f"{name}: expected no other variable than {OPTIONS}, a JSON object or the path of a file")
+            raise ArgumentError(name, f"no other variable than {OPTIONS}, a JSON object or the path of a file")
     text = environment.get(OPTIONS, "")
     if not isinstance(text, str):  # in a file of YAML, an object without quotes
-        raise TypeError(f"{OPTIONS}: expected text, a JSON object in quotes or a path, got {type(text).__name__}")
+        raise ArgumentTypeError(OPTIONS, "text, a JSON object in quotes or a path", type(text).__name__)
     text = text.strip()
     if text and not text.startswith("{"):
-        return read_options(_read_object(text), text, OpenRLHFOptions)
-    return read_options(_as_object(text or "{}", OPTIONS), OPTIONS, OpenRLHFOptions)
+        return _settings(_read_object(text), text)
+    return _settings(_as_object(text or "{}", OPTIONS), OPTIONS)
+
+
+def _settings(given: Mapping[str, Any], where: str) -> Settings:
+    known = [*options.OPTIONS, TABLE, FEATURES]
+    for name in given:
+        if name not in known:
+            raise ArgumentError(f"{where}.{name}", f"one of {', '.join(known)}", "an unknown option")
+    rest = {name: value for name, value in given.items() if name not in (TABLE, FEATURES)}
+    table, features = given.get(TABLE), given.get(FEATURES, "patches")
+    checks.choice(f"{where}.{FEATURES}", features, vision.FEATURES)
+    if not isinstance(table, str | None):
+        raise ArgumentTypeError(f"{where}.{TABLE}", "the path of a file", type(table).__name__)
+    return Settings(options.checked({"eps": EPS, **rest}, f"{where}."), table, features)
 
 
 def read_table(file: str) -> dict[str, float]:
@@ -90,9 +95,9 @@ def _as_object(text: str, where: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
-        raise ValueError(f"{where}: expected a JSON object, got {error}") from None
+        raise ArgumentError(where, "a JSON object", error) from None
     if not isinstance(value, dict):
-        raise ValueError(f"{where}: expected a JSON object, got {type(value).__name__}")
+        raise ArgumentError(where, "a JSON object", type(value).__name__)
     return value
 
 
@@ -163,9 +168,11 @@ def tower_entropy(model: Any, inputs: Mapping[str, Any], features: str) -> float
     model = getattr(model, "module", model)
     found = vision.find_vision(model)
     if found is None:
-        raise ValueError(
-            f"visual entropy: no vision tower found in {type(model).__name__}. Return it in extra_logs of the reward "
-            f"function, give an entropy_table, or set weights[1] to 0 in {OPTIONS}"
+        raise ArgumentError(
+            "visual_entropy",
+            f"a vision tower, visual_entropy in extra_logs of the reward function, an {TABLE}, or 0 for "
+            f"{OPTIONS}.weights[1]",
+            f"{type(model).__name__}, in which no tower was found",
         )
     grid = inputs.get("image_grid_thw")
     images = len(inputs["pixel_values"] if grid is None else grid)

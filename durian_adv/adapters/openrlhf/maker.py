@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import itertools
 import logging
 import math
@@ -23,8 +22,12 @@ from openrlhf.utils.logging_utils import init_logger
 from openrlhf.utils.utils import zero_pad_sequences
 from torch import Tensor
 
-from durian_adv.adapters._batch import batch_advantages, prompts_a_bucket
+from durian_adv._src.errors import ArgumentError
+from durian_adv.adapters._entropy import require_entropy
+from durian_adv.adapters._fit import misfits
+from durian_adv.adapters._preflight import described, prompts_check
 from durian_adv.adapters.openrlhf import hook
+from durian_adv.estimator import AdvantageEstimator
 
 logger = init_logger(__name__)
 
@@ -34,7 +37,6 @@ _USED = (
     (ppo_trainer.BasePPOTrainer, "_compute_rollout_stats", ("experiences",)),
     (experience_maker, "compute_reward", ("r",)),
     (RemoteExperienceMaker, "compute_advantages_and_returns", ("experiences",)),
-    (RemoteExperienceMaker, "get_cumulative_returns", ("rewards", "action_mask", "gamma")),
     (RemoteExperienceMaker, "_flatten_results", ("refs", "duplicate_factor")),
     (launcher.RayActorGroup, "async_run_method_batch", ("method_name", "kwargs")),
     (launcher.BaseModelActor, "execute_batch", ("method_name", "all_data")),
@@ -48,12 +50,12 @@ _rollout_stats = ppo_trainer.BasePPOTrainer._compute_rollout_stats
 class DurianExperienceMaker(RemoteExperienceMaker):
     """OpenRLHF's experience maker, in which Durian's advantages take the place of those of ``group_norm``.
 
-    KL, length penalties, ``reward.clip_range`` (of the normalised value), dynamic batches and all else are OpenRLHF's.
-    Only the returns are computed in another way: see ``get_cumulative_returns``.
+    KL, length penalties, ``reward.clip_range`` (of the normalized value), dynamic batches and all else are OpenRLHF's.
 
     A prompt's visual entropy is ``Experience.info["visual_entropy"]``, where the reward or agent function returns it in
     its ``extra_logs``; else the mean over its images in the ``entropy_table``; else it is computed in the actor, for
-    prompts whose images the model sees. A response's confidence comes from ``action_log_probs``.
+    prompts whose images the model sees. A response's confidence comes from ``action_log_probs``, a prompt's category,
+    a number, from ``Experience.info["category"]``.
 
     Raises:
         TypeError, ValueError, OSError: the options, or the estimator that OpenRLHF was started with, do not fit.
@@ -64,20 +66,22 @@ class DurianExperienceMaker(RemoteExperienceMaker):
         super().__init__(*args, **kwargs)
         if not hasattr(getattr(self.args, "rollout", None), "n_samples_per_prompt"):
             raise hook.misfit("no rollout.n_samples_per_prompt among its arguments")
-        self.durian_options = hook.options_of(os.environ)
+        self._settings = hook.options_of(os.environ)
+        self._estimator = AdvantageEstimator(**self._settings.options)
         self._samples = int(self.args.rollout.n_samples_per_prompt)
         self.durian_metrics: dict[str, float] = {}
         if self.advantage_estimator != hook.ESTIMATOR:
-            raise ValueError(
-                f"algo.advantage.estimator: expected {hook.ESTIMATOR!r}, in whose place Durian's advantages are "
-                f"put, got {self.advantage_estimator!r}. Without Durian, leave {hook.HOOK} out of the runtime "
-                "environment"
+            raise ArgumentError(
+                "algo.advantage.estimator",
+                f"{hook.ESTIMATOR!r}, in whose place Durian's advantages are put",
+                f"{self.advantage_estimator!r}. Without Durian, leave {hook.HOOK} out of the runtime environment",
             )
-        file = self.durian_options.entropy_table
+        file = self._settings.entropy_table
         self._entropy_table = None if file is None else hook.read_table(file)
         images = getattr(self.args.data, "max_images_per_prompt", 0) > 0
-        sizes, enough = prompts_a_bucket(self.args.rollout.batch_size, self.durian_options, images)
-        logger.log(logging.INFO if enough else logging.WARNING, "Durian: %s; %s", self.durian_options, sizes)
+        check = prompts_check(self.args.rollout.batch_size, self._estimator, images)
+        level = logging.INFO if check.state == "ok" else logging.WARNING
+        logger.log(level, "Durian: %s; %s", described(self._estimator), check.finding)
 
     @torch.no_grad()
     def compute_advantages_and_returns(self, experiences: list[Experience]) -> list[Experience]:
@@ -100,18 +104,6 @@ class DurianExperienceMaker(RemoteExperienceMaker):
             raise hook.misfit("compute_reward is not called once for each Experience, in their order")
         return experiences
 
-    @torch.no_grad()
-    def get_cumulative_returns(self, rewards: Tensor, action_mask: Tensor | None, gamma: float) -> Tensor:
-        """OpenRLHF's own returns, in one pass where it loops over tokens.
-
-        With gamma 1, which OpenRLHF sets for ``group_norm``, a return is the sum of the rewards from its token on: a
-        cumulative sum from the end. With another gamma the loop is left as it is.
-        """
-        if gamma != 1:
-            return super().get_cumulative_returns(rewards, action_mask, gamma)  # type: ignore[no-any-return]  # untyped
-        masked = rewards if action_mask is None else action_mask * rewards
-        return masked.flip(1).cumsum(1).flip(1).to(rewards.dtype)
-
     def _prompts(self, experiences: Sequence[Experience]) -> np.ndarray:
         """Return the prompt of each rollout, ``(N,)``, as OpenRLHF numbers them.
 
@@ -121,52 +113,53 @@ class DurianExperienceMaker(RemoteExperienceMaker):
         samples = self._samples
         index: np.ndarray = np.fromiter(_chained(experiences, "index"), np.int64)
         if len(index) % samples or not np.array_equal(np.sort(index), np.arange(len(index))):
-            raise ValueError(
-                f"index: expected 0 to N - 1 in any order, N a multiple of n_samples_per_prompt={samples}, got "
-                f"{len(index)} numbers from {index.min()} to {index.max()}"
+            raise ArgumentError(
+                "index",
+                f"0 to N - 1 in any order, N a multiple of n_samples_per_prompt={samples}",
+                f"{len(index)} numbers from {index.min()} to {index.max()}",
             )
         prompts = index // samples
         texts = list(_chained(experiences, "prompts"))
         if len(texts) == len(prompts) and len(set(zip(prompts.tolist(), texts, strict=True))) > len(index) // samples:
-            raise ValueError(
-                f"prompts: expected n_samples_per_prompt={samples} rollouts of each prompt, one after the other by "
-                "index, got different prompts among them: OpenRLHF would take them for one"
+            raise ArgumentError(
+                "prompts",
+                f"n_samples_per_prompt={samples} rollouts of each prompt, one after the other by index",
+                "different prompts among them: OpenRLHF would take them for one",
             )
         return prompts
 
     def _advantages(self, experiences: Sequence[Experience], prompts: np.ndarray) -> Sequence[Tensor]:
         """Return the advantages of each Experience's rollouts; keep the metrics."""
-        _, perceptual, reasoning = self.durian_options.weights
-        logprobs = mask = None
-        if reasoning > 0:
+        needs, weight = self._estimator.needs, f"{hook.OPTIONS}.weights"
+        logprobs = entropy = category = None
+        if needs("confidence"):
             logprobs = zero_pad_sequences([e.action_log_probs for e in experiences], side="right")
-            mask = zero_pad_sequences([e.action_mask.bool() for e in experiences], side="right")
-        entropy = self._entropies(experiences, prompts) if perceptual > 0 else None
-        images = any(value is not None for value in _chained(experiences, "mm_train_inputs")) or (
-            entropy is not None and any(_references(value) for value in _chained(experiences, "images"))
-        )
-        components, self.durian_metrics = batch_advantages(
+        if needs("visual_entropy"):
+            entropy = self._entropies(experiences, prompts)
+            images = any(value is not None for value in _chained(experiences, "mm_train_inputs"))
+            if images or any(_references(value) for value in _chained(experiences, "images")):
+                require_entropy(entropy, f"{weight}[1]")
+            entropy = torch.full((len(prompts),), torch.nan) if entropy is None else entropy
+        if needs("category"):
+            category = _returned(experiences, "category")
+            if category is None:
+                expected = f"a number in extra_logs of the reward function, for {weight}[3] > 0"
+                raise ArgumentError("info['category']", expected, "none")
+        advantages = self._estimator(
             torch.cat([e.rewards for e in experiences]),
-            torch.from_numpy(prompts),
+            prompts,
             logprobs=logprobs,
-            mask=mask,
+            mask=zero_pad_sequences([e.action_mask.bool() for e in experiences], side="right"),
             visual_entropy=entropy,
-            images=images,
-            options=self.durian_options,
+            category=category,
         )
-        return torch.split(components.advantages, [len(e.index) for e in experiences])
+        self.durian_metrics = self._estimator.metrics
+        return torch.split(advantages, [len(e.index) for e in experiences])
 
     def _entropies(self, experiences: Sequence[Experience], prompts: np.ndarray) -> Tensor | None:
         """Return the visual entropy of each rollout, ``(N,)``, NaN for a prompt without an image; None without any."""
-        returned = [e.info.get("visual_entropy") for e in experiences]
-        if any(values is not None for values in returned):
-            sizes = [0 if values is None else len(values) for values in returned]
-            if sizes != [len(e.index) for e in experiences]:
-                raise ValueError(
-                    f"info['visual_entropy']: expected one a rollout, {len(prompts)}, got {sum(sizes)}: return it in "
-                    "extra_logs for every rollout, nan where a prompt has no image"
-                )
-            return torch.cat(returned).double()
+        if (returned := _returned(experiences, "visual_entropy")) is not None:
+            return returned
         # the first rollout of each prompt by its number, whatever the order of the batch is
         first = np.argsort(np.fromiter(_chained(experiences, "index"), np.int64))[:: self._samples]
         name = "images" if self._entropy_table is not None else "mm_train_inputs"
@@ -174,7 +167,7 @@ class DurianExperienceMaker(RemoteExperienceMaker):
         if not any(value is not None for value in found):
             return None
         if len(found) != len(prompts):
-            raise ValueError(f"{name}: expected one a rollout, {len(prompts)}, got {len(found)}")
+            raise ArgumentError(name, f"one per rollout, {len(prompts)}", len(found))
         if self._entropy_table is None:
             _check_images(found, list(_chained(experiences, "images")), first[prompts])
         of_prompts = [found[i] for i in first]
@@ -189,9 +182,10 @@ class DurianExperienceMaker(RemoteExperienceMaker):
             listed = _references(references)
             for reference in listed:
                 if not isinstance(reference, str) or reference not in table:
-                    raise ValueError(
-                        f"{self.durian_options.entropy_table}: expected the entropy of every image of the dataset, got "
-                        f"none for {reference!r}"
+                    raise ArgumentError(
+                        str(self._settings.entropy_table),
+                        "the entropy of every image of the dataset",
+                        f"none for {reference!r}",
                     )
             known = [table[reference] for reference in listed if not math.isnan(table[reference])]
             return sum(known) / len(known) if known else float("nan")
@@ -208,11 +202,24 @@ class DurianExperienceMaker(RemoteExperienceMaker):
         refs = group.async_run_method_batch(
             method_name=hook.ENTROPY_METHOD,
             mm_train_inputs=[inputs[i] for i in padded],
-            features=[self.durian_options.features] * len(padded),
+            features=[self._settings.features] * len(padded),
         )
         for i, entropy in zip(padded, self._flatten_results(refs, group.duplicate_actors), strict=True):
             entropies[i] = entropy
         return entropies
+
+
+def _returned(experiences: Sequence[Experience], name: str) -> Tensor | None:
+    """Return what the reward function gave for each rollout in its extra_logs, ``(N,)``; None if it gave nothing."""
+    returned = [e.info.get(name) for e in experiences]
+    if all(values is None for values in returned):
+        return None
+    sizes = [0 if values is None else len(values) for values in returned]
+    expected = [len(e.index) for e in experiences]
+    if sizes != expected:  # a key that one rollout lacks shortens OpenRLHF's vector
+        text = f"one per rollout, {sum(expected)}; return it in extra_logs for every rollout, nan where there is none"
+        raise ArgumentError(f"info[{name!r}]", text, sum(sizes))
+    return torch.cat(returned).double()
 
 
 def install() -> None:
@@ -228,12 +235,8 @@ def _rollout_stats_and_metrics(self: Any, experiences: Sequence[Experience]) -> 
 
 def check_fit() -> None:
     """Raise RuntimeError if this OpenRLHF does not have what is used here."""
-    for where, name, parameters in _USED:
-        found = getattr(where, name, None)
-        if found is None:
-            raise hook.misfit(f"{where.__name__} has no {name}")
-        if parameters is not None and not set(parameters) <= set(inspect.signature(found).parameters):
-            raise hook.misfit(f"{where.__name__}.{name} does not take {', '.join(parameters)}")
+    for misfit in misfits(_USED):
+        raise hook.misfit(misfit)
     for name in _FIELDS:
         if name not in Experience.__dataclass_fields__:
             raise hook.misfit(f"Experience has no {name}")
@@ -261,9 +264,10 @@ def _check_images(inputs: Sequence[Any], references: Sequence[Any], firsts: np.n
         counts = [(len((inputs[i] or {}).get("image_grid_thw", ())), len(_references(references[i]))) for i in of_first]
         differ = any(seen > given for seen, given in counts)
     if differ:
-        raise ValueError(
-            "mm_train_inputs: expected a prompt's own images and no others, the same for all of its rollouts; where an "
-            "environment shows more, return visual_entropy in extra_logs, or name an entropy_table"
+        raise ArgumentError(
+            "mm_train_inputs",
+            "a prompt's own images and no others, the same for all of its rollouts; where an environment shows more, "
+            "return visual_entropy in extra_logs, or name an entropy_table",
         )
 
 

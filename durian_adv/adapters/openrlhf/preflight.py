@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
+import importlib.util
 import math
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from durian_adv.adapters import _ray
-from durian_adv.adapters._batch import prompts_a_bucket
-from durian_adv.adapters._preflight import Check
+from durian_adv.adapters._preflight import Check, described, prompts_check, verdict
 from durian_adv.adapters.openrlhf import hook
-from durian_adv.adapters.openrlhf.hook import OpenRLHFOptions
+from durian_adv.estimator import AdvantageEstimator
 
 
 def checks(arguments: Sequence[str]) -> Iterator[Check]:
@@ -28,26 +30,27 @@ def checks(arguments: Sequence[str]) -> Iterator[Check]:
     given, _ = _parser().parse_known_args([word for word in arguments if word != "--"])
     environment = _environment(given)
     yield _openrlhf()
-    given_hook = environment.get("worker_process_setup_hook")
-    state: Any = "ok" if given_hook == hook.HOOK else "problem"
-    yield Check(state, "hook", f"worker_process_setup_hook is {given_hook}, for Durian it must be {hook.HOOK}")
-    estimator = getattr(given, "algo.advantage.estimator")
-    state = "ok" if estimator == hook.ESTIMATOR else "problem"
-    yield Check(state, "estimator", f"{estimator}, for Durian it must be {hook.ESTIMATOR}")
+    found = environment.get("worker_process_setup_hook")
+    yield verdict(
+        found == hook.HOOK, "hook", f"worker_process_setup_hook is {found}, for Durian it must be {hook.HOOK}"
+    )
+    name = getattr(given, "algo.advantage.estimator")
+    yield verdict(name == hook.ESTIMATOR, "estimator", f"{name}, for Durian it must be {hook.ESTIMATOR}")
     rollouts = getattr(given, "rollout.n_samples_per_prompt")
-    state = "ok" if rollouts > 1 else "problem"
-    yield Check(state, "rollouts", f"rollout.n_samples_per_prompt is {rollouts}, it must be at least 2")
+    text = f"rollout.n_samples_per_prompt is {rollouts}, it must be at least 2"
+    yield verdict(rollouts > 1, "rollouts", text)
+    settings, problem = hook.options_of({}), None
     try:
-        options = hook.options_of(environment.get("env_vars") or {})
+        settings = hook.options_of(environment.get("env_vars") or {})
     except (TypeError, ValueError, OSError) as error:
-        yield Check("problem", "options", str(error))
-        options = OpenRLHFOptions()
-    else:
-        yield Check("ok", "options", repr(options))
+        problem = str(error)
+    estimator = AdvantageEstimator(**settings.options)
+    yield verdict(problem is None, "options", problem or described(estimator))
     images = getattr(given, "data.max_images_per_prompt") > 0
-    yield from _entropy(options, images, getattr(given, "actor.freeze_visual_encoder"))
-    text, enough = prompts_a_bucket(getattr(given, "rollout.batch_size"), options, images)
-    yield Check("ok" if enough else "warning", "prompts", text)
+    yield from _entropy(settings, estimator, images, getattr(given, "actor.freeze_visual_encoder"))
+    if estimator.needs("category"):
+        yield Check("ok", "category", "a number that the reward function returns in extra_logs, or the run stops")
+    yield prompts_check(getattr(given, "rollout.batch_size"), estimator, images)
     if not given.no_ray:
         yield from _workers(environment)
 
@@ -83,37 +86,66 @@ def _environment(given: argparse.Namespace) -> dict[str, Any]:
 def _openrlhf() -> Check:
     """Tell whether this OpenRLHF has what is used of it."""
     try:
+        version = importlib.metadata.version("openrlhf")
+    except importlib.metadata.PackageNotFoundError:
+        return Check("problem", "OpenRLHF", "not installed here; ask in the environment of the run")
+    try:
         from durian_adv.adapters.openrlhf import maker
 
         maker.check_fit()
+        _check_arguments()
     except ImportError as error:
-        return Check("warning", "OpenRLHF", f"it cannot be imported here: {error}")
+        return _not_imported(error, version)
     except (AttributeError, RuntimeError) as error:
         return Check("problem", "OpenRLHF", str(error))
-    return Check("ok", "OpenRLHF", f"has what is used of it; tested with {hook.TESTED}")
+    return Check("ok", "OpenRLHF", f"{version} has what is used of it; tested with {hook.TESTED}")
 
 
-def _entropy(options: OpenRLHFOptions, images: bool, frozen: bool) -> Iterator[Check]:
+def _not_imported(error: ImportError, version: str) -> Check:
+    """Tell why: a module that OpenRLHF has not, or a package that need not be on a machine without a GPU."""
+    module = error.name or ""
+    if module.partition(".")[0] == "openrlhf":
+        return Check("problem", "OpenRLHF", str(hook.misfit(f"{type(error).__name__}: {error}")))
+    text = f"{version} cannot be imported here: {error}"
+    if torch.cuda.is_available() or module.partition(".")[0] not in _OF_A_GPU:
+        return Check("problem", "OpenRLHF", text)
+    text = f"{text}. This machine has no GPU; whether OpenRLHF fits is known where the run has its workers"
+    return Check("warning", "OpenRLHF", text)
+
+
+# packages of OpenRLHF that do not install without a GPU
+_OF_A_GPU = ("vllm", "flash_attn", "deepspeed")
+
+
+def _check_arguments() -> None:
+    """Raise RuntimeError if OpenRLHF's program has flat arguments, as it had before 0.10.2."""
+    program = importlib.util.find_spec("openrlhf.cli.train_ppo_ray")
+    text = "" if program is None or program.origin is None else Path(program.origin).read_text(encoding="utf-8")
+    if '"--rollout.n_samples_per_prompt"' not in text:
+        raise hook.misfit("no rollout.n_samples_per_prompt among its arguments")
+
+
+def _entropy(settings: hook.Settings, estimator: AdvantageEstimator, images: bool, frozen: bool) -> Iterator[Check]:
     """Tell where the visual entropy comes from, and whether it is that of the model."""
-    if options.weights[1] == 0:
+    if not estimator.needs("visual_entropy"):
         yield Check("ok", "entropy", "not needed, the perceptual component has weight 0")
         return
     if not images:
         yield Check("ok", "entropy", "no images (data.max_images_per_prompt is 0): the other components remain")
         return
-    if options.entropy_table is None:
+    if settings.entropy_table is None:
         yield Check("ok", "entropy", "computed in the actor, unless the reward function returns visual_entropy")
         return
     try:
-        table = hook.read_table(options.entropy_table)
+        table = hook.read_table(settings.entropy_table)
     except (TypeError, ValueError, OSError) as error:
         yield Check("problem", "entropy", str(error))
         return
     known = sum(not math.isnan(value) for value in table.values())
     if not known:
-        yield Check("problem", "entropy", f"{options.entropy_table} has no entropy of any of its {len(table)} images")
+        yield Check("problem", "entropy", f"{settings.entropy_table} has no entropy of any of its {len(table)} images")
         return
-    yield Check("ok", "entropy", f"{options.entropy_table} has {known} of {len(table)} images")
+    yield Check("ok", "entropy", f"{settings.entropy_table} has {known} of {len(table)} images")
     if not frozen:
         text = (
             "trained, so the table is that of the model before training; --actor.freeze_visual_encoder makes it exact"

@@ -2,125 +2,99 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import dataclasses
 from typing import Any
 
-import torch
 from trl import GRPOConfig
 
 from durian_adv._src import checks
+from durian_adv._src.errors import ArgumentError
+from durian_adv._src.options import OPTIONS, checked, fields
 from durian_adv.data.scoring import towers
-from durian_adv.window import windowed_components
 
-
-@dataclass
-class DurianGRPOConfig(GRPOConfig):
-    r"""Configuration class for the [`DurianGRPOTrainer`]: [`~trl.GRPOConfig`] with the options of Durian.
-
-    Parameters:
-        durian_weights (`list[float]`, *optional*, defaults to `[0.1, 0.2, 0.7]`):
-            Weights of the GRPO, perceptual and reasoning component. A component with weight 0 is not computed.
-        durian_entropy_quantiles (`list[float]`, *optional*, defaults to `[0.25, 0.75]`):
-            Levels of the quantiles between the buckets of visual entropy.
-        durian_num_confidence_buckets (`int`, *optional*, defaults to `12`):
-            Number of equally probable buckets of confidence.
-        durian_confidence_reduction (`str`, *optional*, defaults to `"sum"`):
-            Confidence of a completion: `"sum"` or `"mean"` of its tokens' log-probabilities.
-        durian_features (`str`, *optional*, defaults to `"patches"`):
-            Features of an image for its entropy: `"patches"` of the vision tower, before they are merged or projected,
-            or the `"projected"` tokens that the language model sees.
-        durian_window (`int`, *optional*, defaults to `0`):
-            Number of recent prompts whose scores and rewards count in quantiles and shared stds. 0 is the paper's
-            method, for which a generation batch needs many prompts.
-        durian_eps (`float`, *optional*, defaults to `1e-4`):
-            Added to every std, in units of rewards. The default is TRL's own, so that weights `[1, 0, 0]` are TRL's
-            GRPO; the paper's runs add 1e-6.
-        durian_success_threshold (`float`, *optional*, defaults to `0.5`):
-            A completion counts as correct in the metrics if its reward exceeds this.
-    """
-
-    durian_weights: list[float] = field(
-        default_factory=lambda: [0.1, 0.2, 0.7],
-        metadata={
-            "help": "Weights of the GRPO, perceptual and reasoning component. A component with weight 0 is not "
-            "computed."
-        },
-    )
-    durian_entropy_quantiles: list[float] = field(
-        default_factory=lambda: [0.25, 0.75],
-        metadata={"help": "Levels of the quantiles between the buckets of visual entropy."},
-    )
-    durian_num_confidence_buckets: int = field(
-        default=12, metadata={"help": "Number of equally probable buckets of confidence."}
-    )
-    durian_confidence_reduction: str = field(
-        default="sum",
-        metadata={
-            "help": "Confidence of a completion: `'sum'` or `'mean'` of its tokens' log-probabilities.",
-            "choices": ["sum", "mean"],
-        },
-    )
-    durian_features: str = field(
+PREFIX = "durian_"
+_FEATURES = (
+    "durian_features",
+    str,
+    dataclasses.field(
         default="patches",
         metadata={
-            "help": "Features of an image for its entropy: `'patches'` of the vision tower, before they are merged or "
-            "projected, or the `'projected'` tokens that the language model sees.",
+            "help": "Features of an image for its entropy: patches of the vision tower, before they are merged or "
+            "projected, or the projected tokens that the language model sees (default: patches).",
             "choices": list(towers.FEATURES),
         },
-    )
-    durian_window: int = field(
-        default=0,
-        metadata={
-            "help": "Number of recent prompts whose scores and rewards count in quantiles and shared stds. 0 is the "
-            "paper's method, for which a generation batch needs many prompts."
-        },
-    )
-    durian_eps: float = field(
-        default=1e-4,
-        metadata={
-            "help": "Added to every std, in units of rewards. The default is TRL's own, so that weights `[1, 0, 0]` "
-            "are TRL's GRPO; the paper's runs add 1e-6."
-        },
-    )
-    durian_success_threshold: float = field(
-        default=0.5,
-        metadata={"help": "A completion counts as correct in the metrics if its reward exceeds this."},
-    )
+    ),
+)
+_Fields: Any = dataclasses.make_dataclass("_Fields", [*fields(PREFIX, eps=1e-4), _FEATURES], init=False)
+_DEFAULTS = {field.name: field for field in dataclasses.fields(_Fields)}
+
+
+class DurianConfig(_Fields):
+    """The options of Durian beside those of a GRPO configuration, whose constructor, and defaults, stay its own."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Take the options of Durian out, and give the others to the configuration."""
+        for name, field in _DEFAULTS.items():
+            factory = field.default_factory
+            default = field.default if isinstance(factory, dataclasses._MISSING_TYPE) else factory()
+            setattr(self, name, kwargs.pop(name, default))
+        super().__init__(*args, **kwargs)
 
     def __post_init__(self) -> None:
+        """Check the options, before any model is loaded."""
         super().__post_init__()
-        checks.choice("durian_confidence_reduction", self.durian_confidence_reduction, ("sum", "mean"))
+        checked(self.durian_options, PREFIX)
         checks.choice("durian_features", self.durian_features, towers.FEATURES)
-        checks.number("durian_success_threshold", self.durian_success_threshold)
-        empty = torch.zeros(0)
-        try:  # the library's own checks, before any model is loaded
-            windowed_components(
-                empty[:, None],
-                visual_entropy=empty,
-                confidence=empty,
-                window=None,
-                size=self.durian_window,
-                **self.durian_options,
-            )
-        except (TypeError, ValueError) as error:
-            name, text = str(error).split(":", 1)
-            raise type(error)(f"durian_{'window' if name == 'size' else name}:{text}") from None
         if self.scale_rewards != "group":
-            raise ValueError(
-                f"scale_rewards: expected 'group', got {self.scale_rewards!r}: Durian scales rewards by durian_weights"
+            raise ArgumentError(
+                "scale_rewards", "'group', as Durian scales rewards by durian_weights", f"{self.scale_rewards!r}"
             )
         if self.multi_objective_aggregation != "sum_then_normalize":
-            raise ValueError(
-                "multi_objective_aggregation: expected 'sum_then_normalize' (Durian normalizes the weighted sum of the "
-                f"rewards), got {self.multi_objective_aggregation!r}"
+            raise ArgumentError(
+                "multi_objective_aggregation",
+                "'sum_then_normalize', as Durian normalizes the weighted sum of the rewards",
+                f"{self.multi_objective_aggregation!r}",
             )
 
     @property
     def durian_options(self) -> dict[str, Any]:
-        """What ``durian_components`` takes beside the data."""
-        return {
-            "weights": self.durian_weights,
-            "entropy_quantiles": self.durian_entropy_quantiles,
-            "num_confidence_buckets": self.durian_num_confidence_buckets,
-            "eps": self.durian_eps,
-        }
+        """The options of ``AdvantageEstimator``, under their names there."""
+        return {name: getattr(self, PREFIX + name) for name in OPTIONS}
+
+
+@dataclasses.dataclass(init=False)
+class DurianGRPOConfig(DurianConfig, GRPOConfig):
+    r"""Configuration class for the [`DurianGRPOTrainer`]: [`~trl.GRPOConfig`] with the options of Durian.
+
+    Parameters:
+        durian_estimator (`str`, *optional*, defaults to `"durian"`):
+            Advantage estimator: `"durian"`, `"grpo"`, `"dr_grpo"`, `"batch_std"`, `"rloo"`, `"reinforce_plus_plus"`,
+            `"reinforce_plus_plus_baseline"` or `"difficulty_prior"`.
+        durian_weights (`list[float]`, *optional*, defaults to `[0.1, 0.2, 0.7]`):
+            Weights of the GRPO, perceptual and reasoning components, and of the category component if there is a
+            fourth, for which the dataset needs a column `category`. A component with weight 0 is not computed.
+        durian_entropy_quantiles (`list[float]`, *optional*, defaults to `[0.25, 0.75]`):
+            Quantile levels between the buckets of visual entropy.
+        durian_num_confidence_buckets (`int`, *optional*, defaults to `12`):
+            Number of equally probable confidence buckets.
+        durian_confidence_reduction (`str`, *optional*, defaults to `"sum"`):
+            Confidence of a completion: `"sum"` or `"mean"` of its tokens' log-probabilities.
+        durian_no_signal (`str`, *optional*, defaults to `"keep"`):
+            `"keep"` or `"drop"`: whether prompts whose rewards are all equal count in quantiles and shared stds.
+        durian_window (`int`, *optional*, defaults to `0`):
+            Number of recent prompts whose scores and rewards also count in quantiles and shared stds. 0 is the paper's
+            method, for which a generation batch needs many prompts.
+        durian_eps (`float`, *optional*, defaults to `1e-4`):
+            Added to every std, in units of rewards. The default is TRL's own, so that weights `[1, 0, 0]` are TRL's
+            GRPO; the paper's runs add 1e-6.
+        durian_correction (`int`, *optional*, defaults to `1`):
+            Every std divides by the number of its rewards minus this, 0 or 1.
+        durian_success_threshold (`float`, *optional*, defaults to `0.5`):
+            Reward above which a completion counts as correct, in metrics and the difficulty prior.
+        durian_weighting (`str`, *optional*, defaults to `"exponential"`):
+            Weight of a prompt as a function of its accuracy, for the estimator `"difficulty_prior"`: `"linear"`,
+            `"exponential"`, `"power"`, `"focal"`, `"logarithmic"`, `"logistic"` or `"uniform"`.
+        durian_features (`str`, *optional*, defaults to `"patches"`):
+            Features of an image for its entropy: `"patches"` of the vision tower, before they are merged or projected,
+            or the `"projected"` tokens that the language model sees.
+    """

@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-import inspect
 import math
+import os
 import warnings
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import trl
+from accelerate.utils import gather_object
 from torch import Tensor
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import GRPOTrainer
 
-from durian_adv import DurianComponents, durian_components, sequence_confidence
-from durian_adv._src import exact
-from durian_adv.adapters.trl.config import DurianGRPOConfig
+from durian_adv._src import exact, rows
+from durian_adv._src.errors import ArgumentError, ArgumentTypeError
+from durian_adv.adapters._fit import accepts, misfits
+from durian_adv.adapters._preflight import prompts_check
+from durian_adv.adapters.trl.config import DurianConfig
 from durian_adv.data.scoring import towers
-from durian_adv.diagnostics import durian_metrics, few_prompts_warning
-from durian_adv.window import Window, windowed_components
-
-__all__ = ["DurianGRPOConfig", "DurianGRPOTrainer"]
+from durian_adv.estimator import AdvantageEstimator
 
 OLDEST_TESTED, NEWEST_TESTED = "1.0.0", "1.16.0"
-WINDOW_FILE = "durian_window.pt"
+STATE_FILE = "durian_window.pt"
 
 # What is used of GRPOTrainer beyond its public interface: methods with the parameters they are called with
 _METHODS = {
@@ -38,21 +38,30 @@ _METHODS = {
     "_set_signature_columns_if_needed": (),
 }
 _ATTRIBUTES = ("accelerator", "num_generations", "num_generations_eval", "reward_weights", "_logs", "_metrics")
+# What a forward on images takes beside tokens, by the names under which TRL keeps it
+_IMAGE_INPUTS = (
+    *("pixel_values", "image_grid_thw", "num_images", "num_tiles", "pixel_attention_mask", "spatial_shapes"),
+    *("image_sizes", "token_type_ids", "mm_token_type_ids", "image_position_ids"),
+)
+
+_Trainer: Any = GRPOTrainer if TYPE_CHECKING else object
 
 
-class DurianGRPOTrainer(GRPOTrainer):
-    """``trl.GRPOTrainer`` with Durian's advantages; takes the same arguments, and a ``DurianGRPOConfig`` as ``args``.
+class DurianMixin(_Trainer):
+    """Durian's advantages for ``trl.GRPOTrainer`` or a subclass of it, which stands behind this class as a base.
 
     A prompt's visual entropy is that of the dataset's column ``visual_entropy``; else it is taken from the model's
     vision tower in forwards that TRL runs anyway, or, where these do not see every image, in one more forward of the
     tower. With several images it is their mean. Prompts without an image, or with None in the column, have none.
 
     A completion's confidence is taken from the log-probabilities of the sampler, else from those of the old policy,
-    else from one more forward without gradients. Tokens of tools and of truncated completions that TRL masks do not
-    count.
+    else from one more forward without gradients. Tokens of tools, and those whose log-probability is not finite, do not
+    count. A completion without any other token, as of a truncated one that TRL masks, gets 0 and influences nothing.
+
+    A prompt's category is that of the dataset's column ``category``, where ``durian_weights`` has a fourth number.
 
     Raises:
-        TypeError: ``args`` is not a ``DurianGRPOConfig``.
+        TypeError: ``args`` has no options of Durian.
         RuntimeError: this version of TRL does not have the internals that are used here, or they do something else.
     """
 
@@ -64,25 +73,28 @@ class DurianGRPOTrainer(GRPOTrainer):
     }
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        for method, parameters in _METHODS.items():
-            found = getattr(GRPOTrainer, method, None)
-            if found is None:
-                raise _misfit(f"no method {method}")
-            if not set(parameters) <= set(inspect.signature(found).parameters):
-                raise _misfit(f"{method} does not take {', '.join(parameters)}")
-        config = inspect.signature(GRPOTrainer.__init__).bind(self, *args, **kwargs).arguments.get("args")
-        if not isinstance(config, DurianGRPOConfig):
-            raise TypeError(f"args: expected a DurianGRPOConfig, got {type(config).__name__}")
+        config = kwargs.get("args", args[2] if len(args) > 2 else None)
+        if not isinstance(config, DurianConfig):
+            raise ArgumentTypeError("args", "a DurianGRPOConfig", type(config).__name__)
+        if not isinstance(self, trl.GRPOTrainer):
+            raise RuntimeError(
+                "trl.GRPOTrainer is another class than when durian_adv.adapters.trl was imported; import the package "
+                "that replaces it (unsloth) first"
+            )
+        bases = type(self).__mro__
+        self._base: Any = bases[bases.index(DurianMixin) + 1]
+        for misfit in misfits((self._base, name, parameters) for name, parameters in _METHODS.items()):
+            raise _misfit(misfit)
         super().__init__(*args, **kwargs)
-        for attribute in _ATTRIBUTES:
-            if not hasattr(self, attribute):
-                raise _misfit(f"no attribute {attribute}")
+        for misfit in misfits((self, name, None) for name in _ATTRIBUTES):
+            raise _misfit(misfit)
         if "advantages" not in self._logs:
             raise _misfit("no advantages in the completions table")
         self._set_signature_columns_if_needed()
-        self._signature_columns.append("visual_entropy")  # kept where unused columns are removed
+        # kept where unused columns are removed
+        self._signature_columns.extend(("visual_entropy", "category"))
         self._vision = towers.find_vision(self.model)
-        self._window: Window | None = None
+        self._estimator = AdvantageEstimator(**self.args.durian_options)
         self._rewards_per_func: Tensor | None = None
         self._warned_of_few_prompts = False
 
@@ -95,34 +107,43 @@ class DurianGRPOTrainer(GRPOTrainer):
         group = self.num_generations if mode == "train" else self.num_generations_eval
         self._rewards_per_func = None
         with self._watch_images(inputs, group) as caught:
-            output = super()._generate_and_score_completions(inputs)
+            output: dict[str, Any] = super()._generate_and_score_completions(inputs)
         rewards = self._rewards(len(inputs), group)
+        if group == 1:  # in evaluation: nothing to compare a completion with, and TRL's own advantages are 0
+            return output
         with torch.no_grad():
-            entropy, confidence = self._scores(inputs, output, group, caught)
-        scores = {"visual_entropy": entropy, "confidence": confidence, **self.args.durian_options}
+            scores, counted = self._scores(inputs, output, group, caught)
+        prompts = torch.arange(len(rewards), device=rewards.device) // group
+        estimator = self._estimator if mode == "train" else self._evaluator(len(rewards) // group)
+        advantages = estimator(rewards, prompts, **scores).to(output["advantages"])
         if mode == "train":
-            parts, self._window = windowed_components(
-                rewards, window=self._window, size=self.args.durian_window, **scores
-            )
-            self._warn_of_few_prompts(parts)
-        else:  # other prompts, perhaps with other numbers of completions: they stay apart from the window
-            parts = durian_components(rewards, **scores)
+            self._warn_of_few_prompts(len(rewards) // group)
 
-        advantages = parts.advantages.flatten().to(output["advantages"])
         start = self.accelerator.process_index * len(inputs)
         output["advantages"] = advantages[start : start + len(inputs)]
         table = self._logs["advantages"]
         for _ in range(min(len(advantages), len(table))):
             table.pop()  # TRL's own
         table.extend(advantages.tolist())
-        # of the whole batch, so the same on every rank
-        metrics = durian_metrics(parts, rewards, success_threshold=self.args.durian_success_threshold)
-        for name, value in metrics.items():
-            self._metrics[mode][name].append(value)
-        return output  # type: ignore[no-any-return]  # TRL is not typed
+        # of the whole batch, so the same on every rank; TRL logs means over steps: those where a number is defined
+        for name, value in (estimator.metrics | counted).items():
+            if not math.isnan(value):
+                self._metrics[mode][name].append(value)
+        return output
+
+    def _evaluator(self, prompts: int) -> AdvantageEstimator:
+        """Return an estimator for other prompts, perhaps with other numbers of completions: apart from the window."""
+        options = {**self._estimator.options, "window": 0}
+        evaluator = AdvantageEstimator(**options)
+        # the last batch of an evaluation may be a prompt alone, which is no reason to stop a training
+        return (
+            AdvantageEstimator(**{**options, "estimator": "grpo"})
+            if prompts == 1 and evaluator.needs_prompts
+            else evaluator
+        )
 
     def _rewards(self, local: int, group: int) -> Tensor:
-        """Return the rewards of the whole batch, one prompt a row; NaN where no function gave one."""
+        """Return the rewards of the whole batch, ``(N,)``; NaN where no function gave one."""
         per_func = self._rewards_per_func
         if per_func is None:
             raise _misfit("scoring does not call _calculate_rewards")
@@ -131,28 +152,49 @@ class DurianGRPOTrainer(GRPOTrainer):
             raise _misfit(f"{len(per_func)} rewards for {total} completions in groups of {group}")
         # TRL's own rule: a function that returns None adds nothing, unless all do
         rewards = (per_func * self.reward_weights.to(per_func.device)).nansum(1)
-        return torch.where(per_func.isnan().all(1), torch.nan, rewards).view(-1, group)
+        return torch.where(per_func.isnan().all(1), torch.nan, rewards)
 
     def _scores(
         self, inputs: list[dict[str, Any]], output: dict[str, Any], group: int, caught: list[float]
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """Return entropy ``(B,)`` and confidence ``(B, G)`` of the whole batch; None for a component without weight."""
-        _, perceptual, reasoning = self.args.durian_weights
+    ) -> tuple[dict[str, Any], dict[str, float]]:
+        """Return what the estimator takes of the whole batch beside rewards, and metrics; ranks gather no tokens."""
+        mask = output["completion_mask"]
+        if "tool_mask" in output:
+            mask = mask * output["tool_mask"]
+        counted = {}
+        # to the estimator one token stands for all of a completion
+        scores = {"mask": self.accelerator.gather(rows.has_tokens(mask, len(mask), mask.device))[:, None]}
+        if self._estimator.needs("visual_entropy"):
+            scores["visual_entropy"] = self._gathered_entropies(inputs, output, group, caught)
+        if self._estimator.needs("confidence"):
+            found = rows.confidences(
+                self._logprobs(output, mask),
+                mask,
+                len(mask),
+                mask.device,
+                reduction=self.args.durian_confidence_reduction,
+            )
+            scores["confidence"] = self.accelerator.gather(found.confidence.to(exact.working_dtype(mask.device)))
+            tokens = self.accelerator.gather(torch.stack([found.nonfinite, found.total])).view(-1, 2).sum(0)
+            counted["durian/nonfinite_token_share"] = rows.share(*tokens)
+        if self._estimator.needs("category"):
+            category = gather_object([example.get("category") for example in inputs])
+            scores["category"] = category if any(kind is not None for kind in category) else None
+        return scores, counted
+
+    def _gathered_entropies(
+        self, inputs: list[dict[str, Any]], output: dict[str, Any], group: int, caught: list[float]
+    ) -> Tensor | None:
+        """Return the entropy of every completion of the whole batch; None where none can be known."""
+        found = self._entropies(inputs, output, group, caught)
         device = output["advantages"].device
-        dtype = exact.working_dtype(device)
-        entropy = confidence = None
-        if perceptual > 0:
-            local = torch.tensor(self._entropies(inputs, output, group, caught), dtype=dtype, device=device)
-            by_prompt = self.accelerator.gather(local).view(-1, group)
-            # of a prompt that lies on several ranks, each may know the entropy
-            known = (~by_prompt.isnan()).int().argmax(1, keepdim=True)
-            entropy = by_prompt.gather(1, known).squeeze(1)
-            if bool(entropy.isnan().all()):
-                entropy = None  # no images in this batch
-        if reasoning > 0:
-            local = self._confidences(output).to(dtype)
-            confidence = self.accelerator.gather(local).view(-1, group)
-        return entropy, confidence
+        local = torch.tensor(found, dtype=exact.working_dtype(device), device=device)
+        by_prompt: Tensor = self.accelerator.gather(local).view(-1, group)
+        if self._vision is None and bool(by_prompt.isnan().all()):
+            return None
+        # of a prompt that lies on several ranks, each may know the entropy, to rounding
+        known = (~by_prompt.isnan()).int().argmax(1, keepdim=True)
+        return by_prompt.gather(1, known).expand_as(by_prompt).flatten()
 
     def _watch_images(self, inputs: list[dict[str, Any]], group: int) -> AbstractContextManager[list[float]]:
         """Catch the entropies of one completion a prompt during the forwards that TRL runs.
@@ -160,7 +202,7 @@ class DurianGRPOTrainer(GRPOTrainer):
         Completions of a prompt lie one after the other. So every G-th of a rank, from its first on, is one of each
         prompt there, but for a last one that goes on with the first of the next rank.
         """
-        if self._vision is None or self.args.durian_weights[1] == 0 or _has_column(inputs):
+        if self._vision is None or not self._estimator.needs("visual_entropy") or _has_column(inputs):
             return nullcontext([])
         wanted = [i % group == 0 for i, count in enumerate(map(_num_images, inputs)) for _ in range(count)]
         return towers.caught_entropies(self._vision, self.args.durian_features, wanted)
@@ -176,9 +218,10 @@ class DurianGRPOTrainer(GRPOTrainer):
         images = output.get("num_images") or [0] * len(inputs)
         if self._vision is None:
             if any(images):
-                raise ValueError(
-                    f"visual entropy: no vision tower found in {type(self.model).__name__}. Put a column "
-                    "visual_entropy into the dataset, or set durian_weights[1] to 0"
+                raise ArgumentError(
+                    "visual_entropy",
+                    "a vision tower, a column visual_entropy in the dataset, or 0 for durian_weights[1]",
+                    f"{type(self.model).__name__}, in which no tower was found",
                 )
             return nothing
         missed = images != list(map(_num_images, inputs)) or len(caught) != sum(images)
@@ -194,63 +237,70 @@ class DurianGRPOTrainer(GRPOTrainer):
                 nothing[i] = value
         return nothing
 
-    def _confidences(self, output: dict[str, Any]) -> Tensor:
-        """Return the confidence of this rank's completions, from the cheapest log-probabilities at hand."""
-        mask = output["completion_mask"]
-        if "tool_mask" in output:
-            mask = mask * output["tool_mask"]
+    def _logprobs(self, output: dict[str, Any], mask: Tensor) -> Tensor:
+        """Return the log-probabilities of this rank's completions, the cheapest at hand."""
         for name in ("sampling_per_token_logps", "old_per_token_logps"):
-            if name in output:
-                logprobs = output[name]
-                break
-        else:
-            accepted = inspect.signature(GRPOTrainer._get_per_token_logps_and_entropies).parameters
-            logprobs = self._get_per_token_logps_and_entropies(
-                self.model,
-                torch.cat([output["prompt_ids"], output["completion_ids"]], 1),
-                torch.cat([output["prompt_mask"], output["completion_mask"]], 1),
-                mask.shape[1],
-                batch_size=min(len(mask), self._batch_size_of_a_forward()),
-                **{name: output[name] for name in accepted if name in output},
-            )[0]
-        return sequence_confidence(logprobs, mask, reduction=self.args.durian_confidence_reduction)
+            if output.get(name) is not None:
+                return output[name]  # type: ignore[no-any-return]  # TRL is not typed
+        images = {name: output[name] for name in _IMAGE_INPUTS if output.get(name) is not None}
+        forward = self._base._get_per_token_logps_and_entropies
+        for name in images:
+            if not accepts(forward, [name]):
+                raise _misfit(f"_get_per_token_logps_and_entropies does not take {name}")
+        logprobs: Tensor = self._get_per_token_logps_and_entropies(
+            self.model,
+            torch.cat([output["prompt_ids"], output["completion_ids"]], 1),
+            torch.cat([output["prompt_mask"], output["completion_mask"]], 1),
+            mask.shape[1],
+            batch_size=min(len(mask), self._batch_size_of_a_forward()),
+            **images,
+        )[0]
+        if logprobs.shape != mask.shape:
+            raise _misfit(f"log-probabilities of shape {tuple(logprobs.shape)} for tokens of {tuple(mask.shape)}")
+        return logprobs
 
     def _batch_size_of_a_forward(self) -> int:
         args = self.args
         size: int = args.per_device_train_batch_size if self.model.training else args.per_device_eval_batch_size
         return size
 
-    def _warn_of_few_prompts(self, parts: DurianComponents) -> None:
-        """Warn once if the buckets of the batch and a full window hold fewer than 2 prompts on average."""
+    def _warn_of_few_prompts(self, prompts: int) -> None:
+        """Warn once if the buckets of the batch and a full window hold too few prompts."""
         if self._warned_of_few_prompts or not self.accelerator.is_main_process:
             return
-        text = few_prompts_warning(
-            parts,
-            entropy_quantiles=self.args.durian_entropy_quantiles,
-            num_confidence_buckets=self.args.durian_num_confidence_buckets,
-            window=self.args.durian_window,
-        )
-        if text is not None:
+        images = "durian/visual_entropy_mean" in self._estimator.metrics
+        check = prompts_check(prompts, self._estimator, images)
+        if check.state != "ok":
             self._warned_of_few_prompts = True
-            warnings.warn(f"a generation batch of {text} See durian_window.", stacklevel=2)
+            warnings.warn(f"a generation batch of {check.finding} See durian_window.", stacklevel=2)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
-        if self.args.durian_window > 0 and self._window is not None and self.args.should_save:
+        if self.args.durian_window > 0 and self.args.should_save:
             folder = Path(self._get_output_dir(trial=trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
-            torch.save(self._window._asdict(), folder / WINDOW_FILE)
+            aside = folder / f"{STATE_FILE}.part"  # a run that is killed here leaves no damaged file
+            torch.save(self._estimator.state_dict(), aside)
+            os.replace(aside, folder / STATE_FILE)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         if self.args.durian_window == 0 or checkpoint is None:
             return
-        file = Path(checkpoint, WINDOW_FILE)
-        if file.exists():
-            saved = torch.load(file, map_location="cpu", weights_only=True)
-            device = self.accelerator.device
-            self._window = Window._make(v if v is None else v.to(device) for v in map(saved.get, Window._fields))
-        else:
-            warnings.warn(f"{checkpoint} has no {WINDOW_FILE}: the window of recent prompts starts empty", stacklevel=2)
+        file = Path(checkpoint, STATE_FILE)
+        if not file.exists():
+            warnings.warn(f"{file} does not exist: the window of recent prompts starts empty", stacklevel=2)
+            return
+        try:
+            self._estimator.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
+        except Exception as error:  # of a damaged file torch raises many kinds
+            raise RuntimeError(f"{file} cannot be read as a window of recent prompts: {error}") from error
+
+
+class DurianGRPOTrainer(DurianMixin, GRPOTrainer):
+    """``trl.GRPOTrainer`` with Durian's advantages; takes the same arguments, and a ``DurianGRPOConfig`` as ``args``.
+
+    ``DurianMixin`` says where scores come from, and what is refused.
+    """
 
 
 def _misfit(what: str) -> RuntimeError:

@@ -11,7 +11,6 @@ import contextvars
 import dataclasses
 import functools
 import importlib.metadata
-import inspect
 import itertools
 import logging
 import math
@@ -25,13 +24,12 @@ import torch
 import wrapt
 from torch import Tensor
 
-from durian_adv.adapters._batch import (
-    DurianOptions,
-    batch_advantages,
-    prompt_numbers,
-    prompts_a_bucket,
-    read_options,
-)
+from durian_adv._src.errors import ArgumentError
+from durian_adv._src.options import checked, require_mapping
+from durian_adv.adapters._entropy import require_entropy
+from durian_adv.adapters._fit import misfits, resolved
+from durian_adv.adapters._preflight import described, prompts_check
+from durian_adv.estimator import AdvantageEstimator
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,13 +51,17 @@ _ENTROPY = (
 )
 
 
+# the dataset's columns of kinds of prompts, of which the first that is there counts
+CATEGORY = ("category", "data_source")
+
+
 @dataclasses.dataclass
 class Rows:
     """What a batch holds beyond what verl passes to an estimator; a row is a response."""
 
     tensors: Mapping[str, Tensor]
-    column: Column  # by name, a value a row; None where the batch has no such column
-    valid: Tensor | None = None  # False for padding, and for outputs of a rollout before its last
+    column: Column  # by name, a value per row; None where the batch has no such column
+    valid: Tensor | None = None  # False for padding
     last: Tensor | None = None  # the row of the last output of the rollout that a row belongs to
     metrics: dict[str, float] = dataclasses.field(default_factory=dict)
 
@@ -95,32 +97,53 @@ def durian_estimator(
     """
     _refuse_misfits()
     if index is None:
-        raise ValueError("index: expected the uid of each response's prompt, got None")
-    options = options_of(config)
+        raise ArgumentError("index", "the uid of each response's prompt", "None")
+    estimator = estimator_of(config)
     rows = _rows.get()
     if rows is None:
-        if non_tensor_batch is None and options.weights[1] > 0:
-            raise ValueError(f"non_tensor_batch: expected the batch's columns for {OPTIONS}.weights[1] > 0, got None")
+        if non_tensor_batch is None and (estimator.needs("visual_entropy") or estimator.needs("category")):
+            raise ArgumentError("non_tensor_batch", f"the batch's columns, for {OPTIONS}.weights", "None")
         rows = Rows(batch if batch is not None else {}, (non_tensor_batch or {}).get)
-    logprobs = rows.tensors["old_log_probs"] if "old_log_probs" in rows.tensors.keys() else None  # noqa: SIM118  # a TensorDict
-    if logprobs is None and options.weights[2] > 0:
-        raise ValueError(f"old_log_probs: expected in the batch for {OPTIONS}.weights[2] > 0, got none")
-    entropy = find_entropy(rows.column) if options.weights[1] > 0 else None
-    components, metrics = batch_advantages(
-        token_level_rewards.sum(-1),
-        prompt_numbers(index),
-        logprobs=logprobs,
+    rewards = token_level_rewards.sum(-1)
+    if rows.last is not None:  # the reward of a rollout is that of its last output
+        rewards = rewards[rows.last]
+    advantages = estimator(
+        rewards,
+        index,
         mask=response_mask,
-        visual_entropy=entropy,
-        # in a queue these are pixels: not to be fetched for nothing
-        images=options.weights[1] > 0 and entropy is None and has_images(rows.column),
+        rollouts=rows.last,
         valid=rows.valid,
-        options=options,
+        logprobs=_logprobs(rows) if estimator.needs("confidence") else None,
+        visual_entropy=_entropy(rows, len(rewards)) if estimator.needs("visual_entropy") else None,
+        category=_category(rows) if estimator.needs("category") else None,
     )
-    rows.metrics.update(metrics)
-    advantages = components.advantages if rows.last is None else components.advantages[rows.last]
+    rows.metrics.update(estimator.metrics)
     by_token = torch.where(response_mask != 0, advantages[:, None], 0)  # faster than a product with int64, verl's mask
     return by_token, by_token
+
+
+def _logprobs(rows: Rows) -> Tensor:
+    if "old_log_probs" not in rows.tensors.keys():  # noqa: SIM118  # a TensorDict
+        raise ArgumentError("old_log_probs", f"a field of the batch, for {OPTIONS}.weights[2] > 0", "none")
+    return rows.tensors["old_log_probs"]
+
+
+def _entropy(rows: Rows, count: int) -> Tensor:
+    """Return the entropy of each row, NaN where unknown; images of which no row has one are refused."""
+    entropy = find_entropy(rows.column)
+    if entropy is None and has_images(rows.column):  # in a queue these are pixels: not to be fetched for nothing
+        require_entropy(entropy, f"{OPTIONS}.weights[1]")
+    return torch.full((count,), torch.nan) if entropy is None else entropy
+
+
+def _category(rows: Rows) -> list[Any]:
+    """Return the kind of each row's prompt: the dataset's column ``category``, else verl's ``data_source``."""
+    for name in CATEGORY:
+        values = rows.column(name)
+        found = [] if values is None else list(values)
+        if any(value is not None for value in found):
+            return found
+    raise ArgumentError("category", f"a column of the dataset, for {OPTIONS}.weights[3] > 0", "none")
 
 
 def find_entropy(column: Column) -> Tensor | None:
@@ -149,31 +172,52 @@ def has_images(column: Column) -> bool:
     return inputs is not None and any(not key.endswith("token_type_ids") for row in inputs if row for key in row)
 
 
-def options_of(algorithm: Any) -> DurianOptions:
-    """Read the options from verl's ``algorithm``."""
+def options_of(algorithm: Any) -> dict[str, Any]:
+    """Read the options of the estimator from verl's ``algorithm``.
+
+    Raises:
+        ArgumentError: an option that does not exist, or a value that does not fit, by its full name.
+    """
     given = algorithm.get(NAME) if algorithm is not None else None
-    if given is not None and not isinstance(given, Mapping):
-        raise ValueError(f"{OPTIONS}: expected options by their names, got {given!r}")
-    if given is not None and not isinstance(given, dict):
+    if isinstance(given, Mapping) and not isinstance(given, dict):
         from omegaconf import OmegaConf
 
         given = OmegaConf.to_container(given, resolve=True)
-    return read_options(given, OPTIONS)
+    return checked(require_mapping(given, OPTIONS), f"{OPTIONS}.")
 
 
-def check_config(config: Any) -> DurianOptions:
-    """Check verl's whole configuration, when a trainer starts; return the options.
+# By their options, the estimators of this process, which has one trainer: a window lives as long as it does.
+_estimators: dict[str, AdvantageEstimator] = {}
+
+
+def estimator_of(algorithm: Any) -> AdvantageEstimator:
+    """Return the estimator of verl's ``algorithm``, with what it remembers of earlier steps."""
+    options = options_of(algorithm)
+    return _estimators.setdefault(repr(options), AdvantageEstimator(**options))
+
+
+def check_config(config: Any) -> AdvantageEstimator:
+    """Check verl's whole configuration, when a trainer starts; return an estimator of its options.
 
     Raises:
         RuntimeError: this version of verl does not fit.
-        ValueError: an option that does not exist, does not fit, or contradicts Durian.
+        ArgumentError: an option that does not exist, does not fit, or contradicts Durian.
     """
     _refuse_misfits()
     if not config.algorithm.get("norm_adv_by_std_in_grpo", True):
-        raise ValueError("algorithm.norm_adv_by_std_in_grpo: expected true, got false: Durian divides by a std itself")
+        raise ArgumentError("algorithm.norm_adv_by_std_in_grpo", "true, as Durian divides by a std itself", "false")
     if (count := config.actor_rollout_ref.rollout.n) < 2:
-        raise ValueError(f"actor_rollout_ref.rollout.n: expected at least 2 responses a prompt, got {count}")
-    return options_of(config.algorithm)
+        raise ArgumentError("actor_rollout_ref.rollout.n", "at least 2 responses per prompt", count)
+    queue = config.get("transfer_queue")
+    if trainer_of(config) == "v0" and queue is not None and queue.get("enable", False):
+        version = importlib.metadata.version("verl")
+        raise ArgumentError(
+            "transfer_queue.enable",
+            f"false, as padding would count as prompts in main_ppo_sync of verl {version}: use verl.trainer.main_ppo, "
+            "or verl 0.9.1",
+            "true",
+        )
+    return AdvantageEstimator(**options_of(config.algorithm))
 
 
 def trainer_of(config: Any) -> str:
@@ -182,7 +226,8 @@ def trainer_of(config: Any) -> str:
         return "fully_async"
     if "rollout" in config:
         return "one_step_off"
-    return "v1" if config.trainer.use_v1 else "v0"
+    trainer = config.get("trainer")  # verl before 0.9 has v0 alone
+    return "v1" if trainer is not None and trainer.get("use_v1", False) else "v0"
 
 
 def prompts_of(config: Any) -> int | None:
@@ -234,7 +279,7 @@ def _number(value: Any, name: str) -> float:
             return math.nan if value is None else float(value)
     except (TypeError, ValueError):
         pass
-    raise ValueError(f"{name}: expected a number or None, got {value!r}")
+    raise ArgumentError(name, "a number or None", f"{value!r}")
 
 
 # ----- changes to verl, each a function of the original -----
@@ -302,9 +347,9 @@ def _with_queue(original: Callable[..., Any]) -> Callable[..., Any]:
                 start, count = start + count, 16 * count
 
         last = last_outputs(batch.keys)
-        padding = torch.tensor([bool(tag.get("is_padding", False)) for tag in batch.tags])
-        valid = ~padding & (last == torch.arange(len(last)))
-        with _given(Rows({}, column, valid, last, metrics)):
+        valid = torch.tensor([not tag.get("is_padding", False) for tag in batch.tags])
+        alone = bool((last == torch.arange(len(last))).all())
+        with _given(Rows({}, column, valid, None if alone else last, metrics)):
             return original(self, batch, metrics)
 
     return _compute_advantage
@@ -314,13 +359,27 @@ def _checked(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def init_dataloader(self: Any, *args: Any, **kwargs: Any) -> Any:
         if self.config.algorithm.adv_estimator == NAME:
-            options, prompts = check_config(self.config), prompts_of(self.config)
+            estimator, prompts = check_config(self.config), prompts_of(self.config)
+            _estimators.clear()  # a trainer begins without a past
             if prompts is not None:  # whether there are images is known to the preflight alone
-                sizes, enough = prompts_a_bucket(prompts, options, images=False)
-                logger.log(logging.INFO if enough else logging.WARNING, "Durian: %s; %s", options, sizes)
+                check = prompts_check(prompts, estimator, images=False)
+                level = logging.INFO if check.state == "ok" else logging.WARNING
+                logger.log(level, "Durian: %s; %s", described(estimator), check.finding)
         return original(self, *args, **kwargs)
 
     return init_dataloader
+
+
+def _refusing(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Check before anything starts: main_ppo_sync of verl 0.8 takes its trainer along into a process out of reach."""
+
+    @functools.wraps(original)
+    def run_ppo(config: Any, *args: Any, **kwargs: Any) -> Any:
+        if config.algorithm.adv_estimator == NAME:
+            check_config(config)
+        return original(config, *args, **kwargs)
+
+    return run_ppo
 
 
 @contextmanager
@@ -337,6 +396,7 @@ def _given(rows: Rows) -> Iterator[Rows]:
 _ADVANTAGE = (("data", "adv_estimator", "config"), _with_rows)
 _METRICS = (("batch",), _with_metrics)
 _CHANGES: dict[str, dict[str, tuple[tuple[str, ...], Callable[..., Any]]]] = {
+    "verl.trainer.main_ppo": {"run_ppo": (("config",), _refusing)},
     "verl.trainer.ppo.ray_trainer": {
         "compute_advantage": _ADVANTAGE,
         "compute_data_metrics": _METRICS,
@@ -356,24 +416,19 @@ _CHANGES: dict[str, dict[str, tuple[tuple[str, ...], Callable[..., Any]]]] = {
 
 def _change(module: ModuleType) -> None:
     """Change all that is to be changed in a module, or nothing; what does not fit is told when durian is asked for."""
-    changed = []
-    for path, (parameters, change) in _CHANGES[module.__name__].items():
-        owner: Any = module
-        *classes, name = path.split(".")
-        for part in classes:
-            owner = getattr(owner, part, None)
-        function = getattr(owner, name, None)
-        if not callable(function):
-            return _misfits.append(f"{module.__name__} has no function {path}")
-        if not set(parameters) <= set(inspect.signature(function).parameters):
-            return _misfits.append(f"{module.__name__}.{path} does not take {', '.join(parameters)}")
+    changes = _CHANGES[module.__name__]
+    found = list(misfits((module, path, parameters) for path, (parameters, _) in changes.items()))
+    _misfits.extend(found)
+    if found:
+        return
+    for path, (_, change) in changes.items():
+        of_class, _, name = path.rpartition(".")
+        owner = resolved(module, of_class) if of_class else module
+        function = getattr(owner, name)
         if not hasattr(function, "durian"):  # imported from a module that is changed already
             function = change(function)
             function.durian = True
-            changed.append((owner, name, function))
-    for owner, name, function in changed:
-        setattr(owner, name, function)
-    return None
+            setattr(owner, name, function)
 
 
 def _register(core_algos: ModuleType) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib.util
+import inspect
 import math
 import os
 import sys
@@ -21,9 +23,9 @@ from omegaconf import OmegaConf
 
 import durian_adv
 from durian_adv.adapters import _ray
-from durian_adv.adapters._batch import DurianOptions, prompts_a_bucket
-from durian_adv.adapters._preflight import Check
+from durian_adv.adapters._preflight import Check, described, prompts_check, verdict
 from durian_adv.adapters.verl import estimator as adapter
+from durian_adv.estimator import AdvantageEstimator
 
 MODULE = "durian_adv.adapters.verl"  # as users name it where verl does not load its plugins
 
@@ -38,26 +40,35 @@ def checks(arguments: Sequence[str]) -> Iterator[Check]:
 
     config = _config(given.config_path, given.config_name, overrides)
     yield _plugin(config)
-    estimator = config.algorithm.adv_estimator
-    state: Any = "ok" if estimator == adapter.NAME else "problem"
-    yield Check(state, "estimator", f"algorithm.adv_estimator is {estimator}, for Durian it must be {adapter.NAME}")
+    if importlib.util.find_spec("verl.trainer.main_ppo_sync") is not None:
+        text = f"verl.trainer.main_ppo; durian is refused in verl.trainer.main_ppo_sync of verl {verl.__version__}"
+        yield Check("ok", "program", text)
+    name = config.algorithm.adv_estimator
+    text = f"algorithm.adv_estimator is {name}, for Durian it must be {adapter.NAME}"
+    yield verdict(name == adapter.NAME, "estimator", text)
     try:
-        options = adapter.check_config(config)
+        estimator = adapter.check_config(config)
     except (RuntimeError, TypeError, ValueError) as error:
         yield Check("problem", "options", str(error))
-        options = DurianOptions()
+        estimator = AdvantageEstimator()
     else:
-        yield Check("ok", "options", repr(options))
+        yield Check("ok", "options", described(estimator))
+    yield from _of_scores(config, estimator)
+    if not given.no_ray:
+        yield from _workers(config)
+
+
+def _of_scores(config: Any, estimator: AdvantageEstimator) -> Iterator[Check]:
     data = Data()
     yield from _data(config, data)
     if data.prompts:
-        yield _entropy(config, options, data)
-    if data.images and options.weights[1] > 0:
+        yield _entropy(config, estimator, data)
+        if estimator.needs("category"):
+            yield _category(data)
+    if data.images and estimator.needs("visual_entropy"):
         yield _tower(config)
-    yield _confidence(config, options)
-    yield _buckets(config, options, data.images)
-    if not given.no_ray:
-        yield from _workers(config)
+    yield _confidence(config, estimator)
+    yield _prompts(config, estimator, data.images)
 
 
 def _config(path: Path | None, name: str, overrides: Sequence[str]) -> Any:
@@ -92,7 +103,10 @@ def _plugin(config: Any) -> Check:
     if by_entry_point or MODULE in named or (by_option and trainer in ("v0", "v1")):
         versions = f"verl {verl.__version__} loads durian_adv {durian_adv.__version__}"
         return Check("ok", "plugin", f"{versions}; tested with verl {adapter.TESTED}")
-    text = f"verl does not load durian_adv: VERL_USE_EXTERNAL_PLUGINS is {policy}"
+    text = (
+        f"verl {verl.__version__} does not load durian_adv (VERL_USE_EXTERNAL_PLUGINS is {policy}): set "
+        f"VERL_USE_EXTERNAL_MODULES={MODULE} for all of the run's processes"
+    )
     if by_option:
         text += f", and {trainer} does not load actor_rollout_ref.model.external_lib where the estimator is needed"
     return Check("problem", "plugin", text)
@@ -104,6 +118,7 @@ class Data:
 
     images: bool = False
     prompts: int = 0
+    kinds: bool = False  # whether there is a column of categories
     known: dict[str, int] = dataclasses.field(default_factory=dict)  # prompts with an entropy, by its carrier
 
 
@@ -128,6 +143,7 @@ def _look_into(file: str, config: Any, data: Data) -> None:
     data.prompts += parquet.metadata.num_rows
     keys = config.data.get("image_key", "images"), config.data.get("video_key", "videos")
     data.images |= any(key in schema.names for key in keys)
+    data.kinds |= any(name in schema.names for name in adapter.CATEGORY)
     extra = schema.field("extra_info").type if "extra_info" in schema.names else None
     carriers = ["visual_entropy"] if "visual_entropy" in schema.names else []
     if extra is not None and pyarrow.types.is_struct(extra) and extra.get_field_index("visual_entropy") >= 0:
@@ -147,9 +163,9 @@ _LOST = {
 }
 
 
-def _entropy(config: Any, options: DurianOptions, data: Data) -> Check:
+def _entropy(config: Any, estimator: AdvantageEstimator, data: Data) -> Check:
     """Tell whether the entropy is there, and whether it reaches the advantage step."""
-    if options.weights[1] == 0:
+    if not estimator.needs("visual_entropy"):
         return Check("ok", "entropy", "not needed, the perceptual component has weight 0")
     if not data.images:
         return Check(
@@ -164,12 +180,23 @@ def _entropy(config: Any, options: DurianOptions, data: Data) -> Check:
             text = f"the dataset's {' and '.join(carriers)} does not reach the advantage step of {trainer}"
             if "extra_info.visual_entropy" not in _LOST[trainer]:
                 text += ", extra_info.visual_entropy would"
-        if config.reward.custom_reward_function.path:
+        if _reward_function(config):
             return Check("warning", "entropy", f"{text}; the reward function must return visual_entropy")
         return Check("problem", "entropy", f"{text}, and there is no reward function of yours to return it")
     known = data.known[reaching[0]]
-    state: Any = "ok" if known == data.prompts else "warning"
-    return Check(state, "entropy", f"the dataset's {reaching[0]}, for {known} of {data.prompts} prompts")
+    text = f"the dataset's {reaching[0]}, for {known} of {data.prompts} prompts"
+    return verdict(known == data.prompts, "entropy", text, otherwise="warning")
+
+
+def _reward_function(config: Any) -> Any:
+    """Return the path of a reward function of one's own, which verl before 0.7.1 has at another place."""
+    paths = (OmegaConf.select(config, f"{at}custom_reward_function.path") for at in ("reward.", ""))
+    return next(filter(None, paths), None)
+
+
+def _category(data: Data) -> Check:
+    text = f"column {' or '.join(adapter.CATEGORY)}: the dataset has {'one' if data.kinds else 'none'} of them"
+    return verdict(data.kinds, "category", text)
 
 
 def _tower(config: Any) -> Check:
@@ -186,9 +213,9 @@ def _tower(config: Any) -> Check:
     return Check("warning", "vision tower", text)
 
 
-def _confidence(config: Any, options: DurianOptions) -> Check:
+def _confidence(config: Any, estimator: AdvantageEstimator) -> Check:
     """Tell whose log-probabilities the confidence is taken from."""
-    if options.weights[2] == 0:
+    if not estimator.needs("confidence"):
         return Check("ok", "confidence", "not needed, the reasoning component has weight 0")
     bypass = OmegaConf.select(config, "algorithm.rollout_correction.bypass_mode")
     rollout = config.actor_rollout_ref.rollout
@@ -198,14 +225,13 @@ def _confidence(config: Any, options: DurianOptions) -> Check:
     return Check("ok", "confidence", f"from the {'sampler' if bypass else 'old policy'}'s log-probabilities")
 
 
-def _buckets(config: Any, options: DurianOptions, images: bool) -> Check:
+def _prompts(config: Any, estimator: AdvantageEstimator, images: bool) -> Check:
     """Tell how many prompts share a std."""
     prompts = adapter.prompts_of(config)
     if prompts is None:
         size = config.data.train_batch_size
         return Check("warning", "prompts", f"data.train_batch_size is {size}: how many share a std is not known")
-    text, enough = prompts_a_bucket(prompts, options, images)
-    return Check("ok" if enough else "warning", "prompts", text)
+    return prompts_check(prompts, estimator, images)
 
 
 def _workers(config: Any) -> Iterator[Check]:
@@ -213,18 +239,23 @@ def _workers(config: Any) -> Iterator[Check]:
     from verl.trainer.constants_ppo import get_ppo_ray_runtime_env
 
     given = OmegaConf.to_container(config.ray_kwargs.get("ray_init", {}), resolve=True)
-    environment = {**get_ppo_ray_runtime_env(config), **given.pop("runtime_env", {})}
+    takes_config = inspect.signature(get_ppo_ray_runtime_env).parameters  # since verl 0.9
+    own = get_ppo_ray_runtime_env(config) if takes_config else get_ppo_ray_runtime_env()
+    environment = {**own, **given.pop("runtime_env", {})}
     external = _external(config) if adapter.trainer_of(config) in ("v0", "v1") else []
     yield from _ray.asked_on_every_node(_loaded, external, **given, runtime_env=environment)
 
 
 def _loaded(external_libs: list[str]) -> tuple[bool, str]:
     """Ask verl in this process, a worker's, which may not have durian_adv."""
-    import importlib
+    import importlib.util
     import sys
 
-    import verl.trainer.ppo.v1
-    from verl.trainer.ppo import core_algos
+    import verl
+    from verl.trainer.ppo import core_algos, ray_trainer  # noqa: F401  # what the estimator changes on import
+
+    if importlib.util.find_spec("verl.trainer.ppo.v1") is not None:
+        importlib.import_module("verl.trainer.ppo.v1")
 
     for name in external_libs:
         importlib.import_module(name)
