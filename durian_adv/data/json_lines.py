@@ -52,7 +52,7 @@ def loads(text: str) -> Any:
     Traceback (most recent call last):
     ValueError: duplicate key 'a'
     """
-    return json.loads(text, object_pairs_hook=_unique)
+    return _DECODE(text)
 
 
 def where(path: Path | str, number: int) -> str:
@@ -75,6 +75,9 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         names = [name for name, _ in pairs]
         raise ValueError(f"duplicate key {next(name for name in names if names.count(name) > 1)!r}")
     return row
+
+
+_DECODE = json.JSONDecoder(object_pairs_hook=_unique).decode
 
 
 def _object(text: bytes, path: Path | str, number: int) -> dict[str, Any]:

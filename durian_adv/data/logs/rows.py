@@ -22,6 +22,7 @@ COLUMNS = ("prompt", "reward", "step", "visual_entropy", "confidence", "logprobs
 # what trainers call the mask of the sampled tokens; one that is there is used with logprobs
 MASKS = ("mask", "response_mask", "loss_mask", "token_loss_mask", "completion_mask", "action_mask")
 _MISSING: Any = object()
+_encode = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False).encode
 
 
 class Row(NamedTuple):
@@ -43,15 +44,17 @@ class Rollout(NamedTuple):
     confidence: float  # likewise
 
 
-class Keys(NamedTuple):
+class Keys:
     """Where the columns are: as the user says, else as the format does, else by their own names."""
 
-    named: Mapping[str, str]  # by the user
-    of_format: Mapping[str, str]
+    def __init__(self, named: Mapping[str, str], of_format: Mapping[str, str]) -> None:
+        """Keep both, and the key of each column."""
+        self.named, self.of_format = named, of_format
+        self._keys = {column: named.get(column) or of_format.get(column, column) for column in COLUMNS}
 
     def of(self, column: str) -> str:
         """Return the key of a column."""
-        return self.named.get(column) or self.of_format.get(column, column)
+        return self._keys[column]
 
     def roots(self) -> set[str]:
         """Return every top-level key that could be read."""
@@ -76,45 +79,41 @@ def rollout(row: Row, keys: Keys, reduction: Reduction) -> Rollout:
         ValueError: what cannot be used, with the row's place and key.
     """
     where = row.where
-    prompt = _value(row, keys, "prompt", joined=True)
-    reward = _value(row, keys, "reward", joined=True)
-    for column, value in (("prompt", prompt), ("reward", reward)):
-        if value is _MISSING:
-            raise ValueError(
-                f"{where}: expected the key {keys.of(column)!r}, got {short(sorted(row.values))}; --key {column}=KEY "
-                "names another"
-            )
-    step = _value(row, keys, "step")
-    entropy, confidence = (
-        number(_value(row, keys, score), f"{where}: {keys.of(score)}") for score in ("visual_entropy", "confidence")
-    )
+    prompt, reward, step = _value(row, keys, "prompt"), _value(row, keys, "reward"), _value(row, keys, "step")
+    if prompt is _MISSING or reward is _MISSING:
+        keys.require(row.values, where)
+        key = keys.of("prompt" if prompt is _MISSING else "reward")
+        raise ValueError(f"{where}: expected the key {key!r}, got {short(sorted(row.values))}")
+    entropy = number(_value(row, keys, "visual_entropy"), where, keys.of("visual_entropy"))
+    confidence = number(_value(row, keys, "confidence"), where, keys.of("confidence"))
     if math.isnan(confidence):
         confidence = _of_logprobs(row, keys, reduction)
     return Rollout(
-        None if step is _MISSING else _step(step, f"{where}: {keys.of('step')}"),
-        identity(prompt, f"{where}: {keys.of('prompt')}"),
+        None if step is _MISSING else _step(step, where, keys.of("step")),
+        identity(prompt, where, keys.of("prompt")),
         label(prompt if "prompt" in keys.named else _label(row, keys, prompt)),
-        _reward(reward, f"{where}: {keys.of('reward')}"),
+        _reward(reward, where, keys.of("reward")),
         entropy,
         confidence,
     )
 
 
-def identity(value: Any, where: str = "prompt") -> str:
+def identity(value: Any, where: str = "", key: str = "prompt") -> str:
     """Return the canonical JSON text of an id: keys sorted, no spaces, whole numbers as integers.
 
     >>> identity({"b": 1.0, "a": [None, "x"]}), identity(1) == identity("1")
     ('{"a":[null,"x"],"b":1}', False)
     """
     if value is None or (isinstance(value, _Joined) and all(part is None for part in value)):
-        raise ValueError(f"{where}: expected a prompt id, got null")
+        raise ValueError(f"{where}: {key}: expected a prompt id, got null")
     try:
-        text = json.dumps(_plain(value), ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
-        text.isascii() or text.encode()
+        text = str(value) if type(value) is int else _encode(value if isinstance(value, str) else _plain(value))
+        if not text.isascii():
+            text.encode()
     except UnicodeEncodeError:
-        raise ValueError(f"{where}: expected text, got {short(value)}, half of a character") from None
+        raise ValueError(f"{where}: {key}: expected text, got {short(value)}, half of a character") from None
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{where}: expected what JSON can hold, got {short(value)} ({error})") from None
+        raise ValueError(f"{where}: {key}: expected what JSON can hold, got {short(value)} ({error})") from None
     return text
 
 
@@ -127,16 +126,18 @@ def label(value: Any) -> Name:
     return identity(value)
 
 
-def number(value: Any, where: str) -> float:
+def number(value: Any, where: str, key: str) -> float:
     """Return a number, NaN for null and for a key that is not there."""
+    if type(value) is float:
+        return value
     if value is None or value is _MISSING:
         return math.nan
     if not isinstance(value, (int, float)):
-        raise ValueError(f"{where}: expected a number or null, got {short(value)}")
-    return _float(value, where)
+        raise ValueError(f"{where}: {key}: expected a number or null, got {short(value)}")
+    return _float(value, where, key)
 
 
-def weighted(values: Mapping[str, Any], key: str) -> Any:
+def weighted(values: Mapping[str, Any], key: str, where: str) -> Any:
     """Return the value of a key, or a sum of keys with their weights: ``accuracy*0.9+format*0.1``.
 
     Parts that are null are left out; null, where all are.
@@ -146,10 +147,10 @@ def weighted(values: Mapping[str, Any], key: str) -> Any:
     terms = _terms(key)
     if len(terms) == 1 and terms[0][1] is None:
         return _MISSING
-    parts = [(lookup(values, path), 1.0 if weight is None else weight) for path, weight in terms]
-    if any(value is _MISSING for value, _ in parts):
+    parts = [(lookup(values, path), path, 1.0 if weight is None else weight) for path, weight in terms]
+    if any(value is _MISSING for value, _, _ in parts):
         return _MISSING
-    products = [number(value, path) * weight for (path, _), (value, weight) in zip(terms, parts, strict=True)]
+    products = [number(value, where, path) * weight for value, path, weight in parts]
     known = [product for product in products if not math.isnan(product)]
     return math.fsum(known) if known else None
 
@@ -158,6 +159,8 @@ def lookup(values: Mapping[str, Any], path: str) -> Any:
     """Return the value of a key, or of a key within objects: ``rewards.accuracy``."""
     if path in values:
         return values[path]
+    if "." not in path:
+        return _MISSING
     found: Any = values
     for part in path.split("."):
         if not isinstance(found, dict) or part not in found:
@@ -189,14 +192,16 @@ def _label(row: Row, keys: Keys, prompt: Any) -> Any:
     return prompt if found is None or found is _MISSING else found
 
 
-def _value(row: Row, keys: Keys, column: str, joined: bool = False) -> Any:
-    if column not in keys.named and column in row.given:
+def _value(row: Row, keys: Keys, column: str) -> Any:
+    if row.given and column not in keys.named and column in row.given:
         return row.given[column]
     key = keys.of(column)
+    if key in row.values:
+        return row.values[key]
     if column == "reward":
-        return weighted(row.values, key)
+        return weighted(row.values, key, row.where)
     value = lookup(row.values, key)
-    if value is _MISSING and joined and "+" in key:
+    if value is _MISSING and column == "prompt" and "+" in key:
         parts = [lookup(row.values, path) for path in key.split("+")]
         return _MISSING if any(part is _MISSING for part in parts) else _Joined(parts)
     return value
@@ -235,41 +240,41 @@ def _content(message: dict[str, Any]) -> str:
     return content if isinstance(content, str) else ""
 
 
-def _step(value: Any, where: str) -> Name:
+def _step(value: Any, where: str, key: str) -> Name:
     if isinstance(value, float) and value.is_integer():  # a column of integers with a gap, in a table
         value = int(value)
     if not isinstance(value, (str, int)) or isinstance(value, bool):
-        raise ValueError(f"{where}: expected an integer or a string, got {short(value)}")
+        raise ValueError(f"{where}: {key}: expected an integer or a string, got {short(value)}")
     if isinstance(value, int):
         if abs(value) >> 128:  # a step is a place on an axis
-            raise ValueError(f"{where}: expected an integer of up to 128 bits, got a larger one")
+            raise ValueError(f"{where}: {key}: expected an integer of up to 128 bits, got a larger one")
     else:
-        identity(value, where)
+        identity(value, where, key)
     return value
 
 
-def _reward(value: Any, where: str) -> float:
+def _reward(value: Any, where: str, key: str) -> float:
     """Return a reward; a list is one for each token, of which the sum counts."""
     if isinstance(value, list):
-        return math.fsum(number(part, where) for part in value) if value else math.nan
+        return math.fsum(number(part, where, key) for part in value) if value else math.nan
     if isinstance(value, dict):
         raise ValueError(
-            f"{where}: expected a number or null, got an object with {short(sorted(value))}: name one of them, "
-            f"as in --key reward={where.rpartition(': ')[2]}.{next(iter(value), 'KEY')}"
+            f"{where}: {key}: expected a number or null, got an object with {short(sorted(value))}: name one of them, "
+            f"as in --key reward={key}.{next(iter(value), 'KEY')}"
         )
-    return number(value, where)
+    return number(value, where, key)
 
 
 def _of_logprobs(row: Row, keys: Keys, reduction: Reduction) -> float:
-    where = f"{row.where}: {keys.of('logprobs')}"
-    values = _value(row, keys, "logprobs")
+    values, key = _value(row, keys, "logprobs"), keys.of("logprobs")
     if values is None or values is _MISSING:
         return math.nan
+    where = f"{row.where}: {key}"
     mask = masked(row, keys)
     numbers = (int, float, type(None))
     if not isinstance(values, list) or not all(isinstance(v, numbers) and not isinstance(v, bool) for v in values):
         raise ValueError(f"{where}: expected a list of numbers or null, got {short(values)}")
-    logprobs = torch.tensor([math.nan if v is None else _float(v, where) for v in values], dtype=torch.float64)
+    logprobs = torch.tensor([number(v, row.where, key) for v in values], dtype=torch.float64)
     counts = logprobs.isfinite()
     if mask is not None:
         if len(mask) != len(values):
@@ -303,7 +308,7 @@ def natural(name: str) -> tuple[Any, ...]:
     return tuple(int(part) if part.isdigit() else part for part in re.split(r"([0-9]+)", name))
 
 
-def _float(value: float, where: str) -> float:
+def _float(value: float, where: str, key: str) -> float:
     if isinstance(value, int) and abs(value) > sys.float_info.max:
-        raise ValueError(f"{where}: expected a number within the range of float64, got one far outside")
+        raise ValueError(f"{where}: {key}: expected a number within the range of float64, got one far outside")
     return float(value)

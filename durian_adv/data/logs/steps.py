@@ -20,6 +20,7 @@ from durian_adv.data.logs.rows import COLUMNS, Keys, Reduction, Rollout, Row, na
 
 Name = str | int
 _TOLD = {int: "an integer", str: "a string", type(None): "none"}
+_LONG = 64  # characters of an id that is not held as it is
 _LARGEST = 1 << 22  # rollouts of a step, whose statistics take some 0.7 kB each
 
 
@@ -187,7 +188,7 @@ class _Table:
 
     def __init__(self) -> None:
         self.chunks: dict[Name | None, _Chunk] = {}
-        self.numbers: dict[bytes, int] = {}  # of prompts, by a digest of their ids
+        self.numbers: dict[str | bytes, int] = {}  # of prompts, by a digest of their ids
         self.labels: list[Name] = []
         self.first_of_kind: dict[str, Name] = {}  # prompts whose ids are numbers, texts, ...
 
@@ -197,8 +198,10 @@ class _Table:
             self._check_kind(where, each.step)
             chunk = self.chunks[each.step] = _Chunk(array("q"), array("d"), array("d"), array("d"), {})
         chunk.files.setdefault(file, len(chunk.prompts))
-        digest = hashlib.blake2b(each.prompt.encode(), digest_size=16).digest()
-        number = self.numbers.setdefault(digest, len(self.labels))
+        text: str | bytes = each.prompt  # a digest of long ones, which would be held twice
+        if len(each.prompt) > _LONG:
+            text = hashlib.blake2b(each.prompt.encode(), digest_size=16).digest()
+        number = self.numbers.setdefault(text, len(self.labels))
         if number == len(self.labels):
             self.labels.append(each.label)
             self.first_of_kind.setdefault(_kind(each.prompt), each.label)

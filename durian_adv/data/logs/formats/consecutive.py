@@ -40,11 +40,13 @@ def _step(
     step: list[Row], reading: Reading, advantage: str, rewards: Callable[[list[Row]], list[list[str]]]
 ) -> Iterator[Row]:
     named = reading.keys.named
-    prompts = [identity(row.values["prompt"], f"{row.where}: prompt") for row in step]
+    prompts = [identity(row.values["prompt"], row.where) for row in step]
     choices = [[named["reward"]]] if "reward" in named else [columns for columns in rewards(step) if columns]
     if not choices:
         raise ValueError(f"{step[0].where}: expected a column of rewards, got none: --key reward=KEY names it")
-    logged = torch.tensor([number(row.values.get(advantage), row.where) for row in step], dtype=torch.float64)
+    logged = torch.tensor(
+        [number(row.values.get(advantage), row.where, advantage) for row in step], dtype=torch.float64
+    )
     sums = ["+".join(columns) for columns in choices]
     totals = [torch.tensor([_total(row, key) for row in step], dtype=torch.float64) for key in sums]
     size, choice, explained = _derive(prompts, totals, logged, reading.group_size)
@@ -58,10 +60,10 @@ def _step(
 
 
 def _total(row: Row, key: str) -> float:
-    value = weighted(row.values, key)
+    value = weighted(row.values, key, row.where)
     if missing(value):
         raise ValueError(f"{row.where}: expected the key {key!r}, got {', '.join(row.values)}")
-    return number(value, f"{row.where}: {key}")
+    return number(value, row.where, key)
 
 
 def _derive(

@@ -47,7 +47,7 @@ def _reward(trace: dict[str, Any], where: str) -> float | None:
         return None
     total = 0.0
     for name, reward in scored.items():
-        total += number(reward.get("score"), f"{where}: rewards.{name}.score") * reward.get("weight", 1.0)
+        total += number(reward.get("score"), where, f"rewards.{name}.score") * reward.get("weight", 1.0)
     return total
 
 
