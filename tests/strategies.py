@@ -150,9 +150,9 @@ def dense_batches(
 
 
 def make_ids(rng, count):
-    """Distinct int64 ids: small, negative or huge, neighbours among them, in no order."""
+    """Distinct int64 ids: small, negative or huge, neighbors among them, in no order."""
     pool = np.unique(rng.choice((1, 2**20, 2**61), 4 * count + 8) * rng.integers(-3, 4, 4 * count + 8))
-    pool = np.unique(pool[:, None] + np.arange(2))  # huge neighbours, which a float64 cannot tell apart
+    pool = np.unique(pool[:, None] + np.arange(2))  # huge neighbors, which a float64 cannot tell apart
     extra = np.arange(1000, 1000 + count)
     return rng.permutation(np.unique(np.concatenate([pool, extra])))[:count].astype(np.int64)
 

@@ -85,7 +85,7 @@ def grpo_advantage(
     eps: float = 1e-6,
     correction: int = 1,
 ) -> Tensor:
-    r"""Rewards centred and scaled by their own prompt's mean and std.
+    r"""Rewards centered and scaled by their own prompt's mean and std.
 
     .. math:: A_{s,i} = \frac{r_{s,i} - \operatorname{mean}_i r_{s,\cdot}}{\operatorname{std}_i r_{s,\cdot} + \epsilon}
 
@@ -126,7 +126,7 @@ def shared_std_advantage(
     eps: float = 1e-6,
     correction: int = 1,
 ) -> Tensor:
-    r"""Rewards centred by their own prompt's mean and scaled by a std that the prompts of a bucket share.
+    r"""Rewards centered by their own prompt's mean and scaled by a std that the prompts of a bucket share.
 
     .. math:: A_{s,i} = \frac{r_{s,i} - \operatorname{mean}_i r_{s,\cdot}}{\operatorname{std}(R_{b(s)}) + \epsilon}
 
