@@ -58,7 +58,7 @@ def steps(rollouts: int) -> Iterator[dict[str, np.ndarray]]:
 
 
 def write_log(path: Path, rollouts: int) -> None:
-    """Write a log, a step at a time."""
+    """Write a log, one step at a time."""
     if path.suffix == ".parquet":
         writer = None
         for columns in steps(rollouts):

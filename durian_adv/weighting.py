@@ -69,7 +69,7 @@ def reweighted_advantage(
 
     Raises:
         TypeError, ValueError: a wrong dtype, shape or number, with the argument's name; a ``weight`` that does not
-            return a tensor of one number a prompt.
+            return a tensor of one number per prompt.
 
     Source: Difficulty prior (arXiv 2505.13261), online advantage differentiation.
 

@@ -142,7 +142,7 @@ class Batch:
         return [is_signal(self.values(members)) for members in self.live]
 
     def spread(self, per_prompt, dtype):
-        """One value a prompt as the library reports it: (B,), or repeated to (N,) in the flat form."""
+        """One value per prompt as the library reports it: (B,), or repeated to (N,) in the flat form."""
         if not self.flat:
             return np.array(per_prompt, dtype=dtype).reshape(len(self.prompts))
         out = np.zeros(len(self.rewards), dtype=dtype)

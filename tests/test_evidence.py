@@ -110,7 +110,7 @@ def batch_of(rewards: torch.Tensor, seed: int = 0) -> Batch:
 
 
 @pytest.mark.parametrize("name", ARMS)
-def test_every_arm_is_a_factor_a_prompt_on_centered_rewards(name):
+def test_every_arm_is_one_factor_per_prompt_on_centered_rewards(name):
     rewards = torch.randint(0, 2, (96, 8), generator=torch.Generator().manual_seed(1)).float()
     rewards[:5] = 1.0
     advantages = ARMS[name].advantage(batch_of(rewards))

@@ -19,7 +19,7 @@ class Batch(NamedTuple):
 
     measured: scales.Measured  # (B,)
     centered: Tensor  # (G, B) or (N,): in units from the prompt's mean, 0 for invalid rewards
-    valid: Tensor  # likewise
+    valid: Tensor  # as rewards
     layout: Layout | None  # of the flat form
     shape: torch.Size  # of the caller's rewards
     dtype: torch.dtype  # of the results
@@ -131,7 +131,7 @@ def shared_std_advantage(
     .. math:: A_{s,i} = \frac{r_{s,i} - \operatorname{mean}_i r_{s,\cdot}}{\operatorname{std}(R_{b(s)}) + \epsilon}
 
     :math:`R_b` holds all rewards of the bucket's prompts, and its std is taken around the bucket's mean. One bucket for
-    all prompts gives "group mean, batch std"; one prompt a bucket gives GRPO.
+    all prompts gives "group mean, batch std"; one prompt per bucket gives GRPO.
 
     Args:
         rewards: ``(B, G)``, or ``(N,)`` with ``prompt_index``; any real dtype. Non-finite rewards are invalid.

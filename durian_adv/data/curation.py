@@ -27,7 +27,7 @@ FATES = ("too_hard", "stage_2", "stage_1", "too_easy", "uncertain")
 
 
 class Curation(NamedTuple):
-    """What ``curate`` returns: a value a prompt, in the order in which prompts first appear."""
+    """What ``curate`` returns: one value per prompt, in the order in which prompts first appear."""
 
     prompt: NDArray[Any]
     samplings: NDArray[np.int64]  # those whose outcome is known
@@ -69,7 +69,7 @@ def curate(
     * ``"certain"``: keep a prompt only if its whole interval lies in the band.
 
     Args:
-        correct: ``(B, k)``, a prompt a row; or ``(N,)`` with ``prompts``: bool, 0 or 1; NaN or None: not known. With
+        correct: ``(B, k)``, one prompt per row; or ``(N,)`` with ``prompts``: bool, 0 or 1; NaN or None: not known. With
             ``samplings``, ``(B,)``: how many of them are correct.
         samplings: how many there are, one number for all prompts or ``(B,)``.
         prompts: each row's prompt, ``(B,)``; or each sampling's prompt, ``(N,)``, any hashable ids in any order.

@@ -2,7 +2,7 @@
 
 Every model of this kind has a *connector* between the vision tower and the language model. What goes into it are the
 tower's patch features, what comes out are the tokens that the language model sees. A hook on it sees both, in every
-forward that somebody runs anyway, and keeps one number an image.
+forward that somebody runs anyway, and keeps one number per image.
 """
 
 from __future__ import annotations
