@@ -71,7 +71,7 @@ def row_sum_of_any_size(terms: Tensor) -> Tensor:
 
 
 def segment_sum(terms: Tensor, segment: Tensor, num_segments: int) -> Tensor:
-    """Sum each row of ``terms (C, B)`` within the segments that ``segment (C, B)`` numbers from 0; as exact as ``total``.
+    """Sum each row of ``terms (C, B)`` within the segments that ``segment (C, B)`` numbers from 0; as exact as ``exact_sum``.
 
     Returns ``(C, num_segments)``.
     """
