@@ -138,7 +138,7 @@ class Batch:
         return [self.rewards[i] for i in positions]
 
     def signal(self):
-        """One bool a prompt."""
+        """One bool per prompt."""
         return [is_signal(self.values(members)) for members in self.live]
 
     def spread(self, per_prompt, dtype):
@@ -187,7 +187,7 @@ def bucket_stds(batch, buckets, correction=1):
 
 
 def _bucket_of_prompt(batch, buckets):
-    """One bucket a prompt: the (B,) array itself, or what the prompt's first live rollout says."""
+    """One bucket per prompt: the (B,) array itself, or what the prompt's first live rollout says."""
     if not batch.flat:
         return [int(b) for b in np.asarray(buckets)]
     flat = [int(b) for b in np.asarray(buckets)]
@@ -202,7 +202,7 @@ def shared_std(rewards, buckets, valid=None, prompt_index=None, eps=1e-6, correc
 
 
 def known_scores(batch, scores):
-    """One score a row: what a rollout's valid rows know, which is one value, stands in the row that stands for it."""
+    """One score per row: what a rollout's valid rows know, which is one value, stands in the row that stands for it."""
     out = np.array(scores, dtype=np.float64)
     for row, first in batch.stand_in.items():
         if math.isnan(out[first]):
@@ -211,7 +211,7 @@ def known_scores(batch, scores):
 
 
 def categories(batch, category):
-    """One category a prompt: the largest of its live rows' in the flat form; none without a live rollout."""
+    """One category per prompt: the largest of its live rows' in the flat form; none without a live rollout."""
     labels = [int(c) for c in np.asarray(category)]
     out = []
     for s, live in enumerate(batch.live):

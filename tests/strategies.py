@@ -242,7 +242,7 @@ def categories(draw, batch):
     rng = np.random.default_rng(draw(seeds))
     size = batch.prompts if batch.prompt_index is None else len(batch.rewards)
     labels = rng.choice((0, 1, -5, 2**62, 2**62 + 1, -(2**63), 2**63 - 1)[: draw(st.integers(1, 7))], size)
-    if batch.prompt_index is not None and draw(st.booleans()):  # one a prompt; else the largest of a prompt's rows
+    if batch.prompt_index is not None and draw(st.booleans()):  # one per prompt; else the largest of a prompt's rows
         labels = labels[np.unique(batch.prompt_index.numpy(), return_inverse=True)[1]]
     return {"category": torch.tensor(labels, dtype=torch.int64)}
 

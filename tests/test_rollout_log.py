@@ -31,7 +31,7 @@ def write(path, rollouts):
 
 
 def as_rows(steps):
-    """Steps as one tuple a rollout, NaN as None."""
+    """Steps as one tuple per rollout, NaN as None."""
     rows = {}
     for step in steps:
         n = len(step.rewards)

@@ -44,7 +44,7 @@ def test_every_form_of_an_image_has_its_entropy(tmp_path):
     assert values == pytest.approx([entropy(image)] * len(found), abs=1e-6)
 
 
-def test_grey_palette_and_transparent_images_are_seen_in_rgb():
+def test_gray_palette_and_transparent_images_are_seen_in_rgb():
     image = crop(2)
     gray = image.convert("L")
     cells = [gray, image.convert("RGBA"), encoded(image.convert("RGBA")), np.asarray(gray), np.asarray(gray)[..., None]]

@@ -135,8 +135,8 @@ def shared_std_advantage(
 
     Args:
         rewards: ``(B, G)``, or ``(N,)`` with ``prompt_index``; any real dtype. Non-finite rewards are invalid.
-        buckets: ``(B,)``, or ``(N,)`` with ``prompt_index``: integers of any value, one a prompt. In the flat form the
-            largest of a prompt's valid rollouts counts, should they differ.
+        buckets: ``(B,)``, or ``(N,)`` with ``prompt_index``: integers of any value, one per prompt. In the flat form
+            the largest of a prompt's valid rollouts counts, should they differ.
         prompt_index: ``(N,)`` integers, any values in any order; rollouts of one prompt share a value.
         valid: bool, the shape of rewards; False where a rollout does not count.
         eps: added to the std, in units of rewards; finite and not negative.

@@ -222,7 +222,7 @@ def interval(patches: Tensor) -> tuple[Tensor, Tensor]:
     """Bounds on the entropy of ``patches (..., P, D)``, all real, without allowance for rounding: ``(...)`` each."""
     working = exact.working_dtype(patches.device)
     matrix = gram(centered(patches))
-    # summed in double precision: in float32 the rounding of rows of like numbers adds up instead of cancelling
+    # summed in double precision: in float32 the rounding of rows of like numbers adds up instead of canceling
     trace = exact.safe_divisor(matrix.diagonal(dim1=-2, dim2=-1).to(working).sum(-1))
     purity = torch.linalg.vector_norm(matrix, dim=-1, dtype=working).square().sum(-1) / trace.square()
     purity = purity * (1 + _SLACK * torch.finfo(matrix.dtype).eps)  # too large a purity only lowers the lower bound

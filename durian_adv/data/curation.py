@@ -69,8 +69,8 @@ def curate(
     * ``"certain"``: keep a prompt only if its whole interval lies in the band.
 
     Args:
-        correct: ``(B, k)``, one prompt per row; or ``(N,)`` with ``prompts``: bool, 0 or 1; NaN or None: not known. With
-            ``samplings``, ``(B,)``: how many of them are correct.
+        correct: ``(B, k)``, one prompt per row; or ``(N,)`` with ``prompts``: bool, 0 or 1; NaN or None: not known.
+            With ``samplings``, ``(B,)``: how many of them are correct.
         samplings: how many there are, one number for all prompts or ``(B,)``.
         prompts: each row's prompt, ``(B,)``; or each sampling's prompt, ``(N,)``, any hashable ids in any order.
         band: the lowest and the highest accuracy that are kept.

@@ -112,7 +112,8 @@ def moved(trainer, run):
 def scripted(texts, *, masks=None, logprobs=None):
     """A rollout function whose completions are fixed: those of ``texts[number of the prompt]`` in turn.
 
-    ``masks(number, text, tokens)`` says which tokens the policy wrote, ``logprobs(number, text, tokens)`` what a sampler reports.
+    ``masks(number, text, tokens)`` says which tokens the policy wrote, ``logprobs``, called with the same, what a
+    sampler reports.
     """
 
     def roll_out(prompts, trainer):

@@ -111,7 +111,7 @@ def rows_by_sample(batch: Mapping[str, Any]) -> list[int]:
 
 
 def tower_entropies(model: Any, vision: Vision, features: str, batch: Mapping[str, Any], samples: list[int]) -> Any:
-    """Run the vision tower once on the images of some samples of a TRL batch; return a list of entropies a sample."""
+    """Run the vision tower once on the images of some samples of a TRL batch; return a list of entropies per sample."""
     rows, pixels = rows_by_sample(batch), batch["pixel_values"]
     images = batch["num_images"]
     if batch.get("image_grid_thw") is not None:
