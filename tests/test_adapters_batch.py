@@ -125,14 +125,19 @@ def test_entropies_that_differ_within_a_prompt_are_refused(rows):
 @pytest.mark.parametrize(
     ("prompts", "images", "text", "enough"),
     [
-        (24, True, "24 prompts a batch, 8.0 a bucket in 3 buckets of visual entropy, 2.0 a bucket in 12 buckets", True),
+        (
+            24,
+            True,
+            "24 prompts per batch, 8.0 per bucket in 3 buckets of visual entropy, 2.0 per bucket in 12 buckets",
+            True,
+        ),
         (
             23,
             True,
-            "23 prompts a batch, 7.7 a bucket in 3 buckets of visual entropy, 1.9 a bucket in 12 buckets",
+            "23 prompts per batch, 7.7 per bucket in 3 buckets of visual entropy, 1.9 per bucket in 12 buckets",
             False,
         ),
-        (24, False, "24 prompts a batch, 2.0 a bucket in 12 buckets of confidence", True),
+        (24, False, "24 prompts per batch, 2.0 per bucket in 12 buckets of confidence", True),
     ],
 )
 def test_how_many_prompts_share_a_std(prompts, images, text, enough):
@@ -140,7 +145,7 @@ def test_how_many_prompts_share_a_std(prompts, images, text, enough):
     assert said.startswith(text)
     assert is_enough == enough == ("With fewer than 2" not in said)
     only_grpo = DurianOptions(weights=(1, 0, 0))
-    assert prompts_a_bucket(prompts, only_grpo, images) == (f"{prompts} prompts a batch", True)
+    assert prompts_a_bucket(prompts, only_grpo, images) == (f"{prompts} prompts per batch", True)
 
 
 def test_one_component_may_have_all_the_weight():
@@ -170,8 +175,6 @@ def test_images_without_an_entropy_are_told_what_to_do():
 
 def test_prompts_a_bucket_of_one_bucket_and_of_a_number_of_buckets():
     text, enough = prompts_a_bucket(8, DurianOptions(entropy_quantiles=4, num_confidence_buckets=1), True)
-    assert (
-        text
-        == "8 prompts a batch, 2.0 a bucket in 4 buckets of visual entropy, 8.0 a bucket in 1 buckets of confidence"
-    )
+    entropy, confidence = "2.0 per bucket in 4 buckets of visual entropy", "8.0 per bucket in 1 buckets of confidence"
+    assert text == f"8 prompts per batch, {entropy}, {confidence}"
     assert enough

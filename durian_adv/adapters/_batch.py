@@ -69,7 +69,7 @@ def read_options(
 
 
 def prompt_numbers(ids: Sequence[Any] | np.ndarray) -> Tensor:
-    """Number the prompts of a batch, ``(N,)``, from one id a rollout: strings, UUIDs or integers."""
+    """Number the prompts of a batch, ``(N,)``, from one id per rollout: strings, UUIDs or integers."""
     return torch.from_numpy(np.unique(np.asarray(ids).astype(str), return_inverse=True)[1].reshape(-1))
 
 
@@ -89,11 +89,11 @@ def batch_advantages(
     A component with weight 0 is left out, and so is the perceptual one where no rollout has an entropy.
 
     Args:
-        rewards: one a rollout, ``(N,)``; NaN where there is none.
+        rewards: one per rollout, ``(N,)``; NaN where there is none.
         prompt_index: each rollout's prompt, ``(N,)``.
         logprobs: of the sampled tokens, ``(N, T)``; needed where reasoning has a weight.
         mask: True or 1 for the response's tokens, ``(N, T)``.
-        visual_entropy: one a rollout, ``(N,)``, NaN for a prompt without an image; None without any.
+        visual_entropy: one per rollout, ``(N,)``, NaN for a prompt without an image; None without any.
         images: whether the trainer has images (or videos) for some of the prompts: then some must have an entropy.
         valid: False for rows that are not rollouts (padding), ``(N,)``.
         options: of Durian.
@@ -146,18 +146,18 @@ def _check_one_a_prompt(visual_entropy: Tensor, prompt_index: Tensor, valid: Ten
 
 
 def prompts_a_bucket(prompts: float, options: DurianOptions, images: bool) -> tuple[str, bool]:
-    """Say how many prompts of a batch share a std, and whether that is enough: 2 a bucket on average."""
+    """Say how many prompts of a batch share a std, and whether that is enough: 2 per bucket on average."""
     levels = options.entropy_quantiles
     buckets = {
         "visual entropy": (levels if isinstance(levels, int) else len(levels) + 1) if images else 0,
         "confidence": options.num_confidence_buckets,
     }
     used = {name: n for (name, n), w in zip(buckets.items(), options.weights[1:], strict=True) if w > 0 and n > 0}
-    sizes = [f"{prompts / n:.1f} a bucket in {n} buckets of {name}" for name, n in used.items()]
-    text = ", ".join([f"{prompts:g} prompts a batch", *sizes])
+    sizes = [f"{prompts / n:.1f} per bucket in {n} buckets of {name}" for name, n in used.items()]
+    text = ", ".join([f"{prompts:g} prompts per batch", *sizes])
     if all(prompts >= 2 * n for n in used.values()):
         return text, True
     return (
-        f"{text}. With fewer than 2 a bucket, advantages may exceed GRPO's: take more prompts or fewer buckets",
+        f"{text}. With fewer than 2 per bucket, advantages may exceed GRPO's: take more prompts or fewer buckets",
         False,
     )

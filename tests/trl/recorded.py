@@ -19,7 +19,7 @@ class BetweenTRLAndOurs(GRPOTrainer):
 
 
 class Recorded(DurianGRPOTrainer, BetweenTRLAndOurs):
-    """Keeps one dict a batch in ``batches``."""
+    """Keeps one dict per batch in ``batches``."""
 
     def __init__(self, *args, **kwargs):
         self.batches = []
@@ -61,7 +61,7 @@ class Recorded(DurianGRPOTrainer, BetweenTRLAndOurs):
 
 
 def options(model, **more):
-    """Options of a short run: 4 prompts x 4 completions of 8 tokens a step, generated in one batch."""
+    """Options of a short run: 4 prompts x 4 completions of 8 tokens per step, generated in one batch."""
     return DurianGRPOConfig(
         **{
             "output_dir": "out",

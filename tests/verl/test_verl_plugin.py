@@ -248,7 +248,7 @@ def bare(trainer):
         ({"durian": {"wieghts": [1, 0, 0]}}, r"algorithm.durian.wieghts: expected one of weights, .* unknown option"),
         ({"durian": {"weights": [1, 0]}}, r"algorithm.durian.weights: expected 3 numbers"),
         ({"norm_adv_by_std_in_grpo": False}, r"algorithm.norm_adv_by_std_in_grpo: expected true, got false"),
-        ({"rollouts": 1}, r"actor_rollout_ref.rollout.n: expected at least 2 responses a prompt, got 1"),
+        ({"rollouts": 1}, r"actor_rollout_ref.rollout.n: expected at least 2 responses per prompt, got 1"),
     ],
 )
 @pytest.mark.parametrize(
@@ -296,7 +296,7 @@ def test_few_prompts_for_the_buckets_are_warned_of_when_a_trainer_starts(caplog,
         made._init_dataloader() if v1 else made._create_dataloader(None, None, None, None)
     (record,) = [record for record in caplog.records if record.name == adapter.__name__]
     assert record.levelname == ("INFO" if prompts >= 24 else "WARNING")
-    assert f"{prompts} prompts a batch, {prompts / 12:.1f} a bucket in 12 buckets of confidence" in record.message
+    assert f"{prompts} prompts per batch, {prompts / 12:.1f} per bucket in 12 buckets of confidence" in record.message
 
 
 def test_verls_separate_trainers_use_the_same_step_and_log_the_metrics():

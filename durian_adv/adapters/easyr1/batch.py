@@ -58,4 +58,4 @@ def _entropy(columns: Mapping[str, np.ndarray]) -> Tensor | None:
     try:
         return torch.from_numpy(np.array(columns[COLUMN], dtype=np.float64))  # None becomes NaN
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{COLUMN}: expected one number or None a prompt in the dataset, got {error}") from None
+        raise ValueError(f"{COLUMN}: expected one number or None per prompt in the dataset, got {error}") from None

@@ -61,7 +61,7 @@ def _read(arguments: Sequence[str]) -> Any:
 def _of_rollouts(config: Any) -> Iterator[Check]:
     rollouts, algorithm = config.worker.rollout.n, config.algorithm
     if rollouts < 2:
-        yield Check("problem", "worker.rollout.n", f"expected at least 2 rollouts a prompt, got {rollouts}")
+        yield Check("problem", "worker.rollout.n", f"expected at least 2 rollouts per prompt, got {rollouts}")
     if not algorithm.disable_kl and not algorithm.use_kl_loss:
         text = "the KL penalty is a part of the rewards, so prompts that are all right or all wrong have a signal"
         yield Check("warning", "algorithm.use_kl_loss", f"false: {text}")
@@ -105,7 +105,7 @@ def _of_entropy(
     for row in data.select_columns([COLUMN]):
         value = row[COLUMN]
         if value is not None and not isinstance(value, int | float):
-            yield Check("problem", COLUMN, f"expected one number or null a prompt, got {value!r}")
+            yield Check("problem", COLUMN, f"expected one number or null per prompt, got {value!r}")
             return
         if value is not None and not math.isnan(value):
             break

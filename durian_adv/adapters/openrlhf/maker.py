@@ -48,7 +48,7 @@ _rollout_stats = ppo_trainer.BasePPOTrainer._compute_rollout_stats
 class DurianExperienceMaker(RemoteExperienceMaker):
     """OpenRLHF's experience maker, in which Durian's advantages take the place of those of ``group_norm``.
 
-    KL, length penalties, ``reward.clip_range`` (of the normalised value), dynamic batches and all else are OpenRLHF's.
+    KL, length penalties, ``reward.clip_range`` (of the normalized value), dynamic batches and all else are OpenRLHF's.
     Only the returns are computed in another way: see ``get_cumulative_returns``.
 
     A prompt's visual entropy is ``Experience.info["visual_entropy"]``, where the reward or agent function returns it in
@@ -163,7 +163,7 @@ class DurianExperienceMaker(RemoteExperienceMaker):
             sizes = [0 if values is None else len(values) for values in returned]
             if sizes != [len(e.index) for e in experiences]:
                 raise ValueError(
-                    f"info['visual_entropy']: expected one a rollout, {len(prompts)}, got {sum(sizes)}: return it in "
+                    f"info['visual_entropy']: expected one per rollout, {len(prompts)}, got {sum(sizes)}: return it in "
                     "extra_logs for every rollout, nan where a prompt has no image"
                 )
             return torch.cat(returned).double()
@@ -174,7 +174,7 @@ class DurianExperienceMaker(RemoteExperienceMaker):
         if not any(value is not None for value in found):
             return None
         if len(found) != len(prompts):
-            raise ValueError(f"{name}: expected one a rollout, {len(prompts)}, got {len(found)}")
+            raise ValueError(f"{name}: expected one per rollout, {len(prompts)}, got {len(found)}")
         if self._entropy_table is None:
             _check_images(found, list(_chained(experiences, "images")), first[prompts])
         of_prompts = [found[i] for i in first]

@@ -122,7 +122,7 @@ class DurianGRPOTrainer(GRPOTrainer):
         return output  # type: ignore[no-any-return]  # TRL is not typed
 
     def _rewards(self, local: int, group: int) -> Tensor:
-        """Return the rewards of the whole batch, one prompt a row; NaN where no function gave one."""
+        """Return the rewards of the whole batch, one prompt per row; NaN where no function gave one."""
         per_func = self._rewards_per_func
         if per_func is None:
             raise _misfit("scoring does not call _calculate_rewards")
@@ -155,7 +155,7 @@ class DurianGRPOTrainer(GRPOTrainer):
         return entropy, confidence
 
     def _watch_images(self, inputs: list[dict[str, Any]], group: int) -> AbstractContextManager[list[float]]:
-        """Catch the entropies of one completion a prompt during the forwards that TRL runs.
+        """Catch the entropies of one completion per prompt during the forwards that TRL runs.
 
         Completions of a prompt lie one after the other. So every G-th of a rank, from its first on, is one of each
         prompt there, but for a last one that goes on with the first of the next rank.

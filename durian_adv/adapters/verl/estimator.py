@@ -58,7 +58,7 @@ class Rows:
     """What a batch holds beyond what verl passes to an estimator; a row is a response."""
 
     tensors: Mapping[str, Tensor]
-    column: Column  # by name, a value a row; None where the batch has no such column
+    column: Column  # by name, one value per row; None where the batch has no such column
     valid: Tensor | None = None  # False for padding, and for outputs of a rollout before its last
     last: Tensor | None = None  # the row of the last output of the rollout that a row belongs to
     metrics: dict[str, float] = dataclasses.field(default_factory=dict)
@@ -172,7 +172,7 @@ def check_config(config: Any) -> DurianOptions:
     if not config.algorithm.get("norm_adv_by_std_in_grpo", True):
         raise ValueError("algorithm.norm_adv_by_std_in_grpo: expected true, got false: Durian divides by a std itself")
     if (count := config.actor_rollout_ref.rollout.n) < 2:
-        raise ValueError(f"actor_rollout_ref.rollout.n: expected at least 2 responses a prompt, got {count}")
+        raise ValueError(f"actor_rollout_ref.rollout.n: expected at least 2 responses per prompt, got {count}")
     return options_of(config.algorithm)
 
 
