@@ -19,7 +19,7 @@ DURIAN, DURIAN_COMPILED = "durian_advantage, eager", "durian_advantage, compiled
 VERL_LOOP = f"{released.VERL}, loop"
 MAIN = (512, 8)  # the batch of the paper
 SIZES = ((128, 8), MAIN, (2048, 8), (8192, 8), (16384, 16))
-LOOP_LIMIT = 2**16  # rewards: beyond it the loop takes seconds a call, and its line is straight
+LOOP_LIMIT = 2**16  # rewards: beyond it the loop takes seconds per call, and its line is straight
 
 
 def plain_grpo(rewards: Tensor, eps: float = 1e-6) -> Tensor:

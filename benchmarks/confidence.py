@@ -120,7 +120,7 @@ def cases() -> list[Case]:
     found = []
     for title, build, targets in forms:
         sweeps = (
-            ("tokens a response (4,096 responses)", 1, [MAIN, *((MAIN[0], t) for t in LENGTHS)]),
+            ("tokens per response (4,096 responses)", 1, [MAIN, *((MAIN[0], t) for t in LENGTHS)]),
             ("responses (of 2,048 tokens)", 0, [MAIN, *((b, MAIN[1]) for b in RESPONSES)]),
         )
         for axis, place, sizes in sweeps:

@@ -20,7 +20,7 @@ from benchmarks.amounts import amount, limit, short
 from benchmarks.records import Measurement
 
 BASELINE, MET, NOT_MET = "#5c6670", "#0b6e4f", "#d1495b"
-COLOURS = ("#0b6e4f", "#30638e", "#d1495b", "#edae49", "#7b5ea7", "#66b3a1")
+COLORS = ("#0b6e4f", "#30638e", "#d1495b", "#edae49", "#7b5ea7", "#66b3a1")
 MARKERS = "osD^vP"
 STYLE = {
     "font.size": 10,
@@ -60,7 +60,7 @@ def scaling(topic: str, path: Path) -> None:
 
 
 def _ours_alike(name: str) -> str:
-    """Call our functions by how they run, so that each way has one colour in all panels."""
+    """Call our functions by how they run, so that each way has one color in all panels."""
     return re.sub(r"^[a-z]+(_[a-z]+)+(?=, )", "ours", name)
 
 
@@ -73,7 +73,7 @@ def _panel(axes: Axes, title: str, measurements: list[Measurement], names: list[
             style = {"color": BASELINE, "marker": "x", "linestyle": "--"}
         else:
             number = names.index(_ours_alike(name))
-            style = {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)]}
+            style = {"color": COLORS[number % len(COLORS)], "marker": MARKERS[number % len(MARKERS)]}
         label = f"{name} (baseline)" if name == baseline else name
         axes.plot(sizes, [m.p50 for m in points], label=label, markersize=5, linewidth=1.8, **style)
         low, high = ([getattr(m, quantile) for m in points] for quantile in ("p20", "p80"))
@@ -100,10 +100,10 @@ def targets(path: Path) -> None:
         for height, m in enumerate(aims):
             bound = float(m.target.split()[1])
             used = [r / bound if m.target.startswith("<=") else bound / r for r in (m.ratio, m.ratio_p20, m.ratio_p80)]
-            colour = MET if m.met else NOT_MET
-            axes.plot([1, used[0]], [height, height], color=colour, linewidth=1.2, alpha=0.5)
-            axes.plot(used[1:], [height, height], color=colour, linewidth=5, alpha=0.3, solid_capstyle="butt")
-            axes.plot(used[0], height, "o", color=colour, markersize=7)
+            color = MET if m.met else NOT_MET
+            axes.plot([1, used[0]], [height, height], color=color, linewidth=1.2, alpha=0.5)
+            axes.plot(used[1:], [height, height], color=color, linewidth=5, alpha=0.3, solid_capstyle="butt")
+            axes.plot(used[0], height, "o", color=color, markersize=7)
         axes.axvline(1, color="#222222", linewidth=1.2)
         axes.set_xscale("log", base=2)
         low, high = axes.get_xlim()
@@ -137,7 +137,7 @@ def save(figure: Figure, path: Path, sources: list[Path]) -> None:
     plt.close(figure)
     text = PngInfo()
     text.add_text("Records", digest(sources))
-    # few colours: a third of the size
+    # few colors: a third of the size
     Image.open(image).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE).save(path, pnginfo=text, optimize=True)
 
 

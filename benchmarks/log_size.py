@@ -1,6 +1,6 @@
 """How the commands over logs grow with the log: ``python -m benchmarks.log_size``, 10 million rollouts by default.
 
-Logs of random rollouts, 512 prompts x 8 a step, are written as parquet and as JSON lines into a temporary folder. Each
+Logs of random rollouts, 512 prompts x 8 per step, are written as parquet and JSON lines into a temporary folder. Each
 command reads each of them in a process of its own, whose time and largest resident memory the kernel tells. The
 baseline is the same command on a hundredth of the log: what a ratio of memory has over 1 is what grows. Writes
 ``results/commands/``, a file a command, and prints a Markdown table. Takes 2 GB of disk and, by default, half an hour.
@@ -58,7 +58,7 @@ def steps(rollouts: int) -> Iterator[dict[str, np.ndarray]]:
 
 
 def write_log(path: Path, rollouts: int) -> None:
-    """Write a log, a step at a time."""
+    """Write a log, one step at a time."""
     if path.suffix == ".parquet":
         writer = None
         for columns in steps(rollouts):

@@ -1,7 +1,7 @@
 """What Durian adds to a step of TRL's GRPO: ``.venv-trl/bin/python -m benchmarks.trl_cost`` prints a Markdown table.
 
 The baseline is TRL's own ``GRPOTrainer`` in the same run, turn by turn: a random Qwen2.5-VL with a vision tower of
-width 320 on images of 100 patches, 4 prompts x 4 completions of 32 tokens a step. Medians over the steps, with the
+width 320 on images of 100 patches, 4 prompts x 4 completions of 32 tokens per step. Medians over the steps, with the
 range of the middle half.
 """
 
@@ -104,7 +104,7 @@ def main() -> None:
         for arm, options in ARMS.items():
             seconds[arm] += steps(**options)
     print(f"{torch.__version__=}, one thread, {ROUNDS} rounds of {STEPS - 1} steps\n")
-    print("| | CPU seconds a step, median (middle half) | times GRPO |\n|---|---|---|")
+    print("| | CPU seconds per step, median (middle half) | times GRPO |\n|---|---|---|")
     for arm, values in seconds.items():
         baseline = seconds["TRL's GRPO, `num_iterations=2`" if "iterations" in arm else "TRL's GRPO"]
         low, median, high = statistics.quantiles(values, n=4)

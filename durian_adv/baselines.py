@@ -1,4 +1,4 @@
-"""The estimators Durian is compared with: other choices of centre and scale over the same scales.
+"""The estimators Durian is compared with: other choices of center and scale over the same scales.
 
 Rewards, ``prompt_index``, ``valid``, ``eps``, ``correction``, results and errors are those of ``grpo_advantage``.
 """

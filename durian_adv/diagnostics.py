@@ -32,7 +32,7 @@ class PromptOutcomes(NamedTuple):
     correct: Tensor  # int64: of these, rewards above the threshold
     effective: Tensor  # bool: valid rewards are not all equal
     extreme_success: Tensor  # bool: effective, 3 valid rollouts or more, all but one correct
-    extreme_failure: Tensor  # bool: likewise, one correct
+    extreme_failure: Tensor  # bool: effective, 3 valid rollouts or more, one correct
 
 
 # prompts with a score that a bucket should have on average: under 2, the std they share is one prompt's, or smaller

@@ -43,7 +43,7 @@ def reweighted_advantage(
     prompt_index: Tensor | None = None,
     valid: Tensor | None = None,
 ) -> Tensor:
-    r"""Rewards centred by their own prompt's mean, times a weight that depends on the prompt's accuracy.
+    r"""Rewards centered by their own prompt's mean, times a weight that depends on the prompt's accuracy.
 
     .. math:: A_{s,i} = f(p_s) \, (r_{s,i} - \operatorname{mean}_i r_{s,\cdot})
 
@@ -69,7 +69,7 @@ def reweighted_advantage(
 
     Raises:
         TypeError, ValueError: a wrong dtype, shape or number, with the argument's name; a ``weight`` that does not
-            return a tensor of one number a prompt.
+            return a tensor of one number per prompt.
 
     Source: Difficulty prior (arXiv 2505.13261), online advantage differentiation.
 
@@ -97,7 +97,7 @@ def accuracy_weights(
     prompt_index: Tensor | None = None,
     valid: Tensor | None = None,
 ) -> Tensor:
-    """Return the weights of ``reweighted_advantage``, which multiply any other centred and scaled advantage as well.
+    """Return the weights of ``reweighted_advantage``, which multiply any other centered and scaled advantage as well.
 
     Arguments, errors and source are those of ``reweighted_advantage``.
 

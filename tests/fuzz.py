@@ -128,10 +128,10 @@ class Example:
         if self.flat and self.entropy is not None:
             self.entropy = make("binary", shape, torch.float32)
         self.buckets = make("binary", of_prompts, torch.int64)
-        if self.flat:  # one a prompt
+        if self.flat:  # one per prompt
             self.buckets = self.prompt_index.long() % 2
         self.category = self.rollouts = None
-        if draw(st.booleans()):  # any integers; in the flat form one a rollout, of which the largest counts
+        if draw(st.booleans()):  # any integers; in the flat form one per rollout, of which the largest counts
             labels = rng.choice((0, 1, 2**62, -(2**63), 2**63 - 1), of_prompts)
             self.category = laid_out(torch.tensor(labels, dtype=torch.int64), self.memory)
         if self.flat and draw(st.booleans()):  # the rows of a rollout are those of one prompt, one reward and one score

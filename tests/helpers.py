@@ -84,14 +84,14 @@ class Case:
     correction: int = 1
 
     def correctness(self):
-        """Right or wrong, one a rollout: where the confidence is positive; not known where it is NaN."""
+        """Right or wrong, one per rollout: where the confidence is positive; not known where it is NaN."""
         right = torch.where(self.confidence.isnan(), torch.nan, (self.confidence > 0).double())
         return right if right.ndim == self.batch.rewards.ndim else right[:, None].expand_as(self.batch.rewards)
 
 
 @st.composite
 def dense_cases(draw, **kwargs):
-    """A dense case; the confidence is one a prompt or one a rollout, the buckets are any integers."""
+    """A dense case; the confidence is one per prompt or one per rollout, the buckets are any integers."""
     batch = draw(own.dense_batches(**kwargs))
     rng = np.random.default_rng(draw(own.seeds))
     n = batch.prompts

@@ -138,11 +138,11 @@ class Batch:
         return [self.rewards[i] for i in positions]
 
     def signal(self):
-        """One bool a prompt."""
+        """One bool per prompt."""
         return [is_signal(self.values(members)) for members in self.live]
 
     def spread(self, per_prompt, dtype):
-        """One value a prompt as the library reports it: (B,), or repeated to (N,) in the flat form."""
+        """One value per prompt as the library reports it: (B,), or repeated to (N,) in the flat form."""
         if not self.flat:
             return np.array(per_prompt, dtype=dtype).reshape(len(self.prompts))
         out = np.zeros(len(self.rewards), dtype=dtype)
@@ -155,14 +155,14 @@ class Batch:
 # --- advantages -------------------------------------------------------------------------------------
 
 
-def _centred_by_prompt(batch, scale_of_prompt, eps):
+def _centered_by_prompt(batch, scale_of_prompt, eps):
     """(r - mean_i r) / (scale + eps) for the prompts with a signal, 0 for everything else."""
     out = np.zeros(len(batch.rewards))
     for members, signal, scale in zip(batch.live, batch.signal(), scale_of_prompt, strict=True):
         if signal:
-            centre = exact_mean(batch.values(members))
+            center = exact_mean(batch.values(members))
             for i in members:
-                out[i] = rounded((Fraction(batch.rewards[i]) - centre) / (scale + Fraction(eps)))
+                out[i] = rounded((Fraction(batch.rewards[i]) - center) / (scale + Fraction(eps)))
     return batch.repeated(out)
 
 
@@ -174,7 +174,7 @@ def prompt_stds(batch, correction=1):
 def grpo(rewards, valid=None, prompt_index=None, eps=1e-6, correction=1):
     """Equation 2: (r - mean_i r) / (std_i r + eps)."""
     batch = Batch(rewards, valid, prompt_index)
-    return _centred_by_prompt(batch, prompt_stds(batch, correction), eps)
+    return _centered_by_prompt(batch, prompt_stds(batch, correction), eps)
 
 
 def bucket_stds(batch, buckets, correction=1):
@@ -187,7 +187,7 @@ def bucket_stds(batch, buckets, correction=1):
 
 
 def _bucket_of_prompt(batch, buckets):
-    """One bucket a prompt: the (B,) array itself, or what the prompt's first live rollout says."""
+    """One bucket per prompt: the (B,) array itself, or what the prompt's first live rollout says."""
     if not batch.flat:
         return [int(b) for b in np.asarray(buckets)]
     flat = [int(b) for b in np.asarray(buckets)]
@@ -198,11 +198,11 @@ def shared_std(rewards, buckets, valid=None, prompt_index=None, eps=1e-6, correc
     """Equations 11-13 and 17-19: (r - mean_i r) / (std(R_bucket) + eps)."""
     batch = Batch(rewards, valid, prompt_index)
     stds = bucket_stds(batch, _bucket_of_prompt(batch, buckets), correction)
-    return _centred_by_prompt(batch, stds, eps)
+    return _centered_by_prompt(batch, stds, eps)
 
 
 def known_scores(batch, scores):
-    """One score a row: what a rollout's valid rows know, which is one value, stands in the row that stands for it."""
+    """One score per row: what a rollout's valid rows know, which is one value, stands in the row that stands for it."""
     out = np.array(scores, dtype=np.float64)
     for row, first in batch.stand_in.items():
         if math.isnan(out[first]):
@@ -211,7 +211,7 @@ def known_scores(batch, scores):
 
 
 def categories(batch, category):
-    """One category a prompt: the largest of its live rows' in the flat form; none without a live rollout."""
+    """One category per prompt: the largest of its live rows' in the flat form; none without a live rollout."""
     labels = [int(c) for c in np.asarray(category)]
     out = []
     for s, live in enumerate(batch.live):
@@ -244,7 +244,7 @@ def _threshold_positions(quantiles, n):
 def buckets(scores, quantiles, boundary="upper"):
     """Equations 10 ("outer") and 16 ("upper"): which quantile range a score falls into, by ranks alone.
 
-    A threshold lies between two neighbouring order statistics x[floor(pos)] <= t <= x[ceil(pos)], so
+    A threshold lies between two neighboring order statistics x[floor(pos)] <= t <= x[ceil(pos)], so
     s >= t exactly when s >= x[ceil(pos)], and s > t exactly when s > x[floor(pos)].
     """
     scores = [float(s) for s in scores]
@@ -313,7 +313,7 @@ def durian(
         batch = batch.silenced()
     own = prompt_stds(batch, correction)
     out = {
-        "grpo": _centred_by_prompt(batch, own, eps),
+        "grpo": _centered_by_prompt(batch, own, eps),
         "prompt_std": batch.spread([rounded(s) for s in own], np.float64),
         "has_signal": batch.spread(signal, bool),
     }
@@ -335,7 +335,7 @@ def durian(
             chosen = [int(b) for b in buckets(prompt_scores(batch, known), quantiles, boundary)]
             out[bucket_name] = batch.spread(chosen, np.int64)
         stds = bucket_stds(batch, chosen, correction)
-        out[name] = _centred_by_prompt(batch, stds, eps)
+        out[name] = _centered_by_prompt(batch, stds, eps)
         out[f"{name}_std"] = batch.spread([rounded(s) for s in stds], np.float64)
     names = ("grpo", "perceptual", "reasoning", "category")[: len(weights)]
     out["advantages"] = combine([out[name] for name in names], weights)
@@ -346,7 +346,7 @@ def durian(
 
 
 def eigen_entropy(features, mask=None, normalize=False):
-    """Equations 5-9 for one image, from the singular values of the centred features.
+    """Equations 5-9 for one image, from the singular values of the centered features.
 
     The eigenvalues of F_c F_c^T / (P - 1) are the squared singular values of F_c over (P - 1); the
     factor cancels in p_k = lambda_k / sum lambda. The first patch is subtracted before the mean, in
@@ -359,11 +359,11 @@ def eigen_entropy(features, mask=None, normalize=False):
     if patches == 0 or not np.isfinite(f).all():
         return math.nan
     shifted = f.astype(np.longdouble) - f[0].astype(np.longdouble)
-    centred = shifted - shifted.mean(axis=0)
+    centered = shifted - shifted.mean(axis=0)
     largest = np.abs(shifted).max() if dimension else np.longdouble(0)
     if largest == 0:
         return 0.0
-    singular = np.linalg.svd((centred / largest).astype(np.float64), compute_uv=False)
+    singular = np.linalg.svd((centered / largest).astype(np.float64), compute_uv=False)
     power = [float(s) ** 2 for s in singular]
     total = math.fsum(power)
     entropy = math.fsum(-(x / total) * math.log(x / total) for x in power if x / total > 0)
@@ -383,19 +383,19 @@ def sequence_confidence(logprobs, mask=None, reduction="sum"):
     return total / len(tokens) if reduction == "mean" else total
 
 
-# --- the family: a choice of centre and of scale ----------------------------------------------------
+# --- the family: a choice of center and of scale ----------------------------------------------------
 
 
 def dr_grpo(rewards, valid=None, prompt_index=None):
     """Dr. GRPO: r - mean_i r."""
     batch = Batch(rewards, valid, prompt_index)
-    return _centred_by_prompt(batch, [Fraction(1)] * len(batch.prompts), 0.0)
+    return _centered_by_prompt(batch, [Fraction(1)] * len(batch.prompts), 0.0)
 
 
 def batch_std(rewards, valid=None, prompt_index=None, eps=1e-6, correction=1):
     """LitePPO, TRL scale_rewards="batch": (r - mean_i r) / std of all raw rewards."""
     batch = Batch(rewards, valid, prompt_index)
-    return _centred_by_prompt(batch, bucket_stds(batch, [0] * len(batch.prompts), correction), eps)
+    return _centered_by_prompt(batch, bucket_stds(batch, [0] * len(batch.prompts), correction), eps)
 
 
 def rloo(rewards, valid=None, prompt_index=None):
@@ -415,30 +415,30 @@ def reinforce_plus_plus(rewards, valid=None, prompt_index=None, eps=1e-6, correc
     live = [i for members in batch.live for i in members]
     out = np.zeros(len(batch.rewards))
     if is_signal(batch.values(live)):
-        centre = exact_mean(batch.values(live))
+        center = exact_mean(batch.values(live))
         scale = exact_std(batch.values(live), correction) + Fraction(eps)
         for i in live:
-            out[i] = rounded((Fraction(batch.rewards[i]) - centre) / scale)
+            out[i] = rounded((Fraction(batch.rewards[i]) - center) / scale)
     return out.reshape(batch.shape)
 
 
 def reinforce_plus_plus_baseline(rewards, valid=None, prompt_index=None, eps=1e-6, correction=1):
     """REINFORCE++-baseline: A' = r - mean_i r, then A' / std(A') over the batch."""
     batch = Batch(rewards, valid, prompt_index)
-    centred = [Fraction(0)] * len(batch.rewards)
+    centered = [Fraction(0)] * len(batch.rewards)
     for members in batch.live:
         if members:
-            centre = exact_mean(batch.values(members))
+            center = exact_mean(batch.values(members))
             for i in members:
-                centred[i] = Fraction(batch.rewards[i]) - centre
+                centered[i] = Fraction(batch.rewards[i]) - center
     live = [i for members in batch.live for i in members]
     n = len(live)
     out = np.zeros(len(batch.rewards))
     if any(batch.signal()):
-        mean = sum(centred[i] for i in live) / n
-        scale = exact_sqrt(sum((centred[i] - mean) ** 2 for i in live) / (n - correction)) + Fraction(eps)
+        mean = sum(centered[i] for i in live) / n
+        scale = exact_sqrt(sum((centered[i] - mean) ** 2 for i in live) / (n - correction)) + Fraction(eps)
         for i in live:
-            out[i] = rounded(centred[i] / scale)
+            out[i] = rounded(centered[i] / scale)
     return out.reshape(batch.shape)
 
 

@@ -150,9 +150,9 @@ def dense_batches(
 
 
 def make_ids(rng, count):
-    """Distinct int64 ids: small, negative or huge, neighbours among them, in no order."""
+    """Distinct int64 ids: small, negative or huge, neighbors among them, in no order."""
     pool = np.unique(rng.choice((1, 2**20, 2**61), 4 * count + 8) * rng.integers(-3, 4, 4 * count + 8))
-    pool = np.unique(pool[:, None] + np.arange(2))  # huge neighbours, which a float64 cannot tell apart
+    pool = np.unique(pool[:, None] + np.arange(2))  # huge neighbors, which a float64 cannot tell apart
     extra = np.arange(1000, 1000 + count)
     return rng.permutation(np.unique(np.concatenate([pool, extra])))[:count].astype(np.int64)
 
@@ -242,7 +242,7 @@ def categories(draw, batch):
     rng = np.random.default_rng(draw(seeds))
     size = batch.prompts if batch.prompt_index is None else len(batch.rewards)
     labels = rng.choice((0, 1, -5, 2**62, 2**62 + 1, -(2**63), 2**63 - 1)[: draw(st.integers(1, 7))], size)
-    if batch.prompt_index is not None and draw(st.booleans()):  # one a prompt; else the largest of a prompt's rows
+    if batch.prompt_index is not None and draw(st.booleans()):  # one per prompt; else the largest of a prompt's rows
         labels = labels[np.unique(batch.prompt_index.numpy(), return_inverse=True)[1]]
     return {"category": torch.tensor(labels, dtype=torch.int64)}
 

@@ -253,7 +253,7 @@ def test_images_of_one_size_are_taken_together_as_far_as_they_fit():
     cpu, gpu = torch.empty(0, 7), torch.empty(0, 7, device="meta")
     assert [list(c) for c in certified._chunks(sizes, cpu)] == [[i] for i in range(6)]
     assert [list(c) for c in certified._chunks(sizes, gpu)] == [[0, 1, 2], [3], [4, 5]]
-    with mock.patch.object(certified, "_CHUNK_ELEMENTS", 250):  # 120 an image of 5 patches
+    with mock.patch.object(certified, "_CHUNK_ELEMENTS", 250):  # 120 per image of 5 patches
         assert [list(c) for c in certified._chunks(sizes, gpu)] == [[0, 1], [2], [3], [4, 5]]
 
 

@@ -253,7 +253,7 @@ def test_the_picture_has_a_stacked_bar_for_each_accuracy_there_can_be():
     assert axes.get_xlim() == (-0.125, 1.125)
     assert axes.get_title() == "8 prompts by accuracy"
     assert axes.get_ylabel() == "prompts"
-    assert axes.get_xlabel() == "accuracy over 4 samplings (grey: the band 0.084 to 0.87)"
+    assert axes.get_xlabel() == "accuracy over 4 samplings (gray: the band 0.084 to 0.87)"
 
 
 def test_many_or_mixed_samplings_have_ten_bars_and_prompts_without_one_none():

@@ -137,7 +137,7 @@ def finite_or_told(value):
 
 
 def assert_two_messages(sent, shards, size):
-    """A header of 72 bytes, and 8 bytes a rollout for its prompt, its reward and what else is given, padded."""
+    """A header of 72 bytes, and 8 bytes per rollout for its prompt, its reward and what else is given, padded."""
     header, payload = sent
     assert header == (72, size)
     columns = 2 + sum(shards[0][name] is not None for name in SCORES)

@@ -235,8 +235,8 @@ def test_the_worked_fixture():
     assert perceptual[1] == pytest.approx(0.5175492, abs=5e-8)
     assert reasoning[:2] == pytest.approx([0.5345225, 0.4629100], abs=5e-8)
 
-    centred = rewards.numpy() - np.array([[0.75], [0.5], [0.25], [0.0]])
-    expected = [centred / (np.array(s)[:, None] + eps) for s in (prompt, perceptual, reasoning)]
+    centered = rewards.numpy() - np.array([[0.75], [0.5], [0.25], [0.0]])
+    expected = [centered / (np.array(s)[:, None] + eps) for s in (prompt, perceptual, reasoning)]
     assert_matches(parts.grpo, expected[0])
     assert_matches(parts.perceptual, expected[1])
     assert_matches(parts.reasoning, expected[2])

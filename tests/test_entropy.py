@@ -51,7 +51,7 @@ def orthonormal(seed, rows, columns):
 
 
 def with_spectrum(seed, eigenvalues, patches, dimension):
-    """Centred features whose covariance has exactly these eigenvalues (up to a factor)."""
+    """Centered features whose covariance has exactly these eigenvalues (up to a factor)."""
     k = len(eigenvalues)
     left = random(seed, patches, k)
     left = torch.linalg.qr(left - left.mean(0))[0]
@@ -306,7 +306,7 @@ def test_patches_without_features_have_entropy_zero():
 
 
 @given(own.images(min_images=2), own.seeds, st.sampled_from(GARBAGE[:3]))
-def test_an_image_with_a_non_finite_feature_is_nan_and_its_neighbours_keep_every_bit(images, seed, bad):
+def test_an_image_with_a_non_finite_feature_is_nan_and_its_neighbors_keep_every_bit(images, seed, bad):
     features, mask = images
     rng = np.random.default_rng(seed)
     broken = features.clone()
@@ -438,18 +438,18 @@ def test_each_image_of_a_batch_goes_its_own_way(shape):
     images *= 10.0 ** torch.arange(-3, 5)[: shape[0]].double().reshape(-1, *[1] * (len(shape) - 1))
     images[0] = -images[0].abs()
     assert torch.equal(entropy._largest(images, -2, -1), images.abs().amax((-2, -1)))
-    centred = entropy.centred(images)
-    assert (centred.abs().amax((-2, -1)) <= 2).all()
-    assert (centred.abs().amax((-2, -1)) > 0.25).all()
-    assert centred.mean(-2).abs().max() < 1e-15
-    gram = entropy.gram(centred)
+    centered = entropy.centered(images)
+    assert (centered.abs().amax((-2, -1)) <= 2).all()
+    assert (centered.abs().amax((-2, -1)) > 0.25).all()
+    assert centered.mean(-2).abs().max() < 1e-15
+    gram = entropy.gram(centered)
     for where in np.ndindex(shape[:-2]):
-        alone = entropy.centred(images[where])
-        torch.testing.assert_close(centred[where], alone, rtol=0, atol=1e-15)
+        alone = entropy.centered(images[where])
+        torch.testing.assert_close(centered[where], alone, rtol=0, atol=1e-15)
         rows = alone if len(alone) <= alone.shape[1] else alone.T
         product = rows @ rows.T
         torch.testing.assert_close(gram[where], product / product.trace(), rtol=1e-14, atol=1e-15)
-        spread = centred[where].amax(0) - centred[where].amin(0)
+        spread = centered[where].amax(0) - centered[where].amin(0)
         assert (spread.diff() >= 0).all()
 
 

@@ -110,7 +110,7 @@ def batch_of(rewards: torch.Tensor, seed: int = 0) -> Batch:
 
 
 @pytest.mark.parametrize("name", ARMS)
-def test_every_arm_is_a_factor_a_prompt_on_centred_rewards(name):
+def test_every_arm_is_one_factor_per_prompt_on_centered_rewards(name):
     rewards = torch.randint(0, 2, (96, 8), generator=torch.Generator().manual_seed(1)).float()
     rewards[:5] = 1.0
     advantages = ARMS[name].advantage(batch_of(rewards))
@@ -426,7 +426,7 @@ def test_the_true_gradient_is_the_one_that_finite_differences_give(suite):
     weights = [weight for name, weight in policy.named_parameters() if not name.startswith("name_")]
     generator = torch.Generator().manual_seed(0)
     direction = [torch.randn(weight.shape, generator=generator, dtype=torch.float64) for weight in weights]
-    centred = sampled.batch.rewards[row] - sampled.batch.rewards[row].mean()
+    centered = sampled.batch.rewards[row] - sampled.batch.rewards[row].mean()
 
     def gain(shift: float) -> float:
         with torch.no_grad():
@@ -435,7 +435,7 @@ def test_the_true_gradient_is_the_one_that_finite_differences_give(suite):
             logprobs = response_logprobs(policy, gallery, sampled.prompts, sampled.rollouts, torch.tensor([row]))
             for weight, d in zip(weights, direction, strict=True):
                 weight -= shift * d
-        return float((logprobs[0].sum(-1) * centred).sum() / sampled.rollouts.mask.sum())
+        return float((logprobs[0].sum(-1) * centered).sum() / sampled.rollouts.mask.sum())
 
     slope = (gain(1e-5) - gain(-1e-5)) / 2e-5
     along = by_prompt[row].double() @ torch.cat([d.flatten() for d in direction])

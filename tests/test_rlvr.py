@@ -300,7 +300,7 @@ def test_warm_up_learns(policy, gallery):
 
 
 def test_clipped_loss_by_hand():
-    """One token a response: ratio 1.5 is clipped to 1.2 where the advantage is positive, and only there."""
+    """One token per response: ratio 1.5 is clipped to 1.2 where the advantage is positive, and only there."""
     logprobs = torch.tensor([[[1.5], [1.5]]]).log().requires_grad_()
     mask, advantages = torch.ones(1, 2, 1, dtype=torch.bool), torch.tensor([[2.0, -1.0]])
     loss = clipped_loss(logprobs, torch.zeros(1, 2, 1), mask, advantages, clip=0.2)

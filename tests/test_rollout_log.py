@@ -31,7 +31,7 @@ def write(path, rollouts):
 
 
 def as_rows(steps):
-    """Steps as one tuple a rollout, NaN as None."""
+    """Steps as one tuple per rollout, NaN as None."""
     rows = {}
     for step in steps:
         n = len(step.rewards)
@@ -277,16 +277,16 @@ def test_a_step_that_memory_may_not_hold_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(step_log, "_LARGEST", 3)
     rows = [{"prompt": i // 2, "reward": i % 2} for i in range(4)]
     file = write(tmp_path / "log", rows)
-    told = "log: expected at most 3 rollouts a step, got 4 in a log without steps, which is one step; --batch-prompts"
+    told = "log: expected at most 3 rollouts per step, got 4 in a log without steps, which is one step; --batch-prompts"
     with pytest.raises(ValueError, match=f"{told} makes steps of a log without$"):
         (read_steps([file]))
     two = [write(tmp_path / "one", rows[:2]), write(tmp_path / "two", rows[2:])]
-    with pytest.raises(ValueError, match=r"one, [^,]*two: expected at most 3 rollouts a step, got 4"):
+    with pytest.raises(ValueError, match=r"one, [^,]*two: expected at most 3 rollouts per step, got 4"):
         (read_steps(two))
     assert len(read_steps([file], batch_prompts=1)) == 2
     assert len(read_steps([write(tmp_path / "log", rows[:3])])) == 1
     assert len(read_steps([write(tmp_path / "log", [{**row, "step": row["prompt"]} for row in rows])])) == 2
-    with pytest.raises(ValueError, match="expected at most 3 rollouts a step, got 4 in step 'a'; --batch-prompts"):
+    with pytest.raises(ValueError, match="expected at most 3 rollouts per step, got 4 in step 'a'; --batch-prompts"):
         (read_steps([write(tmp_path / "log", [{**row, "step": "a"} for row in rows])]))
 
 

@@ -44,12 +44,12 @@ def test_every_form_of_an_image_has_its_entropy(tmp_path):
     assert values == pytest.approx([entropy(image)] * len(found), abs=1e-6)
 
 
-def test_grey_palette_and_transparent_images_are_seen_in_rgb():
+def test_gray_palette_and_transparent_images_are_seen_in_rgb():
     image = crop(2)
-    grey = image.convert("L")
-    cells = [grey, image.convert("RGBA"), encoded(image.convert("RGBA")), np.asarray(grey), np.asarray(grey)[..., None]]
+    gray = image.convert("L")
+    cells = [gray, image.convert("RGBA"), encoded(image.convert("RGBA")), np.asarray(gray), np.asarray(gray)[..., None]]
     values, _ = score(cells, shared_encoder())
-    assert values == pytest.approx([entropy(grey), entropy(image), entropy(image), *[entropy(grey)] * 2], abs=1e-6)
+    assert values == pytest.approx([entropy(gray), entropy(image), entropy(image), *[entropy(gray)] * 2], abs=1e-6)
 
 
 def test_a_photograph_is_turned_as_its_camera_was():
@@ -94,9 +94,9 @@ def test_the_hash_tells_images_apart_by_what_they_hold():
 def test_palettes_tell_images_apart_and_images_that_look_alike_are_one():
     indices = np.asarray(crop(0).convert("L")) // 64
     pair = []
-    for colours in ([0, 0, 0, 9, 9, 9, 20, 20, 20, 30, 30, 30], [255, 0, 0, 0, 255, 0, 0, 0, 255, 9, 200, 99]):
+    for colors in ([0, 0, 0, 9, 9, 9, 20, 20, 20, 30, 30, 30], [255, 0, 0, 0, 255, 0, 0, 0, 255, 9, 200, 99]):
         image = Image.fromarray(indices, "L").copy()
-        image.putpalette(colours)
+        image.putpalette(colors)
         assert image.mode == "P"
         pair.append(image)
     assert content(pair[0]).key != content(pair[1]).key == content(pair[1].convert("RGB")).key
@@ -110,29 +110,29 @@ def test_palettes_tell_images_apart_and_images_that_look_alike_are_one():
 
 @pytest.mark.parametrize("held", ["PNG", "PIL", "old PNG"])
 def test_16_bits_are_scaled_to_8(held):
-    grey = crop(2).convert("L")
-    deep = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
+    gray = crop(2).convert("L")
+    deep = Image.fromarray(np.asarray(gray).astype(np.uint16) * 257)
     if held == "old PNG":  # as other versions of Pillow open one
         deep = deep.convert("I")
         deep.format = "PNG"
     seen = content(encoded(deep) if held == "PNG" else deep).open()
-    assert np.array_equal(np.asarray(seen), np.asarray(grey.convert("RGB")))
+    assert np.array_equal(np.asarray(seen), np.asarray(gray.convert("RGB")))
     between = np.array([[128, 129, 385, 386, 65406, 65535]], dtype=np.uint16)
     seen = np.asarray(content(Image.fromarray(between)).open())[..., 0]
     assert np.array_equal(seen, np.round(between / 257))
     for mode in ("I", "F"):  # integers of 32 bits, and floats
         with pytest.raises(ValueError, match=f"expected 8 or 16 bits a channel, got mode {mode}, whose white is not"):
-            content(grey.convert(mode))
+            content(gray.convert(mode))
 
 
 def test_tensors_are_read_with_their_channels_first():
-    image, grey = crop(0), crop(1).convert("L")
+    image, gray = crop(0), crop(1).convert("L")
     tensor = torch.tensor(np.asarray(image)).movedim(-1, 0)
     assert content(tensor).key == content(image).key
-    flat = torch.tensor(np.asarray(grey))
+    flat = torch.tensor(np.asarray(gray))
     values, told = score([tensor, flat, flat[None], torch.stack([tensor, tensor])], shared_encoder())
     assert not told
-    assert values == pytest.approx([entropy(image), entropy(grey), entropy(grey), entropy(image)], abs=1e-6)
+    assert values == pytest.approx([entropy(image), entropy(gray), entropy(gray), entropy(image)], abs=1e-6)
     with pytest.raises(ValueError, match=r"expected a tensor \(channels, height, width\), got \(64, 64, 3\)"):
         content(torch.zeros(64, 64, 3, dtype=torch.uint8))
     with pytest.raises(ValueError, match="expected pixels of dtype uint8, got float32"):
@@ -169,7 +169,7 @@ def test_a_path_is_named_and_the_text_of_a_data_url_is_not():
 
 
 @pytest.mark.parametrize("kind", BROKEN)
-def test_what_cannot_be_read_is_reported_and_nan_and_its_neighbours_are_untouched(kind):
+def test_what_cannot_be_read_is_reported_and_nan_and_its_neighbors_are_untouched(kind):
     cell, why = BROKEN[kind]
     values, ((row, place, told),) = score([crop(0), cell, crop(1)], shared_encoder())
     assert (row, place) == (1, 0)

@@ -38,7 +38,7 @@ def streams(draw, batches=4):
 
 
 def flattened(batch, scores):
-    """Rewards, validity and scores of a dense batch, one value a rollout."""
+    """Rewards, validity and scores of a dense batch, one value per rollout."""
     width = batch.rewards.shape[1]
 
     def spread(score):

@@ -19,7 +19,7 @@ class Batch(NamedTuple):
 
     measured: scales.Measured  # (B,)
     centered: Tensor  # (G, B) or (N,): in units from the prompt's mean, 0 for invalid rewards
-    valid: Tensor  # likewise
+    valid: Tensor  # as rewards
     layout: Layout | None  # of the flat form
     shape: torch.Size  # of the caller's rewards
     dtype: torch.dtype  # of the results
@@ -85,7 +85,7 @@ def grpo_advantage(
     eps: float = 1e-6,
     correction: int = 1,
 ) -> Tensor:
-    r"""Rewards centred and scaled by their own prompt's mean and std.
+    r"""Rewards centered and scaled by their own prompt's mean and std.
 
     .. math:: A_{s,i} = \frac{r_{s,i} - \operatorname{mean}_i r_{s,\cdot}}{\operatorname{std}_i r_{s,\cdot} + \epsilon}
 
@@ -126,17 +126,17 @@ def shared_std_advantage(
     eps: float = 1e-6,
     correction: int = 1,
 ) -> Tensor:
-    r"""Rewards centred by their own prompt's mean and scaled by a std that the prompts of a bucket share.
+    r"""Rewards centered by their own prompt's mean and scaled by a std that the prompts of a bucket share.
 
     .. math:: A_{s,i} = \frac{r_{s,i} - \operatorname{mean}_i r_{s,\cdot}}{\operatorname{std}(R_{b(s)}) + \epsilon}
 
     :math:`R_b` holds all rewards of the bucket's prompts, and its std is taken around the bucket's mean. One bucket for
-    all prompts gives "group mean, batch std"; one prompt a bucket gives GRPO.
+    all prompts gives "group mean, batch std"; one prompt per bucket gives GRPO.
 
     Args:
         rewards: ``(B, G)``, or ``(N,)`` with ``prompt_index``; any real dtype. Non-finite rewards are invalid.
-        buckets: ``(B,)``, or ``(N,)`` with ``prompt_index``: integers of any value, one a prompt. In the flat form the
-            largest of a prompt's valid rollouts counts, should they differ.
+        buckets: ``(B,)``, or ``(N,)`` with ``prompt_index``: integers of any value, one per prompt. In the flat form
+            the largest of a prompt's valid rollouts counts, should they differ.
         prompt_index: ``(N,)`` integers, any values in any order; rollouts of one prompt share a value.
         valid: bool, the shape of rewards; False where a rollout does not count.
         eps: added to the std, in units of rewards; finite and not negative.

@@ -29,7 +29,7 @@ def quantile_buckets(
     * ``"outer"``: thresholds of levels under 1/2 count as in ``"lower"``, the others as in ``"upper"``, and a score at
       or below the first threshold is in bucket 0 (eq. 10: both boundary values belong to the outer buckets).
 
-    A threshold lies between two neighbouring order statistics, so scores are compared with those and never with an
+    A threshold lies between two neighboring order statistics, so scores are compared with those and never with an
     interpolated value: only ranks decide, and no rounding moves a score.
 
     Args:

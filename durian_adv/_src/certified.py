@@ -13,7 +13,7 @@ from durian_adv._src import checks, exact
 from durian_adv._src.buckets import bucket_numbers
 from durian_adv._src.entropy import (
     all_finite,
-    centred,
+    centered,
     check_features,
     full_precision,
     gram,
@@ -37,7 +37,7 @@ def certified_entropy_intervals(
 ) -> tuple[Tensor, Tensor]:
     r"""Bounds on the eigen-entropy of each image, in nats, from matrix products instead of eigenvalues.
 
-    The Gram matrix of the centred patches has trace one, rank at most R and purity :math:`\pi`, its squared Frobenius
+    The Gram matrix of the centered patches has trace one, rank at most R and purity :math:`\pi`, its squared Frobenius
     norm. Let :math:`l_1 \ge \dots \ge l_k` not exceed its k largest eigenvalues one by one, as the Ritz values of any
     subspace do; :math:`t = 1 - \sum_i l_i` and :math:`q = \pi - \sum_i l_i^2`. Then, for all c and c' in
     :math:`(0, l_k]`,
@@ -221,8 +221,8 @@ def _chunk_bounds(images: list[Tensor]) -> Tensor:
 def interval(patches: Tensor) -> tuple[Tensor, Tensor]:
     """Bounds on the entropy of ``patches (..., P, D)``, all real, without allowance for rounding: ``(...)`` each."""
     working = exact.working_dtype(patches.device)
-    matrix = gram(centred(patches))
-    # summed in double precision: in float32 the rounding of rows of like numbers adds up instead of cancelling
+    matrix = gram(centered(patches))
+    # summed in double precision: in float32 the rounding of rows of like numbers adds up instead of canceling
     trace = exact.safe_divisor(matrix.diagonal(dim1=-2, dim2=-1).to(working).sum(-1))
     purity = torch.linalg.vector_norm(matrix, dim=-1, dtype=working).square().sum(-1) / trace.square()
     purity = purity * (1 + _SLACK * torch.finfo(matrix.dtype).eps)  # too large a purity only lowers the lower bound
@@ -266,7 +266,7 @@ def ritz_values(matrix: Tensor) -> Tensor:
     """Lower bounds ``(..., r)`` of the r largest eigenvalues of symmetric matrices ``(..., n, n)``, one by one.
 
     They are the eigenvalues of ``Q'AQ`` divided by a bound on those of ``Q'Q``, which holds for any Q. Here Q is an
-    orthonormal basis of a block Krylov space that starts from sums of neighbouring columns. Where the matrix is not
+    orthonormal basis of a block Krylov space that starts from sums of neighboring columns. Where the matrix is not
     finite they are arbitrary numbers.
     """
     side, working = matrix.shape[-1], exact.working_dtype(matrix.device)
@@ -306,12 +306,12 @@ def proved_buckets(
     """
     low, high = low.clone(), high.clone()
     known = int((~low.isnan()).sum())
-    # Buckets change between two neighbours in rank. A score that is certainly under the upper one of them is at most
+    # Buckets change between two neighbors in rank. A score that is certainly under the upper one of them is at most
     # the lower one, and conversely, so nothing but its side of the pair matters.
     upper = bucket_numbers(torch.arange(known, device=low.device), levels, "outer").diff().nonzero()[:, 0] + 1
     while len(upper) > 0:
-        least = low.sort().values[upper]  # of the upper neighbour
-        most = high.sort().values[upper - 1]  # of the lower neighbour
+        least = low.sort().values[upper]  # of the upper neighbor
+        most = high.sort().values[upper - 1]  # of the lower neighbor
         undecided = (low < high)[:, None] & ~((high[:, None] < least) | (low[:, None] > most))
         distance = torch.where(undecided, ((low + high)[:, None] - (least + most)).abs(), torch.inf).amin(1)
         nearest = int(distance.argmin())

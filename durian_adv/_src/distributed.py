@@ -102,7 +102,7 @@ def rollouts_of(share: Share, values: Tensor) -> Tensor:
 
 
 def prompts_of(share: Share, values: Tensor) -> Tensor:
-    """Cut this rank's part out of ``values (N,)``, which repeat one value a prompt: ``(B,)``, or ``(N,)`` if flat."""
+    """Cut this rank's part out of ``values (N,)``, which repeat one value per prompt: ``(B,)``, or ``(N,)`` if flat."""
     own = values[share.start : share.stop].to(share.device)
     if len(share.shape) == 2:
         own = own.reshape(share.shape[0], max(1, share.shape[1]))[:, 0]

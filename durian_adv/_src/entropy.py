@@ -195,7 +195,7 @@ def image_entropy(patches: Tensor, normalize: bool = False) -> Tensor:
     if rank <= 1:
         # at most one nonzero eigenvalue
         return torch.zeros((), dtype=working, device=patches.device)
-    p = _eigenvalues(gram(centred(patches))).to(working)
+    p = _eigenvalues(gram(centered(patches))).to(working)
     p = p / exact.safe_divisor(p.sum())
     # Rounding spreads eigenvalues that are zero evenly around it. Continued oddly, -p log|p| lets them cancel;
     # clamped at zero they would add up to 7e-5 nats in float32.
@@ -225,19 +225,19 @@ def all_finite(patches: Tensor) -> Tensor:
     return patches.amin((-2, -1)).isfinite() & patches.amax((-2, -1)).isfinite()
 
 
-def centred(patches: Tensor) -> Tensor:
+def centered(patches: Tensor) -> Tensor:
     """Subtract the mean patch from ``patches (..., P, D)``, finite, and scale an image's features to at most 2.
 
     Equal patches become exactly 0. Features change their order, which no eigenvalue depends on: see ``_ordered``.
     """
     halves = torch.where(_largest(patches, -2, -1) > 1, 0.5, 1.0)
     # in place: fresh memory costs more than the arithmetic. Halving is exact where it matters; no difference overflows
-    centred = _ordered(patches, patches.amax(-2) - patches.amin(-2), -1).mul_(halves[..., None, None])
+    centered = _ordered(patches, patches.amax(-2) - patches.amin(-2), -1).mul_(halves[..., None, None])
     # the first patch before the mean: equal patches become exactly 0, which a rounded mean would not make them
-    centred -= centred[..., :1, :].clone()
-    centred /= exact.safe_divisor(_largest(centred, -2, -1))[..., None, None]
-    centred -= centred.mean(-2, keepdim=True)
-    return centred
+    centered -= centered[..., :1, :].clone()
+    centered /= exact.safe_divisor(_largest(centered, -2, -1))[..., None, None]
+    centered -= centered.mean(-2, keepdim=True)
+    return centered
 
 
 def _ordered(patches: Tensor, sizes: Tensor, dim: int) -> Tensor:
@@ -256,13 +256,13 @@ def _largest(patches: Tensor, *dims: int) -> Tensor:
     return torch.maximum(patches.amax(dims), -patches.amin(dims))
 
 
-def gram(centred: Tensor) -> Tensor:
-    """Inner products of centred patches ``(..., P, D)``, or of their features where these are fewer.
+def gram(centered: Tensor) -> Tensor:
+    """Inner products of centered patches ``(..., P, D)``, or of their features where these are fewer.
 
     Returns ``(..., n, n)``, n the smaller of P and D: symmetric, and of trace one (zero for equal patches).
     """
-    few = centred.shape[-2] <= centred.shape[-1]
-    rows = centred if few else _ordered(centred, _largest(centred, -1), -2).mT
+    few = centered.shape[-2] <= centered.shape[-1]
+    rows = centered if few else _ordered(centered, _largest(centered, -1), -2).mT
     side = rows.shape[-2]
     # half of a symmetric product is enough; a GPU is faster with all of it at once
     step = _GRAM_ROWS if rows.device.type == "cpu" else side

@@ -71,9 +71,9 @@ def row_sum_of_any_size(terms: Tensor) -> Tensor:
 
 
 def segment_sum(terms: Tensor, segment: Tensor, num_segments: int) -> Tensor:
-    """Sum each row of ``terms (C, B)`` within the segments that ``segment (C, B)`` numbers from 0; exact likewise.
+    """Sum each row of ``terms (C, B)`` within the segments that ``segment (C, B)`` numbers from 0.
 
-    Returns ``(C, num_segments)``.
+    Exact as ``exact_sum`` is. Returns ``(C, num_segments)``.
     """
     high, low = split(terms)
     zeros = terms.new_zeros(len(terms), num_segments)

@@ -1,6 +1,6 @@
 """Mean and spread of rewards by prompt, and their std over any partition of the measured.
 
-Every estimator of the library is a centre and a scale taken from here. Three devices make the results exact to the
+Every estimator of the library is a center and a scale taken from here. Three devices make the results exact to the
 last bits, whatever the rewards:
 
 * rewards are measured from the middle of their range in units of (a power of two close to) its half, so that offsets

@@ -27,7 +27,7 @@ FATES = ("too_hard", "stage_2", "stage_1", "too_easy", "uncertain")
 
 
 class Curation(NamedTuple):
-    """What ``curate`` returns: a value a prompt, in the order in which prompts first appear."""
+    """What ``curate`` returns: one value per prompt, in the order in which prompts first appear."""
 
     prompt: NDArray[Any]
     samplings: NDArray[np.int64]  # those whose outcome is known
@@ -69,8 +69,8 @@ def curate(
     * ``"certain"``: keep a prompt only if its whole interval lies in the band.
 
     Args:
-        correct: ``(B, k)``, a prompt a row; or ``(N,)`` with ``prompts``: bool, 0 or 1; NaN or None: not known. With
-            ``samplings``, ``(B,)``: how many of them are correct.
+        correct: ``(B, k)``, one prompt per row; or ``(N,)`` with ``prompts``: bool, 0 or 1; NaN or None: not known.
+            With ``samplings``, ``(B,)``: how many of them are correct.
         samplings: how many there are, one number for all prompts or ``(B,)``.
         prompts: each row's prompt, ``(B,)``; or each sampling's prompt, ``(N,)``, any hashable ids in any order.
         band: the lowest and the highest accuracy that are kept.
@@ -167,7 +167,7 @@ def accuracy_figure(curation: Curation) -> Figure:
     # a bar for each accuracy there can be, as wider ones would hold one or two of them by turns
     bars = int(counts[0]) if len(counts) == 1 and counts[0] <= _MOST_BARS else 10
     edges = (np.arange(bars + 2) - 0.5) / bars
-    colours = dict(zip(FATES, ("#b35806", "#2166ac", "#92c5de", "#f1a340", "#bababa"), strict=True))
+    colors = dict(zip(FATES, ("#b35806", "#2166ac", "#92c5de", "#f1a340", "#bababa"), strict=True))
     shown = [fate for fate in FATES if (curation.fate[known] == fate).any()]
     names = [f"{fate.replace('_', ' ')}: {int((curation.fate == fate).sum()):,}" for fate in shown]
     if shown:
@@ -175,7 +175,7 @@ def accuracy_figure(curation: Curation) -> Figure:
             [curation.accuracy[known & (curation.fate == fate)] for fate in shown],
             bins=edges.tolist(),
             stacked=True,
-            color=[colours[fate] for fate in shown],
+            color=[colors[fate] for fate in shown],
             label=names,
             edgecolor="white",
             linewidth=0.5,
@@ -184,7 +184,7 @@ def accuracy_figure(curation: Curation) -> Figure:
     _mark_band(axes, curation)
     low, high = curation.band
     axes.set(
-        xlabel=f"accuracy over {_range_of(counts)} samplings (grey: the band {low:g} to {high:g})",
+        xlabel=f"accuracy over {_range_of(counts)} samplings (gray: the band {low:g} to {high:g})",
         ylabel="prompts",
         title=f"{int(known.sum()):,} prompts by accuracy",
         xlim=(float(edges[0]), float(edges[-1])),

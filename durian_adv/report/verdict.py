@@ -223,7 +223,7 @@ def _size(summary: Summary, score: str) -> Finding:
 
 
 def _usual(summary: Summary, score: str) -> float:
-    """Return how many prompts a bucket holds on average."""
+    """Return the mean number of prompts per bucket."""
     buckets = summary.buckets(score).values()
     return sum(bucket.prompts for bucket in buckets) / max(1, len(buckets))
 

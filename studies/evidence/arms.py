@@ -64,9 +64,9 @@ def shuffled(batch: Batch) -> Tensor:
 
 def pooled_std(batch: Batch) -> Tensor:
     """Divide ``r - mean`` by the root of the mean within-prompt variance."""
-    centred = dr_grpo_advantage(batch.rewards)
+    centered = dr_grpo_advantage(batch.rewards)
     size = batch.rewards.shape[1]
-    return centred / (centred.square().mean() * size / (size - 1)).sqrt().clamp(min=1e-6)
+    return centered / (centered.square().mean() * size / (size - 1)).sqrt().clamp(min=1e-6)
 
 
 def by_accuracy(batch: Batch) -> Tensor:

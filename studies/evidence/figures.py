@@ -10,13 +10,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
-from benchmarks.figures import BASELINE, COLOURS, MET, NOT_MET, STYLE, save
+from benchmarks.figures import BASELINE, COLORS, MET, NOT_MET, STYLE, save
 from studies.evidence import closed_forms, declaration, mechanism, records
 from studies.evidence.arms import MAIN
 from studies.evidence.comparison import Difference, Records
 from studies.evidence.conditions import LONG_PILOTS, PILOTS
 
-ARM_COLOURS = {arm: (*COLOURS, "#222222", "#a0a7ad")[number] for number, arm in enumerate(MAIN)}
+ARM_COLORS = {arm: (*COLORS, "#222222", "#a0a7ad")[number] for number, arm in enumerate(MAIN)}
 KINDS = ("extreme", "between", "balanced", "format_only")
 
 
@@ -69,15 +69,15 @@ def curves(found: Records, arms: tuple[str, ...], title: str, path: Path, source
             if not some:
                 continue
             steps, values = _exams(list(some.values()))
-            left.plot(steps, values.mean(0), "o-", markersize=4, color=ARM_COLOURS.get(arm), label=arm)
+            left.plot(steps, values.mean(0), "o-", markersize=4, color=ARM_COLORS.get(arm), label=arm)
             seeds = sorted(set(some) & set(base))
             if arm != arms[0] and seeds:
                 paired = [_exams([each[seed] for seed in seeds])[1] for each in (some, base)]
                 difference = 100 * (paired[0] - paired[1])
                 error = difference.std(0, ddof=1) / np.sqrt(len(seeds)) if len(seeds) > 1 else 0 * steps
-                right.plot(steps, difference.mean(0), "o-", markersize=4, color=ARM_COLOURS.get(arm), label=arm)
+                right.plot(steps, difference.mean(0), "o-", markersize=4, color=ARM_COLORS.get(arm), label=arm)
                 right.fill_between(steps, difference.mean(0) - error, difference.mean(0) + error,
-                                   color=ARM_COLOURS.get(arm), alpha=0.1, linewidth=0)  # fmt: skip
+                                   color=ARM_COLORS.get(arm), alpha=0.1, linewidth=0)  # fmt: skip
         left.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=1))
         left.set_ylabel("held-out accuracy, sampled")
         right.axhline(0, color="#222222", linewidth=1)
@@ -96,15 +96,15 @@ def bound(path: Path, source: Path) -> None:
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(8.5, 4.6), layout="constrained")
         panels = (
-            ("binary", closed_forms.binary_bound, COLOURS[0]),
-            ("0.9 + 0.1 format", closed_forms.format_bound, COLOURS[2]),
+            ("binary", closed_forms.binary_bound, COLORS[0]),
+            ("0.9 + 0.1 format", closed_forms.format_bound, COLORS[2]),
         )
-        for rewards, formula, colour in panels:
-            axes.plot(sizes, [formula(int(size)) for size in sizes], "--", color=colour, label=f"bound, {rewards}")
+        for rewards, formula, color in panels:
+            axes.plot(sizes, [formula(int(size)) for size in sizes], "--", color=color, label=f"bound, {rewards}")
             for checkpoint, marker in zip(sorted({row["checkpoint"] for row in rows}), "osD", strict=False):
                 chosen = [r for r in rows if r["rewards"] == rewards and r["checkpoint"] == checkpoint]
                 chosen.sort(key=lambda row: row["group_size"])
-                axes.plot([r["group_size"] for r in chosen], [r["cosine"] for r in chosen], marker + "-", color=colour,
+                axes.plot([r["group_size"] for r in chosen], [r["cosine"] for r in chosen], marker + "-", color=color,
                           markersize=5, alpha=0.8, label=f"measured, {rewards}, step {checkpoint:.0f}")  # fmt: skip
         axes.set_xscale("log", base=2)
         axes.set_xticks([2, 4, 8, 16, 32, 64], ["2", "4", "8", "16", "32", "64"])
@@ -120,7 +120,7 @@ def shares(path: Path, source: Path) -> None:
     """Draw which groups carry the update under each arm, as shares of squared advantages, at the last checkpoint."""
     rows = mechanism.read(source)
     last = max(row["checkpoint"] for row in rows)
-    colours = dict(zip(KINDS, (COLOURS[2], COLOURS[3], COLOURS[0], COLOURS[4]), strict=True))
+    colors = dict(zip(KINDS, (COLORS[2], COLORS[3], COLORS[0], COLORS[4]), strict=True))
     names = {"extreme": "extreme: 1 or 7 of 8 right", "between": "between", "balanced": "balanced: 3 to 5 of 8",
              "format_only": "differ in format alone"}  # fmt: skip
     with plt.rc_context(STYLE):
@@ -130,7 +130,7 @@ def shares(path: Path, source: Path) -> None:
             left = np.zeros(len(chosen))
             for kind in KINDS:
                 width = np.array([row[f"square_share_{kind}"] for row in chosen])
-                axes.barh([row["arm"] for row in chosen], width, left=left, color=colours[kind], label=names[kind])
+                axes.barh([row["arm"] for row in chosen], width, left=left, color=colors[kind], label=names[kind])
                 left += width
             axes.set_title(f"rewards: {rewards}, step {last:.0f}", loc="left", weight="bold")
             axes.set_xlabel("share of the sum of squared advantages")
@@ -146,11 +146,11 @@ def sweep(path: Path, sources: list[Path]) -> None:
         tables = {pilot.lr: declaration.sweep(pilot) for pilot in PILOTS}
         for number, arm in enumerate(MAIN):
             values = [table[number].mean() for table in tables.values()]
-            axes.plot(list(tables), values, "o-", color=ARM_COLOURS[arm], label=arm)
+            axes.plot(list(tables), values, "o-", color=ARM_COLORS[arm], label=arm)
         for pilot in LONG_PILOTS:
             means = dict(zip(pilot.arms, declaration.sweep(pilot).mean(axis=1), strict=True))
             for arm, value in means.items():
-                axes.plot(pilot.lr, value, "s", color=ARM_COLOURS[arm], markersize=7, fillstyle="none")
+                axes.plot(pilot.lr, value, "s", color=ARM_COLORS[arm], markersize=7, fillstyle="none")
         axes.set_xscale("log")
         axes.set_xticks(list(tables), [f"{rate:g}" for rate in tables])
         axes.minorticks_off()
@@ -171,7 +171,7 @@ def extremes(found: Records, paper: dict[int, float], path: Path, sources: list[
             if some:
                 ratio = np.mean([_ratios(record.steps) for record in some], axis=0)
                 smooth = np.convolve(ratio, np.ones(9) / 9, mode="valid")
-                axes.plot(np.arange(len(smooth)) + 5, smooth, color=ARM_COLOURS[arm], label=f"{arm}, here")
+                axes.plot(np.arange(len(smooth)) + 5, smooth, color=ARM_COLORS[arm], label=f"{arm}, here")
         axes.plot(list(paper), list(paper.values()), "x--", color=BASELINE, label="the paper, 512 x 8")
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         axes.set_ylim(0, 0.6)
@@ -186,9 +186,9 @@ def _intervals(axes: Axes, found: list[Difference], labels: list[str]) -> None:
     """Draw differences below one another, each with its interval."""
     axes.axvline(0, color="#222222", linewidth=1)
     for height, d in enumerate(found[::-1]):
-        colour = NOT_MET if d.p_corrected < 0.05 else MET
-        axes.plot([100 * d.low, 100 * d.high], [height, height], color=colour, linewidth=3, alpha=0.45)
-        axes.plot(100 * d.mean, height, "o", color=colour)
+        color = NOT_MET if d.p_corrected < 0.05 else MET
+        axes.plot([100 * d.low, 100 * d.high], [height, height], color=color, linewidth=3, alpha=0.45)
+        axes.plot(100 * d.mean, height, "o", color=color)
     axes.set_yticks(range(len(found)), labels[::-1])
     axes.set_ylim(-0.7, len(found) - 0.3)
     axes.grid(axis="y", visible=False)

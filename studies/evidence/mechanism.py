@@ -121,19 +121,19 @@ def prompt_gradients(policy: Policy, suite: Suite, sampled: Sampled) -> Tensor:
     It is the policy gradient, up to the G / (G - 1) that makes it unbiased.
     """
     weights = [weight for name, weight in policy.named_parameters() if not name.startswith("name_")]
-    centred = sampled.batch.rewards - sampled.batch.rewards.mean(dim=1, keepdim=True)
-    rows = torch.zeros(len(centred), sum(weight.numel() for weight in weights))
-    for prompt in (centred.abs().amax(dim=1) > 1e-6).nonzero().squeeze(1):
+    centered = sampled.batch.rewards - sampled.batch.rewards.mean(dim=1, keepdim=True)
+    rows = torch.zeros(len(centered), sum(weight.numel() for weight in weights))
+    for prompt in (centered.abs().amax(dim=1) > 1e-6).nonzero().squeeze(1):
         logprobs = response_logprobs(policy, suite.train, sampled.prompts, sampled.rollouts, prompt[None])
-        gain = (logprobs * rearrange(centred[prompt], "g -> 1 g 1")).sum()
+        gain = (logprobs * rearrange(centered[prompt], "g -> 1 g 1")).sum()
         rows[prompt] = torch.cat([gradient.flatten() for gradient in torch.autograd.grad(gain, weights)])
     return rows / sampled.rollouts.mask.sum()
 
 
 def factor(advantages: Tensor, rewards: Tensor) -> Tensor:
     """Return what each prompt's centered rewards were multiplied by, (B,)."""
-    centred = rewards - rewards.mean(dim=1, keepdim=True)
-    return (advantages * centred).sum(dim=1) / centred.square().sum(dim=1).clamp(min=1e-12)
+    centered = rewards - rewards.mean(dim=1, keepdim=True)
+    return (advantages * centered).sum(dim=1) / centered.square().sum(dim=1).clamp(min=1e-12)
 
 
 def group_kinds(batch: Batch) -> dict[str, Tensor]:

@@ -99,7 +99,7 @@ def accuracy_rows(settings: dict[str, tuple[str, str, float | None]]) -> list[li
 
 
 def correlations_table() -> str:
-    """Return the rank correlations of the scores, a row each."""
+    """Return the rank correlations of the scores, one row each."""
     rows = mechanism.read(tables.FOLDER / "correlations.csv")
     columns = list(dict.fromkeys(row["with"] for row in rows))
     value = {(row["score"], row["with"]): f"{row['value']:+.2f}" for row in rows}

@@ -8,7 +8,7 @@ from verl.protocol import DataProto
 
 
 def batch(rewards, *, seed=0, tokens=7, entropy=(), images=False, shuffle=True):
-    """Make a ``DataProto`` of one list of rewards a prompt; ``entropy`` is the dataset's column, one a prompt.
+    """Make a ``DataProto`` of one list of rewards per prompt; ``entropy`` is the dataset's column, one per prompt.
 
     A reward is that of its response's last token, as EasyR1's reward managers put it; rows lie in any order, as they do
     after its ``_balance_batch``.

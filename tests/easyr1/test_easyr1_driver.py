@@ -155,9 +155,9 @@ def test_few_prompts_for_the_buckets_are_warned_of_when_a_trainer_is_made(caplog
         trainer(config(rollout_batch_size=prompts), columns=columns)
     (record,) = [record for record in caplog.records if record.name == easyr1.__name__]
     assert record.levelname == level
-    assert f"{prompts} prompts a batch, " in record.message
+    assert f"{prompts} prompts per batch, " in record.message
     assert ("3 buckets of visual entropy" in record.message) == images
-    assert f"{prompts / 12:.1f} a bucket in 12 buckets of confidence" in record.message
+    assert f"{prompts / 12:.1f} per bucket in 12 buckets of confidence" in record.message
 
 
 def test_an_error_in_a_training_leaves_easyr1_as_it_was(tmp_path, monkeypatch):

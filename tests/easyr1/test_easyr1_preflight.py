@@ -104,7 +104,9 @@ def test_the_papers_configuration_passes(words):
     assert set(levels(found)) == {"ok"}
     text = text_of(found, "ok")
     assert f"EasyR1: {verl.__version__} fits" in text
-    assert "prompts: 512 prompts a batch, 170.7 a bucket in 3 buckets of visual entropy, 42.7 a bucket in 12" in text
+    assert (
+        "prompts: 512 prompts per batch, 170.7 per bucket in 3 buckets of visual entropy, 42.7 per bucket in 12" in text
+    )
     assert "visual_entropy: the training data have this column" in text
 
 
@@ -113,11 +115,11 @@ def test_the_papers_configuration_passes(words):
     [
         ("algorithm.adv_estimator=grpo", "problem", "algorithm.adv_estimator: expected durian, got grpo"),
         ("durian.weigths=[1,0,0]", "problem", "durian.weigths: expected one of weights"),
-        ("worker.rollout.n=1", "problem", "worker.rollout.n: expected at least 2 rollouts a prompt, got 1"),
+        ("worker.rollout.n=1", "problem", "worker.rollout.n: expected at least 2 rollouts per prompt, got 1"),
         (
             "data.rollout_batch_size=16",
             "warning",
-            "1.3 a bucket in 12 buckets of confidence. With fewer than 2 a bucket",
+            "1.3 per bucket in 12 buckets of confidence. With fewer than 2 per bucket",
         ),
         ("algorithm.filter_key=overall", "warning", "all wrong in good format stay"),
         ("algorithm.disable_kl=false", "warning", "the KL penalty is a part of the rewards"),
@@ -150,8 +152,8 @@ def test_videos_count_as_images_do(words, tmp_path):
     [
         ([None, None], "expected a number for prompts with images, got none"),
         ([None, float("nan")], "expected a number for prompts with images, got none"),
-        (["1.5", "2.5"], "expected one number or null a prompt, got '1.5'"),
-        ([[1.5], [2.5]], r"expected one number or null a prompt, got [1.5]"),
+        (["1.5", "2.5"], "expected one number or null per prompt, got '1.5'"),
+        ([[1.5], [2.5]], r"expected one number or null per prompt, got [1.5]"),
     ],
 )
 def test_a_column_without_numbers_is_a_problem(words, tmp_path, values, message):

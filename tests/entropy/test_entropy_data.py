@@ -61,7 +61,7 @@ def test_datasets_map_takes_several_images_a_row_in_several_processes(tmp_path):
     assert len(scorer.load()[1]) == 3
 
 
-def test_datasets_recognises_the_scorer_it_has_mapped_with():
+def test_datasets_recognizes_the_scorer_it_has_mapped_with():
     dataset = Dataset.from_dict(one_each(2), features=ONE)
     used = EntropyScorer(**SMALL)
     used({"image": [crop(0)]})  # a scorer that has loaded its encoder is the same scorer

@@ -53,7 +53,7 @@ def test_an_entropy_that_a_rollout_lacks_is_named(options, order):
     options(with_options())
     answers = released.rollouts(extra_logs=lambda i: {} if i == 9 else {"visual_entropy": ENTROPIES[i // 4]})
     with pytest.raises(
-        ValueError, match=r"^info\['visual_entropy'\]: expected one a rollout, 24, got 23: return it in"
+        ValueError, match=r"^info\['visual_entropy'\]: expected one per rollout, 24, got 23: return it in"
     ):
         found(answers, **ORDERS[order])
 

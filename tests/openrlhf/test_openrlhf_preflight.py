@@ -27,7 +27,7 @@ def test_a_run_that_has_all_is_told_so(tmp_path):
     all_of_them = found()
     assert {check.state for check in all_of_them.values()} == {"ok"}
     assert list(all_of_them) == ["OpenRLHF", "hook", "estimator", "rollouts", "options", "entropy", "prompts"]
-    assert all_of_them["prompts"].finding == "512 prompts a batch, 42.7 a bucket in 12 buckets of confidence"
+    assert all_of_them["prompts"].finding == "512 prompts per batch, 42.7 per bucket in 12 buckets of confidence"
     file = tmp_path / "runtime.yaml"
     file.write_text(f"worker_process_setup_hook: {openrlhf.HOOK}\nenv_vars:\n  DURIAN_OPTIONS: '{{\"eps\": 0.5}}'\n")
     from_file = {check.subject: check for check in checks(["--runtime-env", str(file), "--no-ray", *GOOD])}
@@ -45,7 +45,7 @@ def test_a_run_that_has_all_is_told_so(tmp_path):
         ([], {"options": 1}, "options", "problem", "or a path, got int"),
         ([], {"options": '{"eps": -1}'}, "options", "problem", "DURIAN_OPTIONS.eps: expected a number >= 0, got -1"),
         ([], {"DURIAN_EPS": "1"}, "options", "problem", "DURIAN_EPS: expected no other variable"),
-        (["--rollout.batch_size", "16"], {}, "prompts", "warning", "1.3 a bucket in 12 buckets of confidence. With"),
+        (["--rollout.batch_size", "16"], {}, "prompts", "warning", "1.3 per bucket in 12 buckets of confidence. With"),
         (["--data.max_images_per_prompt", "1"], {}, "entropy", "ok", "computed in the actor, unless the reward"),
         (
             ["--data.max_images_per_prompt", "1"],
@@ -139,6 +139,6 @@ def test_the_trainer_tells_at_its_start_how_many_prompts_share_a_std(prompts, le
     released.maker(DurianExperienceMaker, released.arguments(prompts=prompts, data__max_images_per_prompt=1))
     (record,) = records
     assert record.levelno == level
-    assert f"{prompts} prompts a batch, " in record.getMessage()
+    assert f"{prompts} prompts per batch, " in record.getMessage()
     assert "3 buckets of visual entropy" in record.getMessage()
     assert ("advantages may exceed GRPO's" in record.getMessage()) == (level == logging.WARNING)

@@ -36,7 +36,7 @@ def seen_on_one_rank(prompts, trainer):
 
 
 def scripted(out, world, rollouts=None, **more):
-    """Two steps on completions that are always the same: 12 a step, 3 prompts of 4, so that one lies on two ranks."""
+    """Two steps on completions that are always the same: 12 per step, 3 prompts of 4, so that one lies on two ranks."""
     trainer = recorded.make(
         "qwen3vl",
         output_dir=out,

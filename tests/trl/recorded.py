@@ -19,7 +19,7 @@ class BetweenTRLAndOurs(GRPOTrainer):
 
 
 class Recorded(DurianGRPOTrainer, BetweenTRLAndOurs):
-    """Keeps one dict a batch in ``batches``."""
+    """Keeps one dict per batch in ``batches``."""
 
     def __init__(self, *args, **kwargs):
         self.batches = []
@@ -68,7 +68,7 @@ class Recorded(DurianGRPOTrainer, BetweenTRLAndOurs):
 
 
 def options(model, **more):
-    """Options of a short run: 4 prompts x 4 completions of 8 tokens a step, generated in one batch."""
+    """Options of a short run: 4 prompts x 4 completions of 8 tokens per step, generated in one batch."""
     return DurianGRPOConfig(
         **{
             "output_dir": "out",
@@ -119,7 +119,8 @@ def moved(trainer, run):
 def scripted(texts, *, masks=None, logprobs=None):
     """A rollout function whose completions are fixed: those of ``texts[number of the prompt]`` in turn.
 
-    ``masks(number, text, tokens)`` says which tokens the policy wrote, ``logprobs`` likewise what a sampler reports.
+    ``masks(number, text, tokens)`` says which tokens the policy wrote, ``logprobs``, called with the same, what a
+    sampler reports.
     """
 
     def roll_out(prompts, trainer):

@@ -49,7 +49,7 @@ def test_a_run_of_text_has_nothing_to_complain_of(data):
     assert {check.state for check in all_of_it.values()} == {"ok"}
     assert list(all_of_it) == ["plugin", "estimator", "options", "entropy", "confidence", "prompts"]
     assert all_of_it["entropy"].finding.startswith("no images: the perceptual component is left out")
-    assert all_of_it["prompts"].finding == "48 prompts a batch, 4.0 a bucket in 12 buckets of confidence"
+    assert all_of_it["prompts"].finding == "48 prompts per batch, 4.0 per bucket in 12 buckets of confidence"
     assert all_of_it["plugin"].finding.startswith("verl 0.9.1 loads durian_adv ")
 
 
@@ -112,7 +112,7 @@ def test_weights_of_zero_need_nothing(data):
     all_of_it = found(data, "nowhere", **{"+algorithm__durian__weights": "[1,0,0]"})
     assert {check.state for check in all_of_it.values()} == {"ok"}
     assert "vision tower" not in all_of_it
-    assert all_of_it["prompts"].finding == "48 prompts a batch"
+    assert all_of_it["prompts"].finding == "48 prompts per batch"
 
 
 def test_a_vision_tower_that_is_trained_is_told(data):
@@ -166,9 +166,9 @@ def test_a_configuration_that_cannot_work_is_a_problem(data, given, subject, fin
 def test_prompts_are_counted_by_advantage_step(data):
     few = found(data, "whole", data__train_batch_size=6)["prompts"]
     assert few.state == "warning"
-    assert "6 prompts a batch, 2.0 a bucket in 3 buckets of visual entropy, 0.5 a bucket in 12" in few.finding
+    assert "6 prompts per batch, 2.0 per bucket in 3 buckets of visual entropy, 0.5 per bucket in 12" in few.finding
     split = {"trainer__v1__trainer_mode": "separate_async", "trainer__v1__separate_async__parameter_sync_step": 4}
-    assert found(data, "text", **split)["prompts"].finding.startswith("12 prompts a batch, 1.0 a bucket")
+    assert found(data, "text", **split)["prompts"].finding.startswith("12 prompts per batch, 1.0 per bucket")
 
 
 def test_prompts_of_fully_async_are_those_it_requires(data):
@@ -180,7 +180,7 @@ def test_prompts_of_fully_async_are_those_it_requires(data):
     ]
     (check,) = [check for check in checks(["--no-ray", *words]) if check.subject == "prompts"]
     assert check.state == "ok"
-    assert check.finding == "192 prompts a batch, 16.0 a bucket in 12 buckets of confidence"
+    assert check.finding == "192 prompts per batch, 16.0 per bucket in 12 buckets of confidence"
 
 
 def test_a_samplers_truncated_logprobs_are_told(data):
@@ -212,8 +212,8 @@ def test_the_documented_run_has_nothing_to_complain_of_but_the_tower(data):
     options = {name: data["whole"] if name.endswith("_files") else value for name, value in words}
     made = list(checks(["--no-ray", *(f"{name}={value}" for name, value in options.items())]))
     assert [check.subject for check in made if check.state != "ok"] == ["vision tower"], made
-    shown = page.partition("512 prompts a batch")[2].partition("\n")[0]
-    assert f"512 prompts a batch{shown}" in [check.finding for check in made]
+    shown = page.partition("512 prompts per batch")[2].partition("\n")[0]
+    assert f"512 prompts per batch{shown}" in [check.finding for check in made]
 
 
 def test_the_command_finds_the_plugin_in_workers_and_tells_when_there_is_none(data):

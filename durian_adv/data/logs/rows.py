@@ -40,8 +40,8 @@ class Rollout(NamedTuple):
     prompt: str  # identity: the canonical JSON text of its id
     label: Name  # what to call the prompt
     reward: float  # NaN where there is none
-    visual_entropy: float  # likewise
-    confidence: float  # likewise
+    visual_entropy: float  # NaN where unknown
+    confidence: float  # NaN where unknown
 
 
 class Keys:

@@ -32,7 +32,7 @@ class Step(NamedTuple):
     prompt_index: Tensor  # (N,) int64, positions in prompts
     rewards: Tensor  # (N,) float64, NaN for null
     visual_entropy: Tensor | None  # (N,) float64, NaN for null; None if no rollout of the step has one
-    confidence: Tensor | None  # likewise
+    confidence: Tensor | None  # (N,) float64, NaN for null; None if no rollout of the step has one
 
 
 class Log(NamedTuple):
@@ -250,7 +250,7 @@ def _log(
         if options.batch_prompts is None and len(table.chunks[name].prompts) > _LARGEST:
             one = "a log without steps, which is one step" if name is None else f"step {short(name)}"
             raise ValueError(
-                f"{told}: expected at most {_LARGEST:,} rollouts a step, got "
+                f"{told}: expected at most {_LARGEST:,} rollouts per step, got "
                 f"{len(table.chunks[name].prompts):,} in {one}; --batch-prompts makes steps of a log without"
             )
     several = len(files.paths) > 1 and options.file_per_step is None

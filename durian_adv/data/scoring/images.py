@@ -20,7 +20,7 @@ _NAMES = (*FORMATS, "MPO")  # what files of these formats may call themselves: s
 SUFFIXES = frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in _NAMES)
 
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*::?//")  # of any protocol, and fsspec's chains of them
-_CHANNELS = (1, 3, 4)  # grey, RGB, RGB and transparency
+_CHANNELS = (1, 3, 4)  # gray, RGB, RGB and transparency
 _SIXTEEN_BITS = ("PNG", "PPM")  # formats whose images of mode I hold 16 bits
 
 

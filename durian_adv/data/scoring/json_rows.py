@@ -84,7 +84,7 @@ class JsonArray:
         return f"{self._path}, row {row + 1}"
 
     def write(self, entropies: Sequence[float], output: Path, extra_info: bool) -> None:
-        """Write an array with a row a line, or JSON lines, by the output's name; see ``data.Source``."""
+        """Write an array with one row per line, or JSON lines, by the output's name; see ``data.Source``."""
         rows = zip(self._rows, self._texts, entropies, strict=True)
         written = [with_keys(row, text, entropy, extra_info) for row, text, entropy in rows]
         with output.open("w", encoding="utf-8", newline="\n") as file:

@@ -1,4 +1,4 @@
-"""From rows of images to one entropy a row: each distinct image is computed once, in batches that fit together."""
+"""From rows of images to one entropy per row: each distinct image is computed once, in batches that fit together."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 Every model of this kind has a *connector* between the vision tower and the language model. What goes into it are the
 tower's patch features, what comes out are the tokens that the language model sees. A hook on it sees both, in every
-forward that somebody runs anyway, and keeps one number an image.
+forward that somebody runs anyway, and keeps one number per image.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def rows_by_sample(batch: Mapping[str, Any]) -> list[int]:
 
 
 def tower_entropies(model: Any, vision: Vision, features: str, batch: Mapping[str, Any], samples: list[int]) -> Any:
-    """Run the vision tower once on the images of some samples of a TRL batch; return a list of entropies a sample."""
+    """Run the vision tower once on the images of some samples of a TRL batch; return a list of entropies per sample."""
     rows, pixels = rows_by_sample(batch), batch["pixel_values"]
     images = batch["num_images"]
     if batch.get("image_grid_thw") is not None:
