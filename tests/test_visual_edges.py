@@ -123,7 +123,9 @@ def test_a_cache_that_is_locked_meanwhile_is_an_error_and_no_image_becomes_null(
     holders = []
     assert main(arguments) == 2
     *others, last = capsys.readouterr().err.splitlines()
-    assert last.startswith(f"durian-adv entropy: {kept}: another process has been writing to this cache for 0.1 seconds")
+    assert last.startswith(
+        f"durian-adv entropy: {kept}: another process has been writing to this cache for 0.1 seconds"
+    )
     assert [line for line in others if ".png" in line] == []
     assert not (tmp_path / "out.jsonl").exists()
     for holder in holders:

@@ -98,4 +98,3 @@ def largest_advantage(rollouts: int) -> float:
     2.646
     """
     return sqrt(rollouts - 1)
-

@@ -7,10 +7,10 @@ import pytest
 import ray
 import torch
 from drivers import RayPPOTrainer, config, paper_reward, seen, trainer
+from durian_adv.adapters._batch import prompt_numbers
 from verl.trainer import ray_trainer
 
 from durian_adv import durian_components, sequence_confidence
-from durian_adv.adapters._batch import prompt_numbers
 from durian_adv.adapters.easyr1 import trainer as easyr1
 from durian_adv.diagnostics import durian_metrics
 

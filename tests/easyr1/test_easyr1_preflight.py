@@ -8,11 +8,11 @@ import made
 import pytest
 import verl
 from datasets import Dataset
+from durian_adv.adapters._batch import DurianOptions, read_options
 from omegaconf import OmegaConf
 from verl.utils.dataset import process_image
 
 import durian_adv
-from durian_adv.adapters._batch import DurianOptions, read_options
 from durian_adv.adapters.easyr1 import trainer as easyr1
 from durian_adv.adapters.easyr1.preflight import checks
 from durian_adv.adapters.easyr1.trainer import DurianPPOConfig
