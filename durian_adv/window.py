@@ -136,6 +136,9 @@ def load_window(state: Mapping[str, Tensor | None], device: torch.device | str =
         state: the saved fields.
         device: of the rewards to come.
 
+    Returns:
+        The window, for the next call of ``windowed_components``.
+
     Raises:
         ArgumentError: fields are missing or unknown, as in a window of another version, or do not fit together.
 

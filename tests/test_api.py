@@ -22,6 +22,7 @@ PUBLIC_MODULES = (
     "durian_adv.diagnostics",
     "durian_adv.data.hints",
     "durian_adv.data.scoring",
+    "durian_adv.estimator",
     "durian_adv.weighting",
     "durian_adv.window",
 )
