@@ -429,7 +429,7 @@ def _of_categories(
         found["category_std_max"] = -_smallest(-std, effective)
     if category is not None:
         used = largest_valid(category, batch)[outcomes.rollouts > 0]
-        found["categories"] = torch.tensor(len(torch.unique(used)))
+        found["categories"] = torch.tensor(len(torch.unique(used)), device=used.device)
         found["category_prompts_min"] = _fewest(used)
     return found
 

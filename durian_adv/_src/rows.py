@@ -111,7 +111,7 @@ def tokens(logprobs: Any, mask: Any, count: int, device: torch.device) -> Tokens
         given = zip(_sequence("logprobs", logprobs, count), _rows_of_mask(mask, count), strict=True)
         pairs = [_row_tokens(number, *pair) for number, pair in enumerate(given)]
         lengths = [len(row) for row, _ in pairs]
-        nothing = torch.zeros(0, dtype=torch.float64)
+        nothing = torch.zeros(0, dtype=torch.float64, device="cpu")
         values = torch.cat([nothing, *(row for row, _ in pairs)]).to(device)
         keep = torch.cat([nothing, *(row for _, row in pairs)]).to(device) != 0
     finite = values.isfinite()
@@ -171,7 +171,8 @@ def _rows_of_mask(mask: Any, count: int) -> list[Any]:
 
 def _row_tokens(number: int, logprobs: Any, mask: Any) -> tuple[Tensor, Tensor]:
     """Return the log-probabilities and the mask of one row, float64."""
-    values = torch.zeros(0, dtype=torch.float64) if logprobs is None else _row("logprobs", number, logprobs, torch.nan)
+    nothing = torch.zeros(0, dtype=torch.float64, device="cpu")
+    values = nothing if logprobs is None else _row("logprobs", number, logprobs, torch.nan)
     if logprobs is None or mask is None:
         return values, torch.ones_like(values)
     keep = _row("mask", number, mask, 0.0)
