@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -93,8 +93,8 @@ def facts(
     if files is not None and len(files):
         pairs = torch.unique(torch.stack([prompt_index, files]), dim=1)[0]
         spans = int((torch.bincount(pairs) > 1).sum())
-    distinct = torch.unique(rewards[rewards.isfinite()])[:_KEPT_VALUES].tolist()
-    return Facts(sizes, Counter(lengths.tolist()), differing, 1, spans, frozenset(distinct))
+    distinct = torch.unique(rewards[rewards.isfinite()]).tolist()
+    return Facts(sizes, Counter(lengths.tolist()), differing, 1, spans, _kept(distinct))
 
 
 def merged(parts: Iterable[Facts]) -> Facts:
@@ -107,9 +107,13 @@ def merged(parts: Iterable[Facts]) -> Facts:
         sizes.update(part.sizes)
         runs.update(part.runs)
         entropies, steps, spans = entropies + part.entropies, steps + part.steps, spans + part.spans
-        if len(values) < _KEPT_VALUES:
-            values |= part.values
+        values = set(_kept(sorted(values | part.values)))
     return Facts(sizes, runs, entropies, steps, spans, frozenset(values))
+
+
+def _kept(values: Sequence[float]) -> frozenset[float]:
+    """Return values, from the smallest up, in a bounded number: the largest is always among them."""
+    return frozenset([*values[: _KEPT_VALUES - 1], *values[-1:]])
 
 
 def usual(counts: Counter[int]) -> int | None:
