@@ -52,7 +52,7 @@ def loads(text: str) -> Any:
     Traceback (most recent call last):
     ValueError: duplicate key 'a'
     """
-    return json.loads(text, object_pairs_hook=_unique)
+    return json.loads(text, object_pairs_hook=unique)
 
 
 def where(path: Path | str, number: int) -> str:
@@ -69,7 +69,8 @@ def without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and value != value else value
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the object of these keys and values; a key that stands there twice is a ``ValueError`` that names it."""
     row = dict(pairs)
     if len(row) < len(pairs):
         names = [name for name, _ in pairs]
