@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import os
@@ -123,9 +124,7 @@ def test_a_cache_that_is_locked_meanwhile_is_an_error_and_no_image_becomes_null(
     holders = []
     assert main(arguments) == 2
     *others, last = capsys.readouterr().err.splitlines()
-    assert last.startswith(
-        f"durian-adv entropy: {kept}: another process has been writing to this cache for 0.1 seconds"
-    )
+    assert last.startswith(f"durian-adv entropy: {kept}: another process has been writing to this cache for 0.1 s")
     assert [line for line in others if ".png" in line] == []
     assert not (tmp_path / "out.jsonl").exists()
     for holder in holders:
@@ -480,7 +479,7 @@ def test_a_json_file_may_hold_lines_and_no_rows(folder, tmp_path):
         ('[{"image": "x"}, 3]', "in.json, row 2: expected a JSON object, got 3"),
         ('[{"image": "x"}, {"a" 3}]', "in.json, row 2: expected a JSON object, got '{\"a\" 3}]' ("),
         ('[{"image": "x", "image": "y"}]', 'in.json, row 1: expected a JSON object, got \'{"image": "x", "image"'),
-        ('[{"image": "x", "image": "y"}]', "(the key 'image' stands there twice)"),
+        ('[{"image": "x", "image": "y"}]', "(duplicate key 'image')"),
         ('{"image": "x"} 3', "in.json, row 2: expected a JSON object, got 3"),
         (b'[{"image": "\xff"}]', "in.json: expected JSON in UTF-8, got "),
     ],
@@ -504,6 +503,17 @@ def test_csv_comes_back_with_a_column_more(folder, tmp_path, capsys):
     assert float(rows[0][3]) == value_of(0)
     assert [row[3] for row in rows[1:]] == ["", ""]
     assert "in.csv, row 3, image 1: cannot be read" in capsys.readouterr().err
+
+
+def test_a_value_of_csv_may_be_a_whole_image(tmp_path):
+    image = encoded(crop(0, (256, 256)))
+    url = f"data:image/png;base64,{base64.b64encode(image).decode()}"
+    assert len(url) > 131_072
+    (tmp_path / "in.csv").write_text(f'image\n"{url}"\n')
+    assert main(["entropy", str(tmp_path / "in.csv"), str(tmp_path / "out.csv"), *FLAGS]) == 0
+    assert float((tmp_path / "out.csv").read_text().split(",")[-1]) == pytest.approx(
+        entropy(crop(0, (256, 256))), abs=1e-6
+    )
 
 
 @pytest.mark.parametrize(

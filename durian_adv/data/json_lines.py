@@ -69,7 +69,8 @@ def without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and value != value else value
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the object of these keys and values; a key that stands there twice is a ``ValueError`` that names it."""
     row = dict(pairs)
     if len(row) < len(pairs):
         names = [name for name, _ in pairs]
@@ -77,7 +78,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return row
 
 
-_DECODE = json.JSONDecoder(object_pairs_hook=_unique).decode
+_DECODE = json.JSONDecoder(object_pairs_hook=unique).decode
 
 
 def _object(text: bytes, path: Path | str, number: int) -> dict[str, Any]:

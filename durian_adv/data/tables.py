@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -169,7 +168,7 @@ def write_table(table: Any, path: Path, kept: Mapping[str, str] | None = None, c
 
 def json_line(row: dict[str, Any]) -> str:
     """Return a row as a line of JSON, with null for NaN."""
-    return json.dumps(_without_nan(row), ensure_ascii=False, allow_nan=False) + "\n"
+    return json.dumps(json_lines.without_nan(row), ensure_ascii=False, allow_nan=False) + "\n"
 
 
 @contextmanager
@@ -212,11 +211,3 @@ def _columns(rows: list[dict[str, Any]], names: list[str], path: Path) -> Any:
                 "JSON lines hold any"
             ) from None
     return pa.table(columns)
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _without_nan(inner) for name, inner in value.items()}
-    if isinstance(value, list):
-        return [_without_nan(inner) for inner in value]
-    return None if isinstance(value, float) and math.isnan(value) else value

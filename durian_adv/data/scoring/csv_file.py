@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from durian_adv.data.logs.containers import CELL_LIMIT
 from durian_adv.data.scoring.extra_info import COLUMN, EXTRA, check_columns
 from durian_adv.data.scoring.media import Media, column_of_images, media_of
 
@@ -71,6 +72,7 @@ class Csv:
                 writer.writerow([*values, "" if math.isnan(entropy) else repr(entropy)])
 
     def _records(self) -> Iterator[Row]:
+        csv.field_size_limit(CELL_LIMIT)  # a data URL is longer than the 131,072 characters of its default
         with self._path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True)
             try:

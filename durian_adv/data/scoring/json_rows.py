@@ -121,20 +121,12 @@ def _elements(text: str, path: Path) -> Iterator[tuple[int, int, dict[str, Any]]
 
 def _object(text: str, begin: int, where: str) -> tuple[dict[str, Any], int]:
     try:
-        row, end = json.JSONDecoder(object_pairs_hook=_unique).raw_decode(text, begin)
+        row, end = json.JSONDecoder(object_pairs_hook=json_lines.unique).raw_decode(text, begin)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{where}: expected a JSON object, got {text[begin : begin + 60]!r} ({error})") from None
     if not isinstance(row, dict):
         raise ValueError(f"{where}: expected a JSON object, got {text[begin : min(end, begin + 60)]}")
     return row, end
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    row = dict(pairs)
-    if len(row) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} stands there twice")
-    return row
 
 
 def _skip(text: str, place: int) -> int:
