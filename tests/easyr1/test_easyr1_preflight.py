@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from verl.utils.dataset import process_image
 
 import durian_adv
-from durian_adv.adapters._batch import DurianOptions, read_options
+from durian_adv._src.options import OPTIONS
 from durian_adv.adapters.easyr1 import trainer as easyr1
 from durian_adv.adapters.easyr1.preflight import checks
 from durian_adv.adapters.easyr1.trainer import DurianPPOConfig
@@ -38,9 +38,7 @@ def test_the_papers_configuration_says_what_the_paper_says(paper):
     assert paper.algorithm.online_filtering
     assert (paper.algorithm.filter_low, paper.algorithm.filter_high) == (0.01, 0.99)
     assert paper.worker.reward.reward_function_kwargs == {"format_weight": 0.1}
-    options = read_options(paper.durian, "durian")
-    assert (tuple(options.weights), options.num_confidence_buckets) == (DurianOptions().weights, 12)
-    assert set(paper.durian) | {"success_threshold"} == set(vars(DurianOptions()))
+    assert easyr1.options_of(paper) == {name: option.default for name, option in OPTIONS.items()}
 
 
 @pytest.mark.skipif(not (CHECKOUT / "examples").exists(), reason="an installed EasyR1 has no examples")
@@ -90,7 +88,7 @@ def test_the_papers_configuration_passes(words):
     assert set(levels(found)) == {"ok"}
     text = text_of(found, "ok")
     assert f"EasyR1: {verl.__version__} fits" in text
-    assert "prompts: 512 prompts a batch, 170.7 a bucket in 3 buckets of visual entropy, 42.7 a bucket in 12" in text
+    assert "prompts: 512 prompts per batch, 170.7 per bucket of visual entropy (3), 42.7 per bucket" in text
     assert "visual_entropy: the training data have this column" in text
 
 
@@ -98,12 +96,18 @@ def test_the_papers_configuration_passes(words):
     ("more", "level", "message"),
     [
         ("algorithm.adv_estimator=grpo", "problem", "algorithm.adv_estimator: expected durian, got grpo"),
-        ("durian.weigths=[1,0,0]", "problem", "durian.weigths: expected one of weights"),
-        ("worker.rollout.n=1", "problem", "worker.rollout.n: expected at least 2 rollouts a prompt, got 1"),
+        ("durian.weigths=[1,0,0]", "problem", "durian.weigths: expected one of estimator, weights"),
+        ("worker.rollout.n=1", "problem", "worker.rollout.n: expected at least 2 rollouts per prompt, got 1"),
         (
             "data.rollout_batch_size=16",
             "warning",
-            "1.3 a bucket in 12 buckets of confidence. With fewer than 2 a bucket",
+            "16 prompts with confidence for 12 buckets: with fewer than 2 prompts per bucket",
+        ),
+        ("data.rollout_batch_size=1", "problem", "prompts: 1 prompt per batch, which is refused"),
+        (
+            "durian.weights=[0.1,0.2,0.3,0.4]",
+            "problem",
+            "category: expected a column of the dataset, for durian.weights[3] = 0.4",
         ),
         ("algorithm.filter_key=overall", "warning", "all wrong in good format stay"),
         ("algorithm.disable_kl=false", "warning", "the KL penalty is a part of the rewards"),
@@ -136,8 +140,8 @@ def test_videos_count_as_images_do(words, tmp_path):
     [
         ([None, None], "expected a number for prompts with images, got none"),
         ([None, float("nan")], "expected a number for prompts with images, got none"),
-        (["1.5", "2.5"], "expected one number or null a prompt, got '1.5'"),
-        ([[1.5], [2.5]], r"expected one number or null a prompt, got [1.5]"),
+        (["1.5", "2.5"], "expected one number or null per prompt, got '1.5'"),
+        ([[1.5], [2.5]], r"expected one number or null per prompt, got [1.5]"),
     ],
 )
 def test_a_column_without_numbers_is_a_problem(words, tmp_path, values, message):
