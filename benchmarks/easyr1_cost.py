@@ -16,8 +16,8 @@ from verl.protocol import DataProto
 
 from benchmarks import page, records, timing
 from benchmarks.timing import Case
-from durian_adv.adapters._batch import DurianOptions
 from durian_adv.adapters.easyr1.batch import put_advantages
+from durian_adv.estimator import AdvantageEstimator
 
 sys.path += [str(Path(__file__).resolve().parent.parent / "tests/easyr1" / folder) for folder in ("", "standins")]
 import batches  # of the tests
@@ -31,7 +31,7 @@ def build(tokens: int) -> dict[str, Callable[[], object]]:
     """Make the batch and what is timed on it."""
     entropy = np.random.default_rng(0).normal(4, 1, PROMPTS).tolist()
     data = batches.batch(batches.binary(PROMPTS, ROLLOUTS), tokens=tokens, entropy=entropy)
-    grpo, durian = DurianOptions(weights=(1, 0, 0)), DurianOptions()
+    grpo, durian = AdvantageEstimator(weights=(1, 0, 0)), AdvantageEstimator()
     timed = {
         BASELINE: lambda: compute_advantage(data, "grpo"),
         "Durian, weights 1, 0, 0": lambda: put_advantages(data, grpo),

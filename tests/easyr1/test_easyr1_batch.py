@@ -1,7 +1,5 @@
 """A ``DataProto`` gets GRPO's advantages with weights (1, 0, 0), and else those of the library's own call."""
 
-import dataclasses
-
 import batches
 import numpy as np
 import pytest
@@ -10,12 +8,17 @@ from conftest import EASYR1
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from durian_adv import durian_components, sequence_confidence
-from durian_adv.adapters._batch import DurianOptions
+from durian_adv import baselines, durian_components, grpo_advantage, sequence_confidence, weighting
+from durian_adv._src.options import ESTIMATORS
 from durian_adv.adapters.easyr1.batch import put_advantages
 from durian_adv.diagnostics import durian_metrics
+from durian_adv.estimator import AdvantageEstimator
+from durian_adv.window import windowed_components
 
-GRPO = DurianOptions(weights=(1, 0, 0))
+COUNTED = dict.fromkeys(
+    (f"durian/{name}" for name in ("unscored_share", "empty_share", "nonfinite_token_share", "window_prompts")), 0.0
+)
+GRPO = AdvantageEstimator(weights=(1, 0, 0))
 PAPER = [[1.0, 1, 1, 0], [1, 1, 0, 0], [0, 0, 0, 1], [0, 0, 0, 0]]
 
 
@@ -89,7 +92,7 @@ def test_prompts_without_signal_are_zero_where_the_trainer_has_noise(grpo):
 def test_with_other_weights_it_is_the_librarys_call_on_the_batch(weights, reduction):
     entropy = np.random.default_rng(3).normal(4, 1, 96).tolist()
     data = batches.batch(batches.binary(96, 8), entropy=entropy, images=True)
-    options = DurianOptions(weights=weights, confidence_reduction=reduction)
+    options = AdvantageEstimator(weights=weights, confidence_reduction=reduction)
     metrics = put_advantages(data, options)
     mask, ids = data.batch["response_mask"], data.non_tensor_batch["uid"].tolist()
     given = {
@@ -102,7 +105,11 @@ def test_with_other_weights_it_is_the_librarys_call_on_the_batch(weights, reduct
     rewards = data.batch["token_level_rewards"].sum(-1)
     parts = durian_components(rewards, weights=weights, **given)
     assert torch.equal(data.batch["advantages"], parts.advantages[:, None] * mask)
-    assert metrics == durian_metrics(parts, rewards, prompt_index=given["prompt_index"])
+    right = durian_metrics(parts, rewards, prompt_index=given["prompt_index"])
+    if weights[2] == 0:  # then no token is looked at
+        assert "durian/nonfinite_token_share" not in metrics
+        metrics["durian/nonfinite_token_share"] = 0.0
+    assert metrics == right | COUNTED
     assert data.batch["advantages"].any()
 
 
@@ -110,14 +117,14 @@ def test_the_example_worked_by_hand():
     data = batches.batch(PAPER, entropy=[1, 2, 3, 4], images=True, tokens=1, shuffle=False)
     data.batch["old_log_probs"] = torch.tensor([-3.0, -1, -4, -2]).repeat_interleave(4)[:, None]
     options = {"weights": (0.6, 0.2, 0.2), "num_confidence_buckets": 2}
-    put_advantages(data, DurianOptions(**options))
+    put_advantages(data, AdvantageEstimator(**options))
     rows = [[0.4935] * 3 + [-1.4806], [0.9289] * 2 + [-0.9289] * 2, [-0.4901] * 3 + [1.4704], [0.0] * 4]
     torch.testing.assert_close(data.batch["advantages"].view(4, 4), torch.tensor(rows), atol=1e-4, rtol=0)
 
 
 def test_an_advantage_reaches_all_tokens_of_its_response_and_no_other():
     data = batches.batch(batches.binary(32, 4), entropy=range(32))
-    put_advantages(data, DurianOptions())
+    put_advantages(data, AdvantageEstimator())
     advantages, mask = data.batch["advantages"], data.batch["response_mask"].bool()
     assert not advantages[~mask].any()
     first = advantages[:, :1].expand_as(advantages)
@@ -125,7 +132,7 @@ def test_an_advantage_reaches_all_tokens_of_its_response_and_no_other():
 
 
 def test_what_stands_after_a_response_does_not_count():
-    rewards, options = batches.binary(32, 4), DurianOptions(num_confidence_buckets=4)
+    rewards, options = batches.binary(32, 4), AdvantageEstimator(num_confidence_buckets=4)
     clean, spoiled = batches.batch(rewards), batches.batch(rewards)
     spoiled.batch["old_log_probs"][~spoiled.batch["response_mask"].bool()] = torch.nan
     for data in (clean, spoiled):
@@ -136,11 +143,11 @@ def test_what_stands_after_a_response_does_not_count():
 def test_the_order_of_rows_does_not_exist():
     rewards, entropy = batches.binary(48, 6), np.random.default_rng(1).normal(size=48).tolist()
     data = batches.batch(rewards, entropy=entropy)
-    put_advantages(data, DurianOptions())
+    put_advantages(data, AdvantageEstimator())
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))
     moved = batches.batch(rewards, entropy=entropy)
     moved.reorder(order)
-    put_advantages(moved, DurianOptions())
+    put_advantages(moved, AdvantageEstimator())
     assert torch.equal(moved.batch["advantages"], data.batch["advantages"][order])
 
 
@@ -157,7 +164,7 @@ def test_a_reward_that_is_not_finite_influences_nothing(invalid):
 
 def test_a_prompt_with_one_rollout_has_no_advantage():
     data = batches.batch([[1.0], [0.0, 1.0], [0.5]], shuffle=False)
-    metrics = put_advantages(data, DurianOptions(num_confidence_buckets=1))
+    metrics = put_advantages(data, AdvantageEstimator(num_confidence_buckets=1))
     assert of_prompts(data)[[0, 3]].tolist() == [0, 0]
     assert of_prompts(data)[1:3].abs().min() > 0.5
     assert metrics["durian/no_signal_share"] == pytest.approx(2 / 3)
@@ -175,20 +182,20 @@ def test_a_prompt_without_an_image_has_none_or_nan_in_the_column():
     rewards = batches.binary(24, 4)
     entropy = [None if s % 3 == 0 else float(s) for s in range(24)]
     data = batches.batch(rewards, entropy=entropy, images=True)
-    metrics = put_advantages(data, DurianOptions(weights=(0, 1, 0)))
+    metrics = put_advantages(data, AdvantageEstimator(weights=(0, 1, 0)))
     assert metrics["durian/visual_entropy_missing_share"] == pytest.approx(1 / 3)
     other = batches.batch(rewards, entropy=[float("nan") if e is None else e for e in entropy], images=True)
-    put_advantages(other, DurianOptions(weights=(0, 1, 0)))
+    put_advantages(other, AdvantageEstimator(weights=(0, 1, 0)))
     assert torch.equal(data.batch["advantages"], other.batch["advantages"])
 
 
 def test_images_without_the_column_are_refused_where_it_counts():
     data = batches.batch(PAPER, images=True)
     with pytest.raises(ValueError, match=r"^visual_entropy: expected a column .* durian.weights\[1\] = 0.2 and images"):
-        put_advantages(data, DurianOptions())
-    put_advantages(data, DurianOptions(weights=(1, 0, 1)))
+        put_advantages(data, AdvantageEstimator())
+    put_advantages(data, AdvantageEstimator(weights=(1, 0, 1)))
     text = batches.batch(PAPER)
-    metrics = put_advantages(text, DurianOptions(num_confidence_buckets=2))
+    metrics = put_advantages(text, AdvantageEstimator(num_confidence_buckets=2))
     assert "durian/visual_entropy_mean" not in metrics  # no images: the component is left out
 
 
@@ -196,14 +203,14 @@ def test_images_without_the_column_are_refused_where_it_counts():
 def test_images_without_any_number_in_the_column_are_refused_where_it_counts(missing):
     data = batches.batch(PAPER, entropy=[missing] * 4, images=True)
     with pytest.raises(ValueError, match=r"^visual_entropy: expected a number for prompts with images"):
-        put_advantages(data, DurianOptions())
-    put_advantages(data, DurianOptions(weights=(1, 0, 1)))
+        put_advantages(data, AdvantageEstimator())
+    put_advantages(data, AdvantageEstimator(weights=(1, 0, 1)))
     text = batches.batch(PAPER, entropy=[missing] * 4)  # a batch without an image, of a dataset that has some
     text.non_tensor_batch["multi_modal_data"] = np.array([{"images": []}] * 16, dtype=object)
-    put_advantages(text, DurianOptions())
+    put_advantages(text, AdvantageEstimator())
     text.non_tensor_batch["multi_modal_data"][3] = {"videos": ["a.mp4"]}
     with pytest.raises(ValueError, match=r"^visual_entropy: expected a number for prompts with images"):
-        put_advantages(text, DurianOptions())
+        put_advantages(text, AdvantageEstimator())
 
 
 @pytest.mark.parametrize("bad", [["low", "high"], [[1.0, 2.0], [3.0, 4.0]], [[1.0], [2.0, 3.0]]])
@@ -215,13 +222,13 @@ def test_a_column_that_is_not_one_number_a_prompt_is_refused(bad):
         column[row] = bad[row // 2]
     data.non_tensor_batch["visual_entropy"] = np.array(column.tolist(), dtype=object)
     with pytest.raises(ValueError, match=r"^visual_entropy: expected"):
-        put_advantages(data, DurianOptions())
+        put_advantages(data, AdvantageEstimator())
 
 
 def test_the_trainers_rewards_are_not_written_to():
     data = batches.batch(batches.binary(16, 4), entropy=range(16))
     before = {name: value.clone() for name, value in data.batch.items()}
-    put_advantages(data, DurianOptions(num_confidence_buckets=2))
+    put_advantages(data, AdvantageEstimator(num_confidence_buckets=2))
     for name, value in before.items():
         assert torch.equal(data.batch[name], value), name
     assert set(data.batch.keys()) - set(before) == {"advantages", "returns"}
@@ -229,7 +236,7 @@ def test_the_trainers_rewards_are_not_written_to():
 
 def test_every_option_reaches_the_library():
     given = {"eps": 0.5, "entropy_quantiles": (0.5,), "num_confidence_buckets": 3, "success_threshold": 2.0}
-    base = DurianOptions()
+    given |= {"correction": 0, "no_signal": "drop", "estimator": "batch_std", "confidence_reduction": "mean"}
     entropy = np.random.default_rng(1).normal(size=48).tolist()
 
     def outcome(options):
@@ -237,10 +244,106 @@ def test_every_option_reaches_the_library():
         metrics = put_advantages(data, options)
         return data.batch["advantages"], metrics
 
-    advantages, metrics = outcome(base)
+    advantages, metrics = outcome(AdvantageEstimator())
     for name, value in given.items():
-        other, others = outcome(dataclasses.replace(base, **{name: value}))
+        other, others = outcome(AdvantageEstimator(**{name: value}))
         assert not torch.equal(other, advantages) or others != metrics, name
+
+
+@pytest.mark.parametrize("name", [name for name in ESTIMATORS if name not in ("durian", "difficulty_prior")])
+def test_every_estimator_of_the_library_has_its_options(name):
+    chosen = {} if name in ("dr_grpo", "rloo") else {"eps": 0.25, "correction": 0}
+    data = batches.batch(batches.binary(16, 4), shuffle=False)
+    put_advantages(data, AdvantageEstimator(estimator=name, **{"eps": 0.25, "correction": 0}))
+    function = grpo_advantage if name == "grpo" else getattr(baselines, f"{name}_advantage")
+    right = function(data.batch["token_level_rewards"].sum(-1).view(16, 4), **chosen)
+    assert torch.equal(of_prompts(data), right.flatten())
+    assert right.any()
+
+
+def test_the_difficulty_prior_and_its_weighting_are_options_too():
+    data = batches.batch(batches.binary(16, 4), shuffle=False)
+    put_advantages(data, AdvantageEstimator(estimator="difficulty_prior", weighting="focal"))
+    rewards = data.batch["token_level_rewards"].sum(-1).view(16, 4)
+    right = weighting.reweighted_advantage(rewards, weight=weighting.focal)
+    assert torch.equal(of_prompts(data), right.flatten())
+
+
+def test_a_window_goes_from_batch_to_batch():
+    estimator = AdvantageEstimator(window=9, num_confidence_buckets=2)
+    window = None
+    for seed in range(4):
+        data = batches.batch(batches.binary(4, 4, seed=seed), seed=seed, shuffle=False)
+        put_advantages(data, estimator)
+        uids = data.non_tensor_batch["uid"]
+        parts, window = windowed_components(
+            data.batch["token_level_rewards"].sum(-1),
+            window=window,
+            size=9,
+            prompt_index=torch.from_numpy(np.unique(uids.astype(str), return_inverse=True)[1]),
+            confidence=sequence_confidence(data.batch["old_log_probs"], data.batch["response_mask"]),
+            num_confidence_buckets=2,
+        )
+        assert torch.equal(of_prompts(data), parts.advantages)
+
+
+def test_a_column_of_categories_counts_with_a_fourth_weight():
+    estimator = AdvantageEstimator(weights=(0.5, 0, 0, 0.5))
+    data = batches.batch(batches.binary(16, 4), shuffle=False)
+    with pytest.raises(ValueError, match=r"^category: expected a column of the dataset, for durian.weights\[3\] = 0.5"):
+        put_advantages(data, estimator)
+    kinds = np.array([f"kind {row // 4 % 3}" for row in range(64)], dtype=object)
+    data.non_tensor_batch["category"] = kinds
+    put_advantages(data, estimator)
+    right = durian_components(
+        data.batch["token_level_rewards"].sum(-1).view(16, 4),
+        category=torch.arange(16) % 3,
+        weights=(0.5, 0, 0, 0.5),
+    )
+    assert torch.equal(of_prompts(data), right.advantages.flatten())
+
+
+def test_a_response_of_which_no_token_counts_influences_nothing():
+    """In EasyR1 it votes: a reward of 10 makes this [-0.360, -0.566, -0.566, 0]."""
+    data = batches.batch([[1.0, 0, 0, 10], [1, 0, 0, 1]], shuffle=False)
+    data.batch["response_mask"][3] = 0
+    metrics = put_advantages(data, GRPO)
+    assert of_prompts(data)[:4].tolist() == pytest.approx([1.155, -0.577, -0.577, 0], abs=1e-3)
+    assert not data.batch["advantages"][3].any()
+    assert metrics["durian/empty_share"] == 1 / 8
+
+
+def test_one_minus_infinity_moves_nobody_to_another_bucket_and_is_told():
+    data = batches.batch(batches.binary(24, 8), shuffle=False)
+    data.batch["old_log_probs"][0, 0] = -torch.inf
+    metrics = put_advantages(data, AdvantageEstimator(weights=(0, 0, 1), num_confidence_buckets=4))
+    mask = data.batch["response_mask"].bool()
+    finite = mask & data.batch["old_log_probs"].isfinite()
+    right = durian_components(
+        data.batch["token_level_rewards"].sum(-1).view(24, 8),
+        confidence=sequence_confidence(data.batch["old_log_probs"], finite).view(24, 8),
+        weights=(0, 0, 1),
+        num_confidence_buckets=4,
+    )
+    assert torch.equal(of_prompts(data), right.advantages.flatten())
+    assert metrics["durian/nonfinite_token_share"] == pytest.approx(1 / int(mask.sum()))
+
+
+def test_what_would_silently_be_grpo_is_refused():
+    with pytest.raises(ValueError, match=r"^prompts: expected several prompts per call, or window > 0"):
+        put_advantages(batches.batch([[1.0, 0, 1]]), AdvantageEstimator())
+    put_advantages(batches.batch([[1.0, 0, 1]]), GRPO)
+    with pytest.raises(ValueError, match=r"^prompts: expected ids that the rollouts of a prompt share, got 3 ids"):
+        put_advantages(batches.batch([[1.0], [0.0], [1.0]]), AdvantageEstimator())
+
+
+def test_two_entropies_within_a_prompt_are_refused():
+    data = batches.batch(batches.binary(4, 2), entropy=range(4), shuffle=False)
+    data.non_tensor_batch["visual_entropy"][1] = 0.5
+    with pytest.raises(
+        ValueError, match=r"^visual_entropy: expected one value for all rows of a prompt, got 0 and 0.5"
+    ):
+        put_advantages(data, AdvantageEstimator())
 
 
 @pytest.mark.skipif(EASYR1, reason="it is EasyR1")

@@ -2,12 +2,12 @@
 
 import json
 
+import batches
 import numpy as np
 import pytest
 import ray
 import torch
 from drivers import RayPPOTrainer, config, paper_reward, seen, trainer
-from durian_adv.adapters._batch import prompt_numbers
 from verl.trainer import ray_trainer
 
 from durian_adv import durian_components, sequence_confidence
@@ -67,7 +67,7 @@ def test_with_the_weight_on_grpo_alone_a_training_is_the_trainers_grpo(tmp_path,
             assert torch.equal(a.batch[name], b.batch[name]), name
         for name in ("advantages", "returns"):
             got, expected = b.batch[name], a.batch[name]
-            rewards, index = a.batch["token_level_rewards"].sum(-1), prompt_numbers(a.non_tensor_batch["uid"])
+            rewards, index = a.batch["token_level_rewards"].sum(-1), batches.numbers(a.non_tensor_batch["uid"])
             flat = torch.tensor([rewards[index == i].unique().numel() == 1 for i in index])
             assert not got[flat].any()
             assert bool(((got - expected).abs() <= 1e-6 * expected.abs().clamp(min=1))[~flat].all())
@@ -81,7 +81,7 @@ def test_with_the_papers_weights_a_batch_is_the_librarys_call_on_it(tmp_path, al
     assert len(batches) == 2
     for data, logged in zip(batches, log(tmp_path), strict=True):
         columns, mask = data.non_tensor_batch, data.batch["response_mask"]
-        rewards, index = data.batch["token_level_rewards"].sum(-1), prompt_numbers(columns["uid"])
+        rewards, index = data.batch["token_level_rewards"].sum(-1), batches.numbers(columns["uid"])
         assert index.unique().numel() == 32
         parts = durian_components(
             rewards,
@@ -93,7 +93,10 @@ def test_with_the_papers_weights_a_batch_is_the_librarys_call_on_it(tmp_path, al
         assert torch.equal(data.batch["advantages"], parts.advantages[:, None] * mask)
         assert bool(data.batch["advantages"].any())
         metrics = durian_metrics(parts, rewards, prompt_index=index)
-        assert {f"durian/{name}": value for name, value in logged["durian"].items()} == metrics
+        counted = ("unscored_share", "empty_share", "nonfinite_token_share", "window_prompts")
+        metrics |= dict.fromkeys((f"durian/{name}" for name in counted), 0.0)
+        found = {f"durian/{name}": value for name, value in logged["durian"].items()}
+        assert found == pytest.approx(metrics, nan_ok=True)
 
 
 def test_dapos_filter_refills_the_batch_with_prompts_that_have_a_signal(tmp_path):
@@ -127,6 +130,13 @@ def test_the_file_of_the_log_has_the_options_and_every_step(tmp_path):
         )
 
 
+def test_a_window_lives_as_long_as_the_trainer(tmp_path):
+    given = config(durian={"window": 24, "num_confidence_buckets": 4})
+    given.trainer.max_steps = 3
+    seen(given, tmp_path)
+    assert [step["durian"]["window_prompts"] for step in log(tmp_path)] == [0, 16, 24]
+
+
 def test_a_nan_reward_in_a_training_takes_its_own_rollout_out_and_no_other(tmp_path):
     def failing(data):
         scores, columns = paper_reward(data)
@@ -155,9 +165,12 @@ def test_few_prompts_for_the_buckets_are_warned_of_when_a_trainer_is_made(caplog
         trainer(config(rollout_batch_size=prompts), columns=columns)
     (record,) = [record for record in caplog.records if record.name == easyr1.__name__]
     assert record.levelname == level
-    assert f"{prompts} prompts per batch, " in record.message
-    assert ("3 buckets of visual entropy" in record.message) == images
-    assert f"{prompts / 12:.1f} per bucket in 12 buckets of confidence" in record.message
+    if level == "INFO":
+        assert f"{prompts} prompts per batch, " in record.message
+        assert ("per bucket of visual entropy (3)" in record.message) == images
+        assert f"{prompts / 12:.1f} per bucket of confidence (12)" in record.message
+    else:
+        assert f"{prompts} prompts with confidence for 12 buckets: with fewer than 2" in record.message
 
 
 def test_an_error_in_a_training_leaves_easyr1_as_it_was(tmp_path, monkeypatch):
@@ -165,9 +178,8 @@ def test_an_error_in_a_training_leaves_easyr1_as_it_was(tmp_path, monkeypatch):
         raise ArithmeticError("broken")
 
     before = ray_trainer.compute_advantage
-    monkeypatch.setattr("durian_adv.adapters._batch.durian_components", broken)
+    monkeypatch.setattr("durian_adv.estimator.durian_components", broken)
     given = config()
-    monkeypatch.setattr("durian_adv.adapters._batch.DurianOptions.__post_init__", lambda self: None)
     with pytest.raises(ArithmeticError, match="broken"):
         seen(given, tmp_path)
     assert ray_trainer.compute_advantage is before

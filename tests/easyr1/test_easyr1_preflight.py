@@ -8,11 +8,11 @@ import made
 import pytest
 import verl
 from datasets import Dataset
-from durian_adv.adapters._batch import DurianOptions, read_options
 from omegaconf import OmegaConf
 from verl.utils.dataset import process_image
 
 import durian_adv
+from durian_adv._src.options import OPTIONS
 from durian_adv.adapters.easyr1 import trainer as easyr1
 from durian_adv.adapters.easyr1.preflight import checks
 from durian_adv.adapters.easyr1.trainer import DurianPPOConfig
@@ -20,7 +20,6 @@ from durian_adv.cli import main
 from durian_adv.data.scoring import EntropyScorer
 
 PAPER = Path(durian_adv.__file__).parent / "adapters/easyr1/paper.yaml"
-PAPER_GRPO = PAPER.with_name("paper_grpo.yaml")
 CHECKOUT = Path(verl.__file__).resolve().parents[1]
 
 
@@ -39,22 +38,7 @@ def test_the_papers_configuration_says_what_the_paper_says(paper):
     assert paper.algorithm.online_filtering
     assert (paper.algorithm.filter_low, paper.algorithm.filter_high) == (0.01, 0.99)
     assert paper.worker.reward.reward_function_kwargs == {"format_weight": 0.1}
-    options = read_options(paper.durian, "durian")
-    assert (tuple(options.weights), options.num_confidence_buckets) == (DurianOptions().weights, 12)
-    assert set(paper.durian) | {"success_threshold"} == set(vars(DurianOptions()))
-
-
-def test_the_papers_grpo_runs_differ_in_kl_filter_and_clipping_alone():
-    dapo, grpo = (OmegaConf.to_container(OmegaConf.load(path)) for path in (PAPER, PAPER_GRPO))
-    OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(DurianPPOConfig()), OmegaConf.load(PAPER_GRPO)))
-    kl = {"disable_kl": False, "use_kl_loss": True, "kl_penalty": "low_var_kl", "kl_coef": 1e-2}
-    assert grpo.pop("algorithm") == {"adv_estimator": "durian", "online_filtering": False} | kl
-    assert dapo.pop("algorithm")["online_filtering"]
-    for name in ("clip_ratio_low", "clip_ratio_high"):  # DAPO's; the GRPO runs keep EasyR1's
-        dapo["worker"]["actor"].pop(name)
-    dapo["trainer"].pop("max_try_make_batch")
-    assert dapo["trainer"].pop("experiment_name") != grpo["trainer"].pop("experiment_name")
-    assert grpo == dapo
+    assert easyr1.options_of(paper) == {name: option.default for name, option in OPTIONS.items()}
 
 
 @pytest.mark.skipif(not (CHECKOUT / "examples").exists(), reason="an installed EasyR1 has no examples")
@@ -104,9 +88,7 @@ def test_the_papers_configuration_passes(words):
     assert set(levels(found)) == {"ok"}
     text = text_of(found, "ok")
     assert f"EasyR1: {verl.__version__} fits" in text
-    assert (
-        "prompts: 512 prompts per batch, 170.7 per bucket in 3 buckets of visual entropy, 42.7 per bucket in 12" in text
-    )
+    assert "prompts: 512 prompts per batch, 170.7 per bucket of visual entropy (3), 42.7 per bucket" in text
     assert "visual_entropy: the training data have this column" in text
 
 
@@ -114,12 +96,18 @@ def test_the_papers_configuration_passes(words):
     ("more", "level", "message"),
     [
         ("algorithm.adv_estimator=grpo", "problem", "algorithm.adv_estimator: expected durian, got grpo"),
-        ("durian.weigths=[1,0,0]", "problem", "durian.weigths: expected one of weights"),
+        ("durian.weigths=[1,0,0]", "problem", "durian.weigths: expected one of estimator, weights"),
         ("worker.rollout.n=1", "problem", "worker.rollout.n: expected at least 2 rollouts per prompt, got 1"),
         (
             "data.rollout_batch_size=16",
             "warning",
-            "1.3 per bucket in 12 buckets of confidence. With fewer than 2 per bucket",
+            "16 prompts with confidence for 12 buckets: with fewer than 2 prompts per bucket",
+        ),
+        ("data.rollout_batch_size=1", "problem", "prompts: 1 prompt per batch, which is refused"),
+        (
+            "durian.weights=[0.1,0.2,0.3,0.4]",
+            "problem",
+            "category: expected a column of the dataset, for durian.weights[3] = 0.4",
         ),
         ("algorithm.filter_key=overall", "warning", "all wrong in good format stay"),
         ("algorithm.disable_kl=false", "warning", "the KL penalty is a part of the rewards"),

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import batches
 import made
 import pytest
 import torch
@@ -18,7 +19,6 @@ from verl.utils.logger.logger import LOGGERS
 
 import durian_adv
 from durian_adv import durian_components, sequence_confidence
-from durian_adv.adapters._batch import prompt_numbers
 from durian_adv.diagnostics import durian_metrics
 
 pytestmark = pytest.mark.skipif("file" not in LOGGERS, reason="this EasyR1 has no logger of files, which is read here")
@@ -83,7 +83,7 @@ def test_a_training_takes_its_steps_and_changes_the_model(durian):
 def test_the_update_gets_the_librarys_advantages_of_the_whole_batch(durian):
     assert len(durian.batches) == 2
     for (batch, columns), step in zip(durian.batches, durian.log, strict=False):
-        mask, index = batch["response_mask"], prompt_numbers(columns["uid"])
+        mask, index = batch["response_mask"], batches.numbers(columns["uid"])
         assert len(mask) == 16 * 4
         assert index.bincount().tolist() == [4] * 16
         rewards = batch["token_level_rewards"].sum(-1)

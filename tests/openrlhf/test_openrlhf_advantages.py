@@ -1,6 +1,7 @@
 """On the released experience maker: Durian's advantages in the place of group_norm's, and nothing else changed."""
 
 import copy
+import json
 
 import pytest
 import released
@@ -8,9 +9,11 @@ import torch
 from openrlhf.models import PolicyLoss
 from openrlhf.trainer.ppo_utils import experience_maker
 
-from durian_adv import durian_components, sequence_confidence
+from durian_adv import baselines, durian_components, grpo_advantage, sequence_confidence, weighting
+from durian_adv._src.options import ESTIMATORS
 from durian_adv.adapters.openrlhf.maker import DurianExperienceMaker
 from durian_adv.diagnostics import durian_metrics
+from durian_adv.window import windowed_components
 
 PLAIN = '{"weights": [1, 0, 0]}'
 SETTINGS = {
@@ -119,7 +122,8 @@ def test_advantages_are_the_librarys_on_the_whole_batch(options, setting, kl):
     for name in released.KEYS:
         for found, row in zip(released.by_rollout(batches, name), expected, strict=True):
             torch.testing.assert_close(found.double(), row, atol=2e-6, rtol=1e-6)
-    metrics = durian_metrics(parts, rewards.view(-1, 4))
+    counted = ("unscored_share", "empty_share", "nonfinite_token_share", "window_prompts")
+    metrics = durian_metrics(parts, rewards.view(-1, 4)) | dict.fromkeys((f"durian/{name}" for name in counted), 0.0)
     assert made_by.durian_metrics == pytest.approx(metrics, rel=1e-12)
 
 
@@ -159,14 +163,21 @@ def test_rewards_that_are_not_numbers_influence_nothing_and_a_prompt_left_with_o
     assert all(torch.isnan(row).any() for row in released.by_rollout(theirs, "advantages")[:4])
 
 
-def test_one_rollout_a_prompt_has_no_signal(options):
+def test_one_rollout_per_prompt_is_refused(options):
     options(PLAIN)
-    args = released.arguments(rollout__micro_batch_size=2)
-    args = copy.deepcopy(args)
+    args = copy.deepcopy(released.arguments(rollout__micro_batch_size=2))
     args.rollout.n_samples_per_prompt = 1  # which OpenRLHF's main program refuses with group_norm
-    batches = released.advantages(DurianExperienceMaker, released.rollouts(samples=1), args)
-    assert len(batches) == 3
-    assert not any(batch.advantages.any() for batch in batches)
+    with pytest.raises(ValueError, match=r"^prompts: expected ids that the rollouts of a prompt share, got 6 ids"):
+        released.advantages(DurianExperienceMaker, released.rollouts(samples=1), args)
+
+
+def test_one_prompt_per_batch_is_refused_where_others_are_needed(options):
+    args = released.arguments(prompts=1, rollout__micro_batch_size=2)
+    options("{}")
+    with pytest.raises(ValueError, match=r"^prompts: expected several prompts per call, or window > 0"):
+        released.advantages(DurianExperienceMaker, released.rollouts(prompts=1), args)
+    options('{"window": 8, "num_confidence_buckets": 1}')
+    assert released.advantages(DurianExperienceMaker, released.rollouts(prompts=1), args)[0].advantages.any()
 
 
 @pytest.mark.parametrize(
@@ -237,7 +248,7 @@ def test_errors_of_the_library_are_not_swallowed_and_openrlhf_is_left_as_it_was(
     def broken(*args, **kwargs):
         raise ArithmeticError("broken")
 
-    monkeypatch.setattr("durian_adv.adapters.openrlhf.maker.batch_advantages", broken)
+    monkeypatch.setattr("durian_adv.estimator.durian_components", broken)
     with pytest.raises(ArithmeticError, match="broken"):
         released.advantages(DurianExperienceMaker, released.rollouts(), released.arguments())
     assert experience_maker.compute_reward is own
@@ -245,3 +256,102 @@ def test_errors_of_the_library_are_not_swallowed_and_openrlhf_is_left_as_it_was(
     options(PLAIN)
     released.advantages(DurianExperienceMaker, released.rollouts(), released.arguments())
     assert experience_maker.compute_reward is own
+
+
+@pytest.mark.parametrize("name", [name for name in ESTIMATORS if name not in ("durian", "difficulty_prior")])
+def test_every_estimator_of_the_library_has_its_options(options, name):
+    options(json.dumps({"estimator": name, "eps": 0.25, "correction": 0}))
+    args = released.arguments(rollout__micro_batch_size=5)
+    batches = released.advantages(DurianExperienceMaker, released.rollouts(seed=5), args)
+    found = torch.stack([row[0] for row in released.by_rollout(batches, "advantages")]).view(-1, 4)
+    rewards = torch.stack(released.by_rollout(batches, "rewards")).view(-1, 4)
+    function = grpo_advantage if name == "grpo" else getattr(baselines, f"{name}_advantage")
+    right = function(rewards, **({} if name in ("dr_grpo", "rloo") else {"eps": 0.25, "correction": 0}))
+    torch.testing.assert_close(found, right.clamp(*args.reward.clip_range), atol=1e-6, rtol=1e-6)
+    assert found.any()
+
+
+def test_the_difficulty_prior_and_its_weighting_are_options_too(options):
+    options('{"estimator": "difficulty_prior", "weighting": "focal", "success_threshold": 0.4}')
+    batches = released.advantages(
+        DurianExperienceMaker, released.rollouts(seed=6), released.arguments(rollout__micro_batch_size=5)
+    )
+    found = torch.stack([row[0] for row in released.by_rollout(batches, "advantages")]).view(-1, 4)
+    rewards = torch.stack(released.by_rollout(batches, "rewards")).view(-1, 4)
+    right = weighting.reweighted_advantage(rewards, weight=weighting.focal, success_threshold=0.4)
+    torch.testing.assert_close(found, right, atol=1e-6, rtol=1e-6)
+    assert found.any()
+
+
+def test_a_window_goes_from_batch_to_batch(options):
+    options('{"window": 8, "weights": [0.3, 0, 0.7], "num_confidence_buckets": 2, "no_signal": "drop", "eps": 1e-6}')
+    args = released.arguments(rollout__micro_batch_size=5)
+    made_by, window = released.maker(DurianExperienceMaker, args), None
+    for seed in range(3):
+        batches = made_by.compute_advantages_and_returns(released.experiences(made_by, released.rollouts(seed=seed)))
+        rewards, confidence = scores_of(batches)
+        recent = 0 if window is None else len(window.mean)
+        parts, window = windowed_components(
+            rewards.view(-1, 4),
+            window=window,
+            size=8,
+            confidence=confidence.view(-1, 4),
+            weights=(0.3, 0, 0.7),
+            num_confidence_buckets=2,
+            no_signal="drop",
+        )
+        found = torch.stack([row[0] for row in released.by_rollout(batches, "advantages")])
+        torch.testing.assert_close(found, parts.advantages.flatten(), atol=1e-6, rtol=1e-6)
+        assert made_by.durian_metrics["durian/window_prompts"] == recent
+
+
+def test_a_category_is_a_number_that_the_reward_function_returns(options):
+    options('{"weights": [0.25, 0, 0, 0.75]}')
+    args = released.arguments(rollout__micro_batch_size=5)
+    answers = released.rollouts(seed=7, extra_logs=lambda i: {"category": float(i // 4 % 2)})
+    batches = released.advantages(DurianExperienceMaker, answers, args)
+    rewards = torch.stack(released.by_rollout(batches, "rewards")).view(-1, 4)
+    category = torch.arange(6) % 2
+    parts = durian_components(rewards, category=category, weights=(0.25, 0, 0, 0.75), eps=1e-9)
+    found = torch.stack([row[0] for row in released.by_rollout(batches, "advantages")]).view(-1, 4)
+    torch.testing.assert_close(found, parts.advantages, atol=1e-6, rtol=1e-6)
+    with pytest.raises(ValueError, match=r"^info\['category'\]: expected a number in extra_logs .*weights\[3\] > 0"):
+        released.advantages(DurianExperienceMaker, released.rollouts(seed=7), args)
+
+
+def test_a_response_of_which_no_token_counts_influences_nothing(options):
+    """In OpenRLHF it votes: a reward of 10 makes this [-0.360, -0.566, -0.566, 0]."""
+    options(PLAIN)
+    made_by = released.maker(DurianExperienceMaker, released.arguments(prompts=2, rollout__micro_batch_size=4))
+    batches = released.experiences(made_by, released.rollouts(prompts=2, rewards=[1.0, 0, 0, 10, 1, 0, 0, 1]))
+    batches[0].action_mask[3] = 0
+    batches = made_by.compute_advantages_and_returns(batches)
+    first = batches[0].advantages
+    assert first[:3, 0].tolist() == pytest.approx([1.155, -0.577, -0.577], abs=1e-3)
+    assert not first[3].any()
+    assert made_by.durian_metrics["durian/empty_share"] == 1 / 8
+
+
+def test_one_minus_infinity_moves_nobody_to_another_bucket_and_is_told(options):
+    options('{"weights": [0, 0, 1], "num_confidence_buckets": 3, "eps": 1e-6}')
+    made_by = released.maker(DurianExperienceMaker, released.arguments(rollout__micro_batch_size=24))
+    (batch,) = released.experiences(made_by, released.rollouts(seed=8))
+    token = int(batch.action_mask[0].nonzero()[0])
+    mask = batch.action_mask.bool()
+    tokens = int(mask.sum())
+    batch.action_log_probs[0, token] = -torch.inf
+    logprobs, rewards = batch.action_log_probs.clone(), batch.rewards.clone()
+    (batch,) = made_by.compute_advantages_and_returns([batch])
+    confidence = sequence_confidence(logprobs, mask & logprobs.isfinite())
+    parts = durian_components(
+        rewards.view(-1, 4), confidence=confidence.view(-1, 4), weights=(0, 0, 1), num_confidence_buckets=3
+    )
+    torch.testing.assert_close(batch.advantages[:, 0], parts.advantages.flatten(), atol=1e-6, rtol=1e-6)
+    assert made_by.durian_metrics["durian/nonfinite_token_share"] == pytest.approx(1 / tokens)
+
+
+def test_two_entropies_within_a_prompt_are_refused(options):
+    options("{}")
+    answers = released.rollouts(extra_logs=lambda i: {"visual_entropy": float(i)})
+    with pytest.raises(ValueError, match=r"^visual_entropy: expected one value for all rows of a prompt, got 0 and 3"):
+        released.advantages(DurianExperienceMaker, answers, released.arguments(rollout__micro_batch_size=5))

@@ -1,6 +1,6 @@
 """What the page for people says is so."""
 
-import dataclasses
+import json
 import re
 import shlex
 import sys
@@ -10,6 +10,7 @@ import pytest
 import released
 import yaml
 
+from durian_adv._src.options import OPTIONS
 from durian_adv.adapters.openrlhf import hook as openrlhf
 from durian_adv.adapters.openrlhf.maker import DurianExperienceMaker
 
@@ -27,7 +28,7 @@ def test_the_runtime_environment_of_the_page_is_read():
     assert environment["worker_process_setup_hook"] == openrlhf.HOOK
     module, _, function = openrlhf.HOOK.rpartition(".")
     assert getattr(sys.modules[module], function) is openrlhf.setup
-    assert openrlhf.options_of(environment["env_vars"]) == openrlhf.OpenRLHFOptions(weights=[0.1, 0.2, 0.7])
+    assert openrlhf.options_of(environment["env_vars"]) == openrlhf.options_of({})  # the defaults, spelled out
 
 
 def test_the_command_of_the_page_is_taken_by_openrlhf_and_has_the_papers_batch():
@@ -45,8 +46,18 @@ def test_the_command_of_the_page_is_taken_by_openrlhf_and_has_the_papers_batch()
 def test_every_option_of_the_page_exists_and_every_option_is_on_the_page():
     table = PAGE.split("## Options")[1].split("## ")[0]
     named = set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE))
-    assert named == {field.name for field in dataclasses.fields(openrlhf.OpenRLHFOptions)}
-    assert openrlhf.OpenRLHFOptions().eps == float(re.search(r"`eps` \| (\S+) \|", table).group(1))
+    assert named == {*OPTIONS, "entropy_table", "features"}
+    defaults = dict(re.findall(r"^\| `(\w+)` \| (.*?) \|", table, re.MULTILINE))
+    for name, option in OPTIONS.items():
+        default = openrlhf.EPS if name == "eps" else option.default
+        written = json.loads(f"[{defaults[name]}]") if isinstance(default, tuple) else defaults[name]
+        assert written == (
+            list(default)
+            if isinstance(default, tuple)
+            else f"{default:g}"
+            if default != 0 and isinstance(default, float)
+            else str(default)
+        ), name
 
 
 def test_the_page_says_where_the_metrics_are_explained(options):

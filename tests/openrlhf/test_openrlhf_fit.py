@@ -1,9 +1,9 @@
 """Options are read as they are meant; an OpenRLHF that does not fit is refused by name, and never half changed."""
 
 import copy
-import dataclasses
 import importlib.metadata
 import inspect
+import json
 import re
 from pathlib import Path
 
@@ -13,36 +13,45 @@ from openrlhf.trainer import ppo_trainer
 from openrlhf.trainer.ppo_utils import experience_maker
 from openrlhf.trainer.ppo_utils.experience import Experience
 from openrlhf.trainer.ray import launcher
+from packaging.version import Version
 
+from durian_adv._src.options import OPTIONS
 from durian_adv.adapters.openrlhf import hook as openrlhf
 from durian_adv.adapters.openrlhf import maker
 from durian_adv.adapters.openrlhf.maker import DurianExperienceMaker
 
 ROOT = Path(__file__).resolve().parents[2]
 PLAIN = '{"weights": [1, 0, 0]}'
-VERSIONS = r"OpenRLHF 0\.11\.2 does not fit .* tested with 0\.11\.2: "
+INSTALLED = importlib.metadata.version("openrlhf")
+VERSIONS = f"OpenRLHF {re.escape(INSTALLED)} does not fit .* tested with {re.escape(openrlhf.TESTED)}: "
 
 
 def test_options_come_from_a_json_object_or_from_a_file_with_one(tmp_path):
     given = {
+        "estimator": "difficulty_prior",
         "weights": [0.6, 0.2, 0.2],
         "entropy_quantiles": [0.1, 0.9],
         "num_confidence_buckets": 4,
         "confidence_reduction": "mean",
+        "no_signal": "drop",
+        "window": 32,
         "eps": 1e-6,
+        "correction": 0,
         "success_threshold": 0.2,
-        "entropy_table": "table.json",
-        "features": "projected",
+        "weighting": "focal",
     }
-    text = "{" + ", ".join(f'"{k}": {str(v).replace(chr(39), chr(34))}' for k, v in list(given.items())[:3])
-    text += ', "confidence_reduction": "mean", "eps": 1e-6, "success_threshold": 0.2, "entropy_table": "table.json"'
-    text += ', "features": "projected"}'
+    assert given.keys() == OPTIONS.keys()
+    text = json.dumps(given | {"entropy_table": "table.json", "features": "projected"})
     (tmp_path / "durian.json").write_text(text)
     for value in (text, f"  {text}\n", str(tmp_path / "durian.json")):
-        assert dataclasses.asdict(openrlhf.options_of({"DURIAN_OPTIONS": value, "HOME": "/"})) == given
-    assert openrlhf.options_of({}) == openrlhf.options_of({"DURIAN_OPTIONS": ""}) == openrlhf.OpenRLHFOptions()
-    assert openrlhf.OpenRLHFOptions().eps == 1e-9  # OpenRLHF's own
-    assert tuple(openrlhf.OpenRLHFOptions().weights) == (0.1, 0.2, 0.7)
+        found = openrlhf.options_of({"DURIAN_OPTIONS": value, "HOME": "/"})
+        assert {n: list(v) if isinstance(v, tuple) else v for n, v in found.options.items()} == given
+        assert found[1:] == ("table.json", "projected")
+    none = openrlhf.options_of({})
+    assert none == openrlhf.options_of({"DURIAN_OPTIONS": ""})
+    # OpenRLHF's own eps
+    assert none.options == {name: option.default for name, option in OPTIONS.items()} | {"eps": 1e-9}
+    assert none[1:] == (None, "patches")
 
 
 @pytest.mark.parametrize(
@@ -50,9 +59,12 @@ def test_options_come_from_a_json_object_or_from_a_file_with_one(tmp_path):
     [
         (
             {"DURIAN_OPTIONS": '{"weigths": [1, 0, 0]}'},
-            r"^DURIAN_OPTIONS\.weigths: expected one of weights, .* features",
+            r"^DURIAN_OPTIONS\.weigths: expected one of estimator, .* features, got an unk",
         ),
-        ({"DURIAN_OPTIONS": '{"weights": [1, 0]}'}, r"^DURIAN_OPTIONS\.weights: expected 3 numbers, got 2"),
+        (
+            {"DURIAN_OPTIONS": '{"weights": [1, 0]}'},
+            r"^DURIAN_OPTIONS\.weights: expected 3 numbers, or 4 with category, got 2",
+        ),
         ({"DURIAN_OPTIONS": '{"features": "pixels"}'}, r"^DURIAN_OPTIONS\.features: expected one of 'patches'"),
         (
             {"DURIAN_OPTIONS": '{"entropy_table": 3}'},
@@ -146,7 +158,6 @@ def test_an_openrlhf_without_something_that_is_used_is_refused_when_its_trainer_
     ("where", "name", "takes"),
     [
         (experience_maker, "compute_reward", "r"),
-        (experience_maker.RemoteExperienceMaker, "get_cumulative_returns", "rewards, action_mask, gamma"),
         (launcher.RayActorGroup, "async_run_method_batch", "method_name, kwargs"),
     ],
 )
@@ -223,7 +234,7 @@ def test_every_other_estimator_is_refused(options, estimator):
 
 
 def test_this_openrlhf_is_the_one_tested_and_the_requirements_say_which():
-    assert importlib.metadata.version("openrlhf") == openrlhf.TESTED
+    assert Version(INSTALLED) == Version(openrlhf.TESTED)
     pinned = (ROOT / "requirements/openrlhf-nodeps.txt").read_text()
     assert re.search(rf"^openrlhf=={re.escape(openrlhf.TESTED)}$", pinned, re.MULTILINE)
     wanted = importlib.metadata.requires("openrlhf")

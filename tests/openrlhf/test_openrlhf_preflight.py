@@ -1,5 +1,7 @@
 """What is missing is told before a run, and at its start."""
 
+import importlib.metadata
+import importlib.util
 import json
 import logging
 from importlib.util import find_spec
@@ -9,6 +11,7 @@ import pytest
 import released
 
 from durian_adv.adapters.openrlhf import hook as openrlhf
+from durian_adv.adapters.openrlhf import preflight
 from durian_adv.adapters.openrlhf.maker import DurianExperienceMaker
 from durian_adv.adapters.openrlhf.preflight import _parser, checks
 from durian_adv.cli import main
@@ -27,7 +30,7 @@ def test_a_run_that_has_all_is_told_so(tmp_path):
     all_of_them = found()
     assert {check.state for check in all_of_them.values()} == {"ok"}
     assert list(all_of_them) == ["OpenRLHF", "hook", "estimator", "rollouts", "options", "entropy", "prompts"]
-    assert all_of_them["prompts"].finding == "512 prompts per batch, 42.7 per bucket in 12 buckets of confidence"
+    assert all_of_them["prompts"].finding == "512 prompts per batch, 42.7 per bucket of confidence (12)"
     file = tmp_path / "runtime.yaml"
     file.write_text(f"worker_process_setup_hook: {openrlhf.HOOK}\nenv_vars:\n  DURIAN_OPTIONS: '{{\"eps\": 0.5}}'\n")
     from_file = {check.subject: check for check in checks(["--runtime-env", str(file), "--no-ray", *GOOD])}
@@ -45,7 +48,13 @@ def test_a_run_that_has_all_is_told_so(tmp_path):
         ([], {"options": 1}, "options", "problem", "or a path, got int"),
         ([], {"options": '{"eps": -1}'}, "options", "problem", "DURIAN_OPTIONS.eps: expected a number >= 0, got -1"),
         ([], {"DURIAN_EPS": "1"}, "options", "problem", "DURIAN_EPS: expected no other variable"),
-        (["--rollout.batch_size", "16"], {}, "prompts", "warning", "1.3 per bucket in 12 buckets of confidence. With"),
+        (
+            ["--rollout.batch_size", "16"],
+            {},
+            "prompts",
+            "warning",
+            "16 prompts with confidence for 12 buckets: with fewer than 2 prompts per",
+        ),
         (["--data.max_images_per_prompt", "1"], {}, "entropy", "ok", "computed in the actor, unless the reward"),
         (
             ["--data.max_images_per_prompt", "1"],
@@ -128,7 +137,7 @@ def test_an_openrlhf_that_does_not_fit_is_a_problem(monkeypatch):
     monkeypatch.delattr("openrlhf.trainer.ppo_utils.experience_maker.compute_reward")
     check = found()["OpenRLHF"]
     assert check.state == "problem"
-    assert "OpenRLHF 0.11.2 does not fit" in check.finding
+    assert f"OpenRLHF {importlib.metadata.version('openrlhf')} does not fit" in check.finding
     assert "has no compute_reward" in check.finding
 
 
@@ -139,6 +148,67 @@ def test_the_trainer_tells_at_its_start_how_many_prompts_share_a_std(prompts, le
     released.maker(DurianExperienceMaker, released.arguments(prompts=prompts, data__max_images_per_prompt=1))
     (record,) = records
     assert record.levelno == level
-    assert f"{prompts} prompts per batch, " in record.getMessage()
-    assert "3 buckets of visual entropy" in record.getMessage()
-    assert ("advantages may exceed GRPO's" in record.getMessage()) == (level == logging.WARNING)
+    if level == logging.WARNING:
+        assert "16 prompts with confidence for 12 buckets: with fewer than 2" in record.getMessage()
+    else:
+        assert "512 prompts per batch, 170.7 per bucket of visual entropy (3), 42.7 per" in record.getMessage()
+
+
+def test_a_batch_of_one_prompt_is_a_problem_unless_it_has_a_window():
+    assert found("--rollout.batch_size=1")["prompts"].state == "problem"
+    check = found("--rollout.batch_size=1", options='{"window": 64}')["prompts"]
+    assert (check.state, check.finding) == (
+        "ok",
+        "1 prompts per batch and 64 in the window, 5.4 per bucket of confidence (12)",
+    )
+    assert found("--rollout.batch_size=1", options='{"weights": [1, 0, 0]}')["prompts"].state == "ok"
+
+
+def test_an_openrlhf_with_flat_arguments_is_a_problem(monkeypatch, tmp_path):
+    """Those of 0.10.1 and before: a run on them is refused when its trainer is made."""
+    program = tmp_path / "train_ppo_ray.py"
+    program.write_text('parser.add_argument("--n_samples_per_prompt", type=int, default=1)')
+    spec = importlib.util.spec_from_file_location("openrlhf.cli.train_ppo_ray", program)
+    monkeypatch.setattr(preflight.importlib.util, "find_spec", lambda name: spec)
+    check = found()["OpenRLHF"]
+    assert check.state == "problem"
+    assert check.finding.endswith("no rollout.n_samples_per_prompt among its arguments")
+
+
+@pytest.mark.parametrize(
+    ("module", "gpu", "state", "text"),
+    [
+        ("openrlhf.utils.vlm_utils", False, "problem", "does not fit durian_adv.adapters.openrlhf"),
+        ("openrlhf.utils", True, "problem", "does not fit durian_adv.adapters.openrlhf"),
+        ("vllm", False, "warning", "This machine has no GPU"),
+        ("flash_attn.bert_padding", False, "warning", "This machine has no GPU"),
+        ("vllm", True, "problem", "cannot be imported here"),
+        ("pylatexenc", False, "problem", "cannot be imported here"),
+    ],
+)
+def test_what_cannot_be_imported_is_a_problem_unless_it_needs_a_gpu_that_is_not_here(
+    monkeypatch, module, gpu, state, text
+):
+    def missing():
+        raise ModuleNotFoundError(f"No module named '{module}'", name=module)
+
+    monkeypatch.setattr("durian_adv.adapters.openrlhf.maker.check_fit", missing)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: gpu)
+    check = found()["OpenRLHF"]
+    assert check.state == state
+    assert text in check.finding
+
+
+def test_an_openrlhf_that_is_not_installed_is_a_problem(monkeypatch):
+    def missing(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(preflight.importlib.metadata, "version", missing)
+    assert found()["OpenRLHF"].state == "problem"
+    assert "not installed here" in found()["OpenRLHF"].finding
+
+
+def test_a_category_is_told_to_come_from_the_reward_function():
+    assert "category" not in found()
+    check = found(options='{"weights": [0.1, 0.2, 0.3, 0.4]}')["category"]
+    assert "returns in extra_logs" in check.finding
