@@ -17,6 +17,7 @@ from steps import a_step, components, lines, report, summed
 import durian_adv
 from durian_adv import baselines, durian_components
 from durian_adv.cli import main
+from durian_adv.cli.rollouts import OF_COMPONENTS
 from durian_adv.report import verdict
 from durian_adv.report.figures import Picture
 from durian_adv.report.numbers import METHODS, Summary
@@ -59,7 +60,7 @@ def test_the_options_reach_the_method(tmp_path, capsys):
     options = ("--weights", "1", "0", "0", "--num-confidence-buckets", "2", "--eps", "0.5", "--success-threshold", "2")
     _, page, _ = report(tmp_path, capsys, steps, *options, "--correction", "0")
     assert "0° apart (cosine 1.000" in page
-    assert "weights=[1.0, 0.0, 0.0]" in page
+    assert "weights=(1.0, 0.0, 0.0)" in page
     assert "none above 2, so right and wrong are not told apart" in page.replace("\n  ", " ")
     with (tmp_path / "out/steps.csv").open() as file:
         (row,) = csv.DictReader(file)
@@ -195,8 +196,8 @@ def test_the_page_tells_the_log_the_settings_and_the_lines_it_draws(tmp_path, ca
     text = " ".join(re.sub(r"<style.*?</style>|<[^>]*>", "", page, flags=re.DOTALL).split())
     assert f"durian-adv report of {tmp_path / 'log.jsonl'}:" in text
     default = {name: each.default for name, each in inspect.signature(durian_components).parameters.items()}
-    settings = {name: default[name] for name in ("weights", "entropy_quantiles", "num_confidence_buckets")}
-    settings |= {"eps": 0.5, "correction": 1, "success_threshold": 0.5, "confidence_reduction": "mean"}
+    settings = {name: default[name] for name in OF_COMPONENTS}
+    settings |= {"eps": 0.5, "success_threshold": 0.5, "confidence_reduction": "mean"}
     told = ", ".join(f"{name}={value}" for name, value in settings.items())
     assert f"the settings{told}; durian-adv {durian_adv.__version__}." in text
     assert f"Under {verdict.NEAR:.0f}° this page says “hardly”, from {verdict.FAR:.0f}° on “clearly”" in text

@@ -41,7 +41,7 @@ RATE = re.compile(
     rf"""\b(?:
         (?:{COUNTED})
         | (?:\d|\d[\d.,]*\d|one|two|few|fewer)(?:\s+{NO_THING}\w+)?
-        | a\s+(?:value|number|score|row|reward)
+        | an?\s+(?:advantage|entropy|number|reward|row|score|value|weight)
     )\s+an?\s+(?:{UNIT})\b{NO_UNIT}""",
     re.IGNORECASE | re.VERBOSE,
 )
@@ -74,6 +74,7 @@ def test_the_prose_of_a_file_is_in_the_language_of_the_house(path):
         "170.7 a bucket",
         "1 image a prompt",
         "8 bytes a rollout",
+        "An entropy a prompt, computed beforehand",
         "a row a prompt",
         "correction: likewise.",
     ],

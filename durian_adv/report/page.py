@@ -25,6 +25,39 @@ def write(
     summary: Summary, pictures: Mapping[str, Picture], path: Path, *, log: str, options: Mapping[str, Any]
 ) -> str:
     """Write the page; return its headline."""
+    found = verdict.verdict(summary)
+    page = (
+        _environment()
+        .get_template("page.html.jinja")
+        .render(
+            buckets=sum(map(summary.has, SCORES)),
+            called=verdict.CALLED,
+            colors=COLORS,
+            kinds=(
+                ("extreme_failure", "one rollout correct"),
+                ("other", "others with signal"),
+                ("extreme_success", "one rollout wrong"),
+                ("no_signal", "no signal: all rewards equal"),
+            ),
+            log=log,
+            methods=METHODS,
+            options=options,
+            pictures=pictures,
+            scores=SCORES,
+            several=max(summary.columns["prompts"]) > 1,
+            steps=_steps(summary),
+            summary=summary,
+            verdict=found,
+            version=__version__,
+            with_signal=summary.compared,
+            **{name: getattr(verdict, name) for name in ("NEAR", "FAR", "FEW", "ENOUGH", "CHANCE")},
+        )
+    )
+    path.write_text(page, encoding="utf-8")
+    return found.headline
+
+
+def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("durian_adv.report", "."),
         autoescape=True,
@@ -42,32 +75,7 @@ def write(
         reward=_reward,
         with_code=_with_code,
     )
-    found = verdict.verdict(summary)
-    page = environment.get_template("page.html.jinja").render(
-        buckets=sum(map(summary.has, SCORES)),
-        called=verdict.CALLED,
-        colors=COLORS,
-        kinds=(
-            ("extreme_failure", "one rollout correct"),
-            ("other", "others with signal"),
-            ("extreme_success", "one rollout wrong"),
-            ("no_signal", "no signal: all rewards equal"),
-        ),
-        log=log,
-        methods=METHODS,
-        options=options,
-        pictures=pictures,
-        scores=SCORES,
-        several=max(summary.columns["prompts"]) > 1,
-        steps=_steps(summary),
-        summary=summary,
-        verdict=found,
-        version=__version__,
-        with_signal=summary.compared,
-        **{name: getattr(verdict, name) for name in ("NEAR", "FAR", "FEW", "ENOUGH", "CHANCE")},
-    )
-    path.write_text(page, encoding="utf-8")
-    return found.headline
+    return environment
 
 
 def write_steps(summary: Summary, path: Path) -> None:

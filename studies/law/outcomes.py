@@ -27,7 +27,7 @@ class Outcomes:
     mass: np.ndarray  # share of the prompts, without groups that a filter removes; in all 1
     counted: np.ndarray  # of these, the share of groups with signal
     mean: tuple[np.ndarray, np.ndarray]  # E mean reward: of all groups, of groups with signal (times their share)
-    square: tuple[np.ndarray, np.ndarray]  # E mean squared reward, likewise
+    square: tuple[np.ndarray, np.ndarray]  # E mean squared reward, in the same order
     signal: np.ndarray  # w = E S
     energy: np.ndarray  # v = E V
     signal_over_std_by_draw: np.ndarray  # E S / std

@@ -197,7 +197,7 @@ class DurianMixin(_Trainer):
         return by_prompt.gather(1, known).expand_as(by_prompt).flatten()
 
     def _watch_images(self, inputs: list[dict[str, Any]], group: int) -> AbstractContextManager[list[float]]:
-        """Catch the entropies of one completion a prompt during the forwards that TRL runs.
+        """Catch the entropies of one completion per prompt during the forwards that TRL runs.
 
         Completions of a prompt lie one after the other. So every G-th of a rank, from its first on, is one of each
         prompt there, but for a last one that goes on with the first of the next rank.
