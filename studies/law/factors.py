@@ -4,12 +4,12 @@
 quality tells little or much of what it stands for.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import brentq
-from scipy.special import logit, ndtr
+from scipy.special import ndtr, ndtri
 
 from studies.law.outcomes import Outcomes
 
@@ -39,6 +39,13 @@ def grpo(given: Outcomes) -> Factor:
 def by_kind(given: Outcomes, *, drop: bool = False) -> Factor:
     """Return the factor of a std that the prompts of each kind share."""
     return shared(given, np.eye(given.kind.max() + 1)[given.kind], drop=drop)
+
+
+def pooled_by_kind(given: Outcomes) -> Factor:
+    """Return the factor of a kind's std within prompts, without the differences between its prompts."""
+    energy, mass = (np.bincount(given.kind, given.mass * moment) for moment in (given.energy, np.ones_like(given.mass)))
+    inverse = np.sqrt(mass * (given.rollouts - 1) / energy)[given.kind]
+    return Factor(0.0, inverse, np.zeros_like(inverse))
 
 
 def durian(
@@ -110,19 +117,12 @@ def buckets(
 
 
 def difficulty(given: Outcomes) -> np.ndarray:
-    """Return what perfect scores of difficulty order prompts by."""
-    return logit(given.accuracy)
+    """Return what perfect scores of difficulty order prompts by: normal numbers in the order of accuracies."""
+    values, place = np.unique(given.accuracy, return_inverse=True)
+    mass = np.bincount(place, given.mass)
+    return ndtri(np.cumsum(mass) - mass / 2)[place] if len(values) > 1 else np.zeros(len(given.mass))
 
 
 def kind(given: Outcomes) -> np.ndarray:
     """Return what perfect scores of the kind order prompts by."""
     return given.kind.astype(float)
-
-
-ESTIMATORS: dict[str, Callable[[Outcomes], Factor]] = {
-    "grpo": grpo,
-    "batch std": constant,
-    "durian, kept": lambda given: durian(given, difficulty(given)),
-    "durian, dropped": lambda given: durian(given, difficulty(given), drop=True),
-    "std by kind": by_kind,
-}

@@ -83,8 +83,9 @@ def _normals(rollouts: int, seed: int) -> np.ndarray:
 
 
 def _by_replicate(values: np.ndarray) -> np.ndarray:
-    """Average ``(ways, draws)`` over each replicate; what was enumerated stays alone."""
-    return values if values.shape[1] == 1 else values.reshape(len(values), REPLICATES, -1).mean(2)
+    """Average ``(ways, draws)`` over each replicate; without a draw, all replicates are alike."""
+    return np.broadcast_to(values, (len(values), max(REPLICATES, values.shape[1]))).reshape(
+        len(values), REPLICATES, -1).mean(2)  # fmt: skip
 
 
 def _of_kind(kind: Kind, structure: Structure, normals: np.ndarray) -> dict[str, np.ndarray]:

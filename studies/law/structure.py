@@ -11,8 +11,8 @@ from scipy.special import expit, ndtri
 class Kind:
     """Prompts whose rewards are made alike: ``unit * ((1 - b) c + b m) + noise * z``.
 
-    c: what counts, right or wrong with probability ``accuracy`` (``spread`` > 0: graded, Gaussian around it); m: whether
-    the format is kept; b: ``format_weight``; z: standard normal and independent of all else.
+    c: what counts, 1 with probability ``accuracy``, else 0 (``spread`` > 0: graded, Gaussian around it); m: whether the
+    format is kept; b: ``format_weight``; z: standard normal. Format and z are independent of all else.
     """
 
     accuracy: Sequence[float]  # equally likely accuracies of its prompts
@@ -39,7 +39,7 @@ def logit_normal(mean: float, deviation: float, points: int = 200) -> tuple[floa
     >>> [round(p, 3) for p in logit_normal(0.0, 1.0, 3)]
     [0.275, 0.5, 0.725]
     """
-    return tuple(expit(mean + deviation * ndtri(levels(points))))
+    return tuple(expit(mean + deviation * ndtri(levels(points))).tolist())
 
 
 def levels(points: int) -> np.ndarray:
