@@ -11,7 +11,7 @@ import durian_adv
 from benchmarks import amounts, gpu, log_size, records, timing
 from benchmarks.confidence import peak_memory
 from benchmarks.records import Measurement
-from durian_adv.data.logs.steps import read_steps
+from durian_adv.data.logs.steps import read_log
 
 
 def measurement(**changes):
@@ -102,7 +102,7 @@ def test_both_forms_of_a_long_log_hold_the_same_rollouts(tmp_path):
     logs = []
     for form in log_size.FORMS:
         log_size.write_log(tmp_path / f"log{form}", 5_000)
-        logs.append(list(read_steps([tmp_path / f"log{form}"])))
+        logs.append(list(read_log([tmp_path / f"log{form}"]).steps))
     for first, second in zip(*logs, strict=True):
         assert first.name == second.name
         assert all(torch.equal(a, b) for a, b in zip(first[2:], second[2:], strict=True))
