@@ -51,13 +51,15 @@ def expected(data, weights):
     rewards, mask = data["rewards"][:real].sum(-1), data["loss_mask"][:real]
     index = torch.tensor([int(uid) for uid in data.metadata["uids"][:real]])
     confidence = sequence_confidence(data["action_log_probs"][:real], mask)
-    return durian_components(rewards, prompt_index=index, confidence=confidence, weights=weights), rewards, index
+    given = {"prompt_index": index, "valid": mask.bool().any(1) if weights[2] else None}
+    parts = durian_components(rewards, confidence=confidence, weights=weights, **given)
+    return parts, rewards, given
 
 
 @pytest.mark.parametrize("pad_size", [0, 3])
 def test_the_example_gives_the_librarys_advantages_and_metrics(names, pad_size):
     data = batch(pad_size)
-    parts, rewards, index = expected(data, (0.1, 0.2, 0.7))
+    parts, rewards, given = expected(data, (0.1, 0.2, 0.7))  # a row without a token is invalid
     made = trainer(names["DurianTrainer"])
     data = made.compute_advantages_and_returns(data)
     count = len(rewards)
@@ -65,14 +67,15 @@ def test_the_example_gives_the_librarys_advantages_and_metrics(names, pad_size):
     assert bool(data["advantages"].any())
     assert not data["advantages"][count:].any()
     assert torch.equal(data["returns"], data["advantages"])
-    metrics = durian_metrics(parts, rewards, prompt_index=index)
+    metrics = durian_metrics(parts, rewards, **given)
     assert {name: made.all_metrics[name] for name in metrics} == metrics
 
 
 def test_the_grpo_component_is_skyrls_grpo():
     data = batch()
-    parts, rewards, index = expected(data, (1, 0, 0))
+    parts, rewards, given = expected(data, (1, 0, 0))
     own = trainer(RayPPOTrainer).compute_advantages_and_returns(data)["advantages"]
+    index = given["prompt_index"]
     signal = torch.tensor([rewards[index == i].unique().numel() > 1 for i in index])
     ours = parts.advantages[:, None] * data["response_mask"]
     torch.testing.assert_close(ours[signal], own[signal], atol=1e-6, rtol=1e-6)
