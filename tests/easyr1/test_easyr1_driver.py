@@ -167,8 +167,8 @@ def test_few_prompts_for_the_buckets_are_warned_of_when_a_trainer_is_made(caplog
     assert record.levelname == level
     if level == "INFO":
         assert f"{prompts} prompts per batch, " in record.message
-        assert ("per bucket of visual entropy (3)" in record.message) == images
-        assert f"{prompts / 12:.1f} per bucket of confidence (12)" in record.message
+        assert ("per bucket in 3 buckets of visual entropy" in record.message) == images
+        assert f"{prompts / 12:.1f} per bucket in 12 buckets of confidence" in record.message
     else:
         assert f"{prompts} prompts with confidence for 12 buckets: with fewer than 2" in record.message
 

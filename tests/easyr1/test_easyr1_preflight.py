@@ -88,7 +88,7 @@ def test_the_papers_configuration_passes(words):
     assert set(levels(found)) == {"ok"}
     text = text_of(found, "ok")
     assert f"EasyR1: {verl.__version__} fits" in text
-    assert "prompts: 512 prompts per batch, 170.7 per bucket of visual entropy (3), 42.7 per bucket" in text
+    assert "prompts: 512 prompts per batch, 170.7 per bucket in 3 buckets of visual entropy, 42.7 per bucket" in text
     assert "visual_entropy: the training data have this column" in text
 
 

@@ -30,7 +30,7 @@ def test_a_run_that_has_all_is_told_so(tmp_path):
     all_of_them = found()
     assert {check.state for check in all_of_them.values()} == {"ok"}
     assert list(all_of_them) == ["OpenRLHF", "hook", "estimator", "rollouts", "options", "entropy", "prompts"]
-    assert all_of_them["prompts"].finding == "512 prompts per batch, 42.7 per bucket of confidence (12)"
+    assert all_of_them["prompts"].finding == "512 prompts per batch, 42.7 per bucket in 12 buckets of confidence"
     file = tmp_path / "runtime.yaml"
     file.write_text(f"worker_process_setup_hook: {openrlhf.HOOK}\nenv_vars:\n  DURIAN_OPTIONS: '{{\"eps\": 0.5}}'\n")
     from_file = {check.subject: check for check in checks(["--runtime-env", str(file), "--no-ray", *GOOD])}
@@ -151,7 +151,7 @@ def test_the_trainer_tells_at_its_start_how_many_prompts_share_a_std(prompts, le
     if level == logging.WARNING:
         assert "16 prompts with confidence for 12 buckets: with fewer than 2" in record.getMessage()
     else:
-        assert "512 prompts per batch, 170.7 per bucket of visual entropy (3), 42.7 per" in record.getMessage()
+        assert "512 prompts per batch, 170.7 per bucket in 3 buckets of visual entropy, 42.7 per" in record.getMessage()
 
 
 def test_a_batch_of_one_prompt_is_a_problem_unless_it_has_a_window():
@@ -159,7 +159,7 @@ def test_a_batch_of_one_prompt_is_a_problem_unless_it_has_a_window():
     check = found("--rollout.batch_size=1", options='{"window": 64}')["prompts"]
     assert (check.state, check.finding) == (
         "ok",
-        "1 prompts per batch and 64 in the window, 5.4 per bucket of confidence (12)",
+        "1 prompts per batch and 64 in the window, 5.4 per bucket in 12 buckets of confidence",
     )
     assert found("--rollout.batch_size=1", options='{"weights": [1, 0, 0]}')["prompts"].state == "ok"
 
