@@ -103,7 +103,7 @@ def test_the_papers_configuration_passes(words):
             "warning",
             "16 prompts with confidence for 12 buckets: with fewer than 2 prompts per bucket",
         ),
-        ("data.rollout_batch_size=1", "problem", "prompts: 1 prompt per batch, which is refused"),
+        ("data.rollout_batch_size=1", "problem", "prompts: 1 prompt per batch, which the estimator refuses"),
         (
             "durian.weights=[0.1,0.2,0.3,0.4]",
             "problem",

@@ -293,7 +293,7 @@ def test_a_batch_of_one_prompt_is_a_problem_unless_it_has_a_window(data):
     assert found(data, "text", data__train_batch_size=1)["prompts"].state == "problem"
     window = {"+algorithm__durian__window": 64}
     check = found(data, "text", data__train_batch_size=1, **window)["prompts"]
-    assert check.finding == "1 prompts per batch and 64 in the window, 5.4 per bucket in 12 buckets of confidence"
+    assert check.finding == "1 prompt per batch and 64 in the window, 5.4 per bucket in 12 buckets of confidence"
 
 
 def test_a_category_is_looked_for_where_it_has_a_weight(data, tmp_path):
