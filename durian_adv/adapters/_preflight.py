@@ -47,5 +47,7 @@ def prompts_check(prompts: float, estimator: AdvantageEstimator, images: bool) -
     if few is not None:
         return Check("warning", "prompts", few)
     beside = f" and {window} in the window" if window else ""
-    sizes = [f"{(prompts + window) / count:.1f} per bucket of {name} ({count})" for name, count in buckets.items()]
-    return Check("ok", "prompts", ", ".join([f"{prompts:g} prompts per batch{beside}", *sizes]))
+    sizes = [
+        f"{(prompts + window) / count:.1f} per bucket in {count} buckets of {name}" for name, count in buckets.items()
+    ]
+    return Check("ok", "prompts", ", ".join([f"{prompts:g} prompt{'s' * (prompts != 1)} per batch{beside}", *sizes]))

@@ -2,11 +2,11 @@
 
 import json
 
-import batches
 import numpy as np
 import pytest
 import ray
 import torch
+from batches import numbers
 from drivers import RayPPOTrainer, config, paper_reward, seen, trainer
 from verl.trainer import ray_trainer
 
@@ -67,7 +67,7 @@ def test_with_the_weight_on_grpo_alone_a_training_is_the_trainers_grpo(tmp_path,
             assert torch.equal(a.batch[name], b.batch[name]), name
         for name in ("advantages", "returns"):
             got, expected = b.batch[name], a.batch[name]
-            rewards, index = a.batch["token_level_rewards"].sum(-1), batches.numbers(a.non_tensor_batch["uid"])
+            rewards, index = a.batch["token_level_rewards"].sum(-1), numbers(a.non_tensor_batch["uid"])
             flat = torch.tensor([rewards[index == i].unique().numel() == 1 for i in index])
             assert not got[flat].any()
             assert bool(((got - expected).abs() <= 1e-6 * expected.abs().clamp(min=1))[~flat].all())
@@ -81,7 +81,7 @@ def test_with_the_papers_weights_a_batch_is_the_librarys_call_on_it(tmp_path, al
     assert len(batches) == 2
     for data, logged in zip(batches, log(tmp_path), strict=True):
         columns, mask = data.non_tensor_batch, data.batch["response_mask"]
-        rewards, index = data.batch["token_level_rewards"].sum(-1), batches.numbers(columns["uid"])
+        rewards, index = data.batch["token_level_rewards"].sum(-1), numbers(columns["uid"])
         assert index.unique().numel() == 32
         parts = durian_components(
             rewards,
@@ -167,8 +167,8 @@ def test_few_prompts_for_the_buckets_are_warned_of_when_a_trainer_is_made(caplog
     assert record.levelname == level
     if level == "INFO":
         assert f"{prompts} prompts per batch, " in record.message
-        assert ("per bucket of visual entropy (3)" in record.message) == images
-        assert f"{prompts / 12:.1f} per bucket of confidence (12)" in record.message
+        assert ("per bucket in 3 buckets of visual entropy" in record.message) == images
+        assert f"{prompts / 12:.1f} per bucket in 12 buckets of confidence" in record.message
     else:
         assert f"{prompts} prompts with confidence for 12 buckets: with fewer than 2" in record.message
 

@@ -88,7 +88,7 @@ def test_the_papers_configuration_passes(words):
     assert set(levels(found)) == {"ok"}
     text = text_of(found, "ok")
     assert f"EasyR1: {verl.__version__} fits" in text
-    assert "prompts: 512 prompts per batch, 170.7 per bucket of visual entropy (3), 42.7 per bucket" in text
+    assert "prompts: 512 prompts per batch, 170.7 per bucket in 3 buckets of visual entropy, 42.7 per bucket" in text
     assert "visual_entropy: the training data have this column" in text
 
 
@@ -103,7 +103,7 @@ def test_the_papers_configuration_passes(words):
             "warning",
             "16 prompts with confidence for 12 buckets: with fewer than 2 prompts per bucket",
         ),
-        ("data.rollout_batch_size=1", "problem", "prompts: 1 prompt per batch, which is refused"),
+        ("data.rollout_batch_size=1", "problem", "prompts: 1 prompt per batch, which the estimator refuses"),
         (
             "durian.weights=[0.1,0.2,0.3,0.4]",
             "problem",

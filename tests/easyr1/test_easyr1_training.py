@@ -11,10 +11,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import batches
 import made
 import pytest
 import torch
+from batches import numbers
 from verl.utils.logger.logger import LOGGERS
 
 import durian_adv
@@ -83,7 +83,7 @@ def test_a_training_takes_its_steps_and_changes_the_model(durian):
 def test_the_update_gets_the_librarys_advantages_of_the_whole_batch(durian):
     assert len(durian.batches) == 2
     for (batch, columns), step in zip(durian.batches, durian.log, strict=False):
-        mask, index = batch["response_mask"], batches.numbers(columns["uid"])
+        mask, index = batch["response_mask"], numbers(columns["uid"])
         assert len(mask) == 16 * 4
         assert index.bincount().tolist() == [4] * 16
         rewards = batch["token_level_rewards"].sum(-1)

@@ -348,10 +348,3 @@ def test_one_minus_infinity_moves_nobody_to_another_bucket_and_is_told(options):
     )
     torch.testing.assert_close(batch.advantages[:, 0], parts.advantages.flatten(), atol=1e-6, rtol=1e-6)
     assert made_by.durian_metrics["durian/nonfinite_token_share"] == pytest.approx(1 / tokens)
-
-
-def test_two_entropies_within_a_prompt_are_refused(options):
-    options("{}")
-    answers = released.rollouts(extra_logs=lambda i: {"visual_entropy": float(i)})
-    with pytest.raises(ValueError, match=r"^visual_entropy: expected one value for all rows of a prompt, got 0 and 3"):
-        released.advantages(DurianExperienceMaker, answers, released.arguments(rollout__micro_batch_size=5))

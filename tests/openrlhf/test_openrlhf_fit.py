@@ -17,13 +17,13 @@ from packaging.version import Version
 
 from durian_adv._src.options import OPTIONS
 from durian_adv.adapters.openrlhf import hook as openrlhf
-from durian_adv.adapters.openrlhf import maker
+from durian_adv.adapters.openrlhf import maker, settings
 from durian_adv.adapters.openrlhf.maker import DurianExperienceMaker
 
 ROOT = Path(__file__).resolve().parents[2]
 PLAIN = '{"weights": [1, 0, 0]}'
 INSTALLED = importlib.metadata.version("openrlhf")
-VERSIONS = f"OpenRLHF {re.escape(INSTALLED)} does not fit .* tested with {re.escape(openrlhf.TESTED)}: "
+VERSIONS = f"OpenRLHF {re.escape(INSTALLED)} does not fit .* tested with {re.escape(settings.TESTED)}: "
 
 
 def test_options_come_from_a_json_object_or_from_a_file_with_one(tmp_path):
@@ -44,11 +44,11 @@ def test_options_come_from_a_json_object_or_from_a_file_with_one(tmp_path):
     text = json.dumps(given | {"entropy_table": "table.json", "features": "projected"})
     (tmp_path / "durian.json").write_text(text)
     for value in (text, f"  {text}\n", str(tmp_path / "durian.json")):
-        found = openrlhf.options_of({"DURIAN_OPTIONS": value, "HOME": "/"})
+        found = settings.options_of({"DURIAN_OPTIONS": value, "HOME": "/"})
         assert {n: list(v) if isinstance(v, tuple) else v for n, v in found.options.items()} == given
         assert found[1:] == ("table.json", "projected")
-    none = openrlhf.options_of({})
-    assert none == openrlhf.options_of({"DURIAN_OPTIONS": ""})
+    none = settings.options_of({})
+    assert none == settings.options_of({"DURIAN_OPTIONS": ""})
     # OpenRLHF's own eps
     assert none.options == {name: option.default for name, option in OPTIONS.items()} | {"eps": 1e-9}
     assert none[1:] == (None, "patches")
@@ -77,7 +77,7 @@ def test_options_come_from_a_json_object_or_from_a_file_with_one(tmp_path):
 )
 def test_options_that_cannot_be_meant_are_refused_by_name_in_every_worker(environment, message, monkeypatch):
     with pytest.raises((ValueError, TypeError, OSError), match=message):
-        openrlhf.options_of(environment)
+        settings.options_of(environment)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     with pytest.raises((ValueError, TypeError, OSError), match=message):
@@ -87,7 +87,7 @@ def test_options_that_cannot_be_meant_are_refused_by_name_in_every_worker(enviro
 def test_an_option_in_a_file_that_cannot_be_meant_is_named_with_the_file(tmp_path):
     (tmp_path / "durian.json").write_text('{"eps": -1}')
     with pytest.raises(ValueError, match=rf"^{tmp_path}/durian\.json\.eps: expected a number >= 0, got -1"):
-        openrlhf.options_of({"DURIAN_OPTIONS": str(tmp_path / "durian.json")})
+        settings.options_of({"DURIAN_OPTIONS": str(tmp_path / "durian.json")})
 
 
 @pytest.fixture
@@ -234,9 +234,9 @@ def test_every_other_estimator_is_refused(options, estimator):
 
 
 def test_this_openrlhf_is_the_one_tested_and_the_requirements_say_which():
-    assert Version(INSTALLED) == Version(openrlhf.TESTED)
+    assert Version(INSTALLED) == Version(settings.TESTED)
     pinned = (ROOT / "requirements/openrlhf-nodeps.txt").read_text()
-    assert re.search(rf"^openrlhf=={re.escape(openrlhf.TESTED)}$", pinned, re.MULTILINE)
+    assert re.search(rf"^openrlhf=={re.escape(settings.TESTED)}$", pinned, re.MULTILINE)
     wanted = importlib.metadata.requires("openrlhf")
     for line in (ROOT / "requirements/openrlhf.txt").read_text().splitlines():
         if line.startswith(("ray==", "deepspeed==", "transformers==")):

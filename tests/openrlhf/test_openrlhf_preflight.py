@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 import released
 
-from durian_adv.adapters.openrlhf import hook as openrlhf
-from durian_adv.adapters.openrlhf import preflight
+from durian_adv.adapters.openrlhf import preflight, settings
 from durian_adv.adapters.openrlhf.maker import DurianExperienceMaker
 from durian_adv.adapters.openrlhf.preflight import _parser, checks
 from durian_adv.cli import main
@@ -19,7 +18,7 @@ from durian_adv.cli import main
 GOOD = ["--algo.advantage.estimator", "group_norm", "--rollout.batch_size=512", "--rollout.n_samples_per_prompt", "8"]
 
 
-def found(*arguments, options="{}", hook=openrlhf.HOOK, **more):
+def found(*arguments, options="{}", hook=settings.HOOK, **more):
     """The checks by their subject."""
     environment = {"worker_process_setup_hook": hook, "env_vars": {"DURIAN_OPTIONS": options, **more}}
     given = ["--runtime-env-json", json.dumps(environment), "--no-ray", *GOOD, *arguments]
@@ -30,9 +29,9 @@ def test_a_run_that_has_all_is_told_so(tmp_path):
     all_of_them = found()
     assert {check.state for check in all_of_them.values()} == {"ok"}
     assert list(all_of_them) == ["OpenRLHF", "hook", "estimator", "rollouts", "options", "entropy", "prompts"]
-    assert all_of_them["prompts"].finding == "512 prompts per batch, 42.7 per bucket of confidence (12)"
+    assert all_of_them["prompts"].finding == "512 prompts per batch, 42.7 per bucket in 12 buckets of confidence"
     file = tmp_path / "runtime.yaml"
-    file.write_text(f"worker_process_setup_hook: {openrlhf.HOOK}\nenv_vars:\n  DURIAN_OPTIONS: '{{\"eps\": 0.5}}'\n")
+    file.write_text(f"worker_process_setup_hook: {settings.HOOK}\nenv_vars:\n  DURIAN_OPTIONS: '{{\"eps\": 0.5}}'\n")
     from_file = {check.subject: check for check in checks(["--runtime-env", str(file), "--no-ray", *GOOD])}
     assert "eps=0.5" in from_file["options"].finding
     assert from_file["hook"].state == "ok"
@@ -99,7 +98,7 @@ def test_a_table_without_any_entropy_is_a_problem(tmp_path):
 
 def test_a_whole_line_of_ray_job_submit_is_read(tmp_path, capsys):
     file = tmp_path / "runtime.yaml"
-    file.write_text(f"worker_process_setup_hook: {openrlhf.HOOK}\n")
+    file.write_text(f"worker_process_setup_hook: {settings.HOOK}\n")
     line = ["ray", "job", "submit", "--runtime-env", str(file), "--no-wait", "--"]
     line += ["python3", "-m", "openrlhf.cli.train_ppo_ray", *GOOD, "--no-ray"]
     assert {check.state for check in checks(line)} == {"ok"}
@@ -151,7 +150,7 @@ def test_the_trainer_tells_at_its_start_how_many_prompts_share_a_std(prompts, le
     if level == logging.WARNING:
         assert "16 prompts with confidence for 12 buckets: with fewer than 2" in record.getMessage()
     else:
-        assert "512 prompts per batch, 170.7 per bucket of visual entropy (3), 42.7 per" in record.getMessage()
+        assert "512 prompts per batch, 170.7 per bucket in 3 buckets of visual entropy, 42.7 per" in record.getMessage()
 
 
 def test_a_batch_of_one_prompt_is_a_problem_unless_it_has_a_window():
@@ -159,7 +158,7 @@ def test_a_batch_of_one_prompt_is_a_problem_unless_it_has_a_window():
     check = found("--rollout.batch_size=1", options='{"window": 64}')["prompts"]
     assert (check.state, check.finding) == (
         "ok",
-        "1 prompts per batch and 64 in the window, 5.4 per bucket of confidence (12)",
+        "1 prompt per batch and 64 in the window, 5.4 per bucket in 12 buckets of confidence",
     )
     assert found("--rollout.batch_size=1", options='{"weights": [1, 0, 0]}')["prompts"].state == "ok"
 

@@ -13,8 +13,7 @@ import torch
 import vision
 
 from durian_adv import durian_components, sequence_confidence
-from durian_adv.adapters.openrlhf import hook as openrlhf
-from durian_adv.adapters.openrlhf import preflight
+from durian_adv.adapters.openrlhf import preflight, settings
 from durian_adv.diagnostics import durian_metrics
 
 HERE = Path(__file__).resolve().parent
@@ -23,7 +22,7 @@ OPTIONS = {"weights": [0.2, 0.4, 0.4], "num_confidence_buckets": 2, "entropy_qua
 
 def run(options, *arguments):
     """Run the driver as Ray's job supervisor does, with a runtime environment that its own ``ray.init`` adds to."""
-    environment = {"worker_process_setup_hook": openrlhf.HOOK, "env_vars": {openrlhf.OPTIONS: options}}
+    environment = {"worker_process_setup_hook": settings.HOOK, "env_vars": {settings.OPTIONS: options}}
     job = {"RAY_JOB_CONFIG_JSON_ENV_VAR": json.dumps({"runtime_env": environment, "metadata": {}})}
     path = os.pathsep.join(map(str, (HERE, HERE / "absent", HERE.parent / "trl")))
     return subprocess.run(
@@ -100,7 +99,7 @@ def test_the_preflight_finds_the_hook_in_the_workers(step):
 
 
 def test_an_option_that_cannot_be_used_stops_a_run_with_its_name_at_the_first_worker():
-    bad = {"worker_process_setup_hook": openrlhf.HOOK, "env_vars": {openrlhf.OPTIONS: '{"weigths": [1, 0, 0]}'}}
+    bad = {"worker_process_setup_hook": settings.HOOK, "env_vars": {settings.OPTIONS: '{"weigths": [1, 0, 0]}'}}
     message = "ValueError: DURIAN_OPTIONS.weigths: expected one of weights,"
 
     class Engine:

@@ -303,7 +303,9 @@ def test_few_prompts_for_the_buckets_are_warned_of_when_a_trainer_starts(caplog,
     (record,) = [record for record in caplog.records if record.name == adapter.__name__]
     assert record.levelname == ("INFO" if prompts >= 24 else "WARNING")
     if prompts >= 24:
-        assert f"{prompts} prompts per batch, {prompts / 12:.1f} per bucket of confidence (12)" in record.message
+        assert (
+            f"{prompts} prompts per batch, {prompts / 12:.1f} per bucket in 12 buckets of confidence" in record.message
+        )
     else:
         assert f"{prompts} prompts with confidence for 12 buckets: with fewer than 2 prompts per" in record.message
 

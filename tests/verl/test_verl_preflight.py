@@ -11,10 +11,13 @@ import pytest
 import tiny
 import training
 import verl
+from omegaconf import OmegaConf
 from transformers import AutoModelForImageTextToText
 from verl.workers.config import HFModelConfig
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngine
 
+from durian_adv.adapters.verl import estimator as adapter
+from durian_adv.adapters.verl import preflight
 from durian_adv.adapters.verl.preflight import checks
 
 PIXELS = [b"1", b"2", b"3", b"4"]
@@ -50,7 +53,7 @@ def test_a_run_of_text_has_nothing_to_complain_of(data):
     assert list(all_of_it) == ["plugin", "estimator", "options", "entropy", "confidence", "prompts"]
     assert all_of_it["entropy"].finding.startswith("no images: the perceptual component is left out")
     assert all_of_it["prompts"].finding == "48 prompts per batch, 4.0 per bucket in 12 buckets of confidence"
-    assert all_of_it["plugin"].finding.startswith("verl 0.9.1 loads durian_adv ")
+    assert all_of_it["plugin"].finding.startswith(f"verl {verl.__version__} loads durian_adv ")
 
 
 OWN_REWARD = {"reward__custom_reward_function__path": "mine.py"}
@@ -119,7 +122,9 @@ def test_a_vision_tower_that_is_trained_is_told(data):
     assert found(data, "whole")["vision tower"].state == "warning"
     frozen = found(data, "whole", **{"actor_rollout_ref__actor__freeze_vision_tower": True})["vision tower"]
     assert frozen.state == "warning"
-    assert frozen.finding.endswith("verl 0.9.1 does nothing with actor_rollout_ref.actor.freeze_vision_tower")
+    assert frozen.finding.endswith(
+        f"verl {adapter.TESTED} does nothing with actor_rollout_ref.actor.freeze_vision_tower"
+    )
     lora = {"actor_rollout_ref__model__lora_rank": 8}
     assert found(data, "whole", **lora)["vision tower"].state == "warning"
     kept_out = {"actor_rollout_ref__model__exclude_modules": "'.*visual.*'"}
@@ -152,7 +157,7 @@ def test_verl_still_does_nothing_with_freeze_vision_tower():
     [
         ({"algorithm__adv_estimator": "grpo"}, "estimator", "algorithm.adv_estimator is grpo, for Durian it must be"),
         ({"+algorithm__durian": 3}, "options", "algorithm.durian: expected options by their names, got 3"),
-        ({"+algorithm__durian__wieghts": "[1,0,0]"}, "options", "algorithm.durian.wieghts: expected one of weights"),
+        ({"+algorithm__durian__wieghts": "[1,0,0]"}, "options", "algorithm.durian.wieghts: expected one of estimator"),
         ({"algorithm__norm_adv_by_std_in_grpo": False}, "options", "algorithm.norm_adv_by_std_in_grpo: expected true"),
         ({"actor_rollout_ref__rollout__n": 1}, "options", "actor_rollout_ref.rollout.n: expected at least 2"),
     ],
@@ -166,9 +171,9 @@ def test_a_configuration_that_cannot_work_is_a_problem(data, given, subject, fin
 def test_prompts_are_counted_by_advantage_step(data):
     few = found(data, "whole", data__train_batch_size=6)["prompts"]
     assert few.state == "warning"
-    assert "6 prompts per batch, 2.0 per bucket in 3 buckets of visual entropy, 0.5 per bucket in 12" in few.finding
+    assert "6 prompts with confidence for 12 buckets: with fewer than 2 prompts per bucket" in few.finding
     split = {"trainer__v1__trainer_mode": "separate_async", "trainer__v1__separate_async__parameter_sync_step": 4}
-    assert found(data, "text", **split)["prompts"].finding.startswith("12 prompts per batch, 1.0 per bucket")
+    assert found(data, "text", **split)["prompts"].finding.startswith("12 prompts with confidence for 12 buckets")
 
 
 def test_prompts_of_fully_async_are_those_it_requires(data):
@@ -233,7 +238,7 @@ def test_the_command_finds_the_plugin_in_workers_and_tells_when_there_is_none(da
         assert len(workers) == 1
         if policy == "auto":
             assert workers[0].startswith("ok ")
-            assert "verl 0.9.1 loads durian_adv" in workers[0]
+            assert f"verl {verl.__version__} loads durian_adv" in workers[0]
         else:
             assert workers[0].startswith("problem ")
             assert "verl does not know the estimator durian" in workers[0]
@@ -282,3 +287,79 @@ def test_a_column_does_not_reach_one_step_off(data):
     one_step = {"+rollout__nnodes": 1}
     assert found(data, "column", **NO_REWARD, **one_step)["entropy"].state == "problem"
     assert found(data, "both", **NO_REWARD, **one_step)["entropy"].state == "ok"
+
+
+def test_a_batch_of_one_prompt_is_a_problem_unless_it_has_a_window(data):
+    assert found(data, "text", data__train_batch_size=1)["prompts"].state == "problem"
+    window = {"+algorithm__durian__window": 64}
+    check = found(data, "text", data__train_batch_size=1, **window)["prompts"]
+    assert check.finding == "1 prompt per batch and 64 in the window, 5.4 per bucket in 12 buckets of confidence"
+
+
+def test_a_category_is_looked_for_where_it_has_a_weight(data, tmp_path):
+    assert "category" not in found(data, "text")
+    weights = {"+algorithm__durian__weights": "[0.1,0.2,0.3,0.4]"}
+    assert found(data, "text", **weights)["category"].state == "ok"  # verl's data_source
+    rows = [{name: value for name, value in row.items() if name != "data_source"} for row in tiny.rows(4)]
+    without = {"other": tiny.save_rows(tmp_path / "other.parquet", rows)}
+    assert found(without, "other", **weights)["category"].state == "problem"
+
+
+@pytest.fixture
+def older(monkeypatch):
+    """The configuration of verl 0.7.0, which knows neither v1 nor reward.custom_reward_function."""
+    compose = preflight._config
+
+    def without(*given):
+        made = compose(*given)
+        OmegaConf.set_struct(made, False)
+        del made.trainer["use_v1"], made.trainer["v1"]
+        made.custom_reward_function = made.pop("reward").custom_reward_function
+        OmegaConf.set_struct(made, True)
+        return made
+
+    monkeypatch.setattr(preflight, "_config", without)
+
+
+@pytest.mark.usefixtures("older")
+def test_the_configuration_of_an_older_verl_is_read(data):
+    for reward in (OWN_REWARD, NO_REWARD):
+        made = found(data, "whole", **reward)
+        assert {check.subject for check in made.values() if check.state != "ok"} == {"vision tower"}
+    # a column does not reach v0
+    assert found(data, "column", **OWN_REWARD)["entropy"].state == "warning"
+    assert found(data, "column", **NO_REWARD)["entropy"].state == "problem"
+
+
+def test_the_runtime_environment_of_an_older_verl_takes_no_configuration(data, monkeypatch):
+    asked = []
+
+    def without_argument():
+        return {"env_vars": {"OLD": "1"}}
+
+    monkeypatch.setattr("verl.trainer.constants_ppo.get_ppo_ray_runtime_env", without_argument)
+    monkeypatch.setattr(preflight._ray, "asked_on_every_node", lambda *given, **init: asked.append(init) or iter(()))
+    words = training.overrides("model", data["text"], **{"data.train_batch_size": 48})
+    assert {check.state for check in checks(words)} == {"ok"}
+    assert asked[0]["runtime_env"]["env_vars"]["OLD"] == "1"
+
+
+def test_a_program_that_is_refused_is_told(data, monkeypatch):
+    assert "program" not in found(data, "text")
+    find = preflight.importlib.util.find_spec
+    there = {"verl.trainer.main_ppo_sync": object()}
+    monkeypatch.setattr(preflight.importlib.util, "find_spec", lambda name: there.get(name) or find(name))
+    finding = found(data, "text")["program"].finding
+    assert finding == (
+        f"verl.trainer.main_ppo; durian is refused in verl.trainer.main_ppo_sync of verl {verl.__version__}"
+    )
+
+
+def test_without_a_plugin_the_remedy_is_named(data, monkeypatch):
+    monkeypatch.delitem(sys.modules, "durian_adv.adapters.verl.plugin", raising=False)
+    check = found(data, "text")["plugin"]
+    assert check.state == "problem"
+    assert f"verl {verl.__version__} does not load durian_adv" in check.finding
+    assert "set VERL_USE_EXTERNAL_MODULES=durian_adv.adapters.verl" in check.finding
+    monkeypatch.setenv("VERL_USE_EXTERNAL_MODULES", "durian_adv.adapters.verl")
+    assert found(data, "text")["plugin"].state == "ok"

@@ -8,97 +8,17 @@ import, where something imports them.
 from __future__ import annotations
 
 import functools
-import importlib.metadata
-import json
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 import torch
 import wrapt
 
-from durian_adv._src import checks, options
-from durian_adv._src.errors import ArgumentError, ArgumentTypeError
+from durian_adv._src.errors import ArgumentError
+from durian_adv.adapters.openrlhf.settings import ENTROPY_METHOD, OPTIONS, TABLE, misfit, options_of
 from durian_adv.data.scoring import towers as vision
-
-HOOK = "durian_adv.adapters.openrlhf.setup"
-OPTIONS = "DURIAN_OPTIONS"
-ENTROPY_METHOD = "durian_entropy"
-TESTED = "0.11.2"
-ESTIMATOR = "group_norm"
-
-
-# eps is OpenRLHF's own, so that weights [1, 0, 0] are its group_norm; the paper's runs add 1e-6
-EPS = 1e-9
-# options of this adapter beside those of the estimator
-TABLE, FEATURES = "entropy_table", "features"
-
-
-class Settings(NamedTuple):
-    """What a run sets: the options of ``AdvantageEstimator``, and where the visual entropy comes from."""
-
-    options: dict[str, Any]
-    entropy_table: str | None  # a file with a JSON object from image references, as the dataset has them, to entropies
-    features: str  # what an entropy is computed from in the actor: "patches" of the tower, or "projected" tokens
-
-
-def options_of(environment: Mapping[str, str]) -> Settings:
-    """Read the options from the variable ``DURIAN_OPTIONS``: a JSON object, or the path of a file with one.
-
-    Raises:
-        TypeError, ValueError: an unknown option or variable, or a value that does not fit, by its full name.
-        OSError: the file cannot be read.
-    """
-    for name in environment:
-        if str(name).startswith("DURIAN_") and name != OPTIONS:
-            raise ArgumentError(name, f"no other variable than {OPTIONS}, a JSON object or the path of a file")
-    text = environment.get(OPTIONS, "")
-    if not isinstance(text, str):  # in a file of YAML, an object without quotes
-        raise ArgumentTypeError(OPTIONS, "text, a JSON object in quotes or a path", type(text).__name__)
-    text = text.strip()
-    if text and not text.startswith("{"):
-        return _settings(_read_object(text), text)
-    return _settings(_as_object(text or "{}", OPTIONS), OPTIONS)
-
-
-def _settings(given: Mapping[str, Any], where: str) -> Settings:
-    known = [*options.OPTIONS, TABLE, FEATURES]
-    for name in given:
-        if name not in known:
-            raise ArgumentError(f"{where}.{name}", f"one of {', '.join(known)}", "an unknown option")
-    rest = {name: value for name, value in given.items() if name not in (TABLE, FEATURES)}
-    table, features = given.get(TABLE), given.get(FEATURES, "patches")
-    checks.choice(f"{where}.{FEATURES}", features, vision.FEATURES)
-    if not isinstance(table, str | None):
-        raise ArgumentTypeError(f"{where}.{TABLE}", "the path of a file", type(table).__name__)
-    return Settings(options.checked({"eps": EPS, **rest}, f"{where}."), table, features)
-
-
-def read_table(file: str) -> dict[str, float]:
-    """Read a table from image references to entropies; null means that the image has none.
-
-    Raises:
-        TypeError, ValueError: not a JSON object of numbers.
-        OSError: the file cannot be read.
-    """
-    table = _read_object(file)
-    return {name: float("nan") if x is None else checks.number(f"{file}[{name!r}]", x) for name, x in table.items()}
-
-
-def _read_object(file: str) -> dict[str, Any]:
-    return _as_object(Path(file).read_text(encoding="utf-8"), file)
-
-
-def _as_object(text: str, where: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ArgumentError(where, "a JSON object", error) from None
-    if not isinstance(value, dict):
-        raise ArgumentError(where, "a JSON object", type(value).__name__)
-    return value
 
 
 def setup() -> None:
@@ -134,17 +54,6 @@ def _change_models(launcher: ModuleType) -> None:
     base = getattr(launcher, "BaseModelActor", None)
     if base is not None:  # else the trainer refuses this OpenRLHF
         setattr(base, ENTROPY_METHOD, durian_entropy)
-
-
-def misfit(what: str) -> RuntimeError:
-    """Return the error for an OpenRLHF that has not what is used of it."""
-    try:
-        found = importlib.metadata.version("openrlhf")
-    except importlib.metadata.PackageNotFoundError:
-        found = "of an unknown version"
-    return RuntimeError(
-        f"OpenRLHF {found} does not fit durian_adv.adapters.openrlhf, which was tested with {TESTED}: {what}"
-    )
 
 
 def durian_entropy(self: Any, mm_train_inputs: Mapping[str, Any], features: str) -> float:

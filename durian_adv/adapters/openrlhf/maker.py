@@ -26,7 +26,7 @@ from durian_adv._src.errors import ArgumentError
 from durian_adv.adapters._entropy import require_entropy
 from durian_adv.adapters._fit import misfits
 from durian_adv.adapters._preflight import described, prompts_check
-from durian_adv.adapters.openrlhf import hook
+from durian_adv.adapters.openrlhf import settings
 from durian_adv.estimator import AdvantageEstimator
 
 logger = init_logger(__name__)
@@ -65,19 +65,19 @@ class DurianExperienceMaker(RemoteExperienceMaker):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if not hasattr(getattr(self.args, "rollout", None), "n_samples_per_prompt"):
-            raise hook.misfit("no rollout.n_samples_per_prompt among its arguments")
-        self._settings = hook.options_of(os.environ)
+            raise settings.misfit("no rollout.n_samples_per_prompt among its arguments")
+        self._settings = settings.options_of(os.environ)
         self._estimator = AdvantageEstimator(**self._settings.options)
         self._samples = int(self.args.rollout.n_samples_per_prompt)
         self.durian_metrics: dict[str, float] = {}
-        if self.advantage_estimator != hook.ESTIMATOR:
+        if self.advantage_estimator != settings.ESTIMATOR:
             raise ArgumentError(
                 "algo.advantage.estimator",
-                f"{hook.ESTIMATOR!r}, in whose place Durian's advantages are put",
-                f"{self.advantage_estimator!r}. Without Durian, leave {hook.HOOK} out of the runtime environment",
+                f"{settings.ESTIMATOR!r}, in whose place Durian's advantages are put",
+                f"{self.advantage_estimator!r}. Without Durian, leave {settings.HOOK} out of the runtime environment",
             )
         file = self._settings.entropy_table
-        self._entropy_table = None if file is None else hook.read_table(file)
+        self._entropy_table = None if file is None else settings.read_table(file)
         images = getattr(self.args.data, "max_images_per_prompt", 0) > 0
         check = prompts_check(self.args.rollout.batch_size, self._estimator, images)
         level = logging.INFO if check.state == "ok" else logging.WARNING
@@ -95,13 +95,13 @@ class DurianExperienceMaker(RemoteExperienceMaker):
                 own = iter(self._advantages(experiences, prompts))
             advantages = next(own, None)
             if advantages is None or advantages.shape != r.shape:
-                raise hook.misfit("compute_reward is not called once for each Experience, in their order")
+                raise settings.misfit("compute_reward is not called once for each Experience, in their order")
             return upstream(advantages, *args, **kwargs)
 
         with _in_place_of_compute_reward(with_durian) as upstream:
             experiences = super().compute_advantages_and_returns(experiences)
         if experiences and (own is None or next(own, None) is not None):
-            raise hook.misfit("compute_reward is not called once for each Experience, in their order")
+            raise settings.misfit("compute_reward is not called once for each Experience, in their order")
         return experiences
 
     def _prompts(self, experiences: Sequence[Experience]) -> np.ndarray:
@@ -130,7 +130,7 @@ class DurianExperienceMaker(RemoteExperienceMaker):
 
     def _advantages(self, experiences: Sequence[Experience], prompts: np.ndarray) -> Sequence[Tensor]:
         """Return the advantages of each Experience's rollouts; keep the metrics."""
-        needs, weight = self._estimator.needs, f"{hook.OPTIONS}.weights"
+        needs, weight = self._estimator.needs, f"{settings.OPTIONS}.weights"
         logprobs = entropy = category = None
         if needs("confidence"):
             logprobs = zero_pad_sequences([e.action_log_probs for e in experiences], side="right")
@@ -200,7 +200,7 @@ class DurianExperienceMaker(RemoteExperienceMaker):
         ranks = len(group._actor_handlers) // group.duplicate_actors
         padded = there + there[-1:] * (-len(there) % ranks)
         refs = group.async_run_method_batch(
-            method_name=hook.ENTROPY_METHOD,
+            method_name=settings.ENTROPY_METHOD,
             mm_train_inputs=[inputs[i] for i in padded],
             features=[self._settings.features] * len(padded),
         )
@@ -236,10 +236,10 @@ def _rollout_stats_and_metrics(self: Any, experiences: Sequence[Experience]) -> 
 def check_fit() -> None:
     """Raise RuntimeError if this OpenRLHF does not have what is used here."""
     for misfit in misfits(_USED):
-        raise hook.misfit(misfit)
+        raise settings.misfit(misfit)
     for name in _FIELDS:
         if name not in Experience.__dataclass_fields__:
-            raise hook.misfit(f"Experience has no {name}")
+            raise settings.misfit(f"Experience has no {name}")
 
 
 def _chained(experiences: Sequence[Experience], name: str) -> Iterator[Any]:

@@ -16,7 +16,7 @@ import yaml
 
 from durian_adv.adapters import _ray
 from durian_adv.adapters._preflight import Check, described, prompts_check, verdict
-from durian_adv.adapters.openrlhf import hook
+from durian_adv.adapters.openrlhf import settings
 from durian_adv.estimator import AdvantageEstimator
 
 
@@ -32,22 +32,22 @@ def checks(arguments: Sequence[str]) -> Iterator[Check]:
     yield _openrlhf()
     found = environment.get("worker_process_setup_hook")
     yield verdict(
-        found == hook.HOOK, "hook", f"worker_process_setup_hook is {found}, for Durian it must be {hook.HOOK}"
+        found == settings.HOOK, "hook", f"worker_process_setup_hook is {found}, for Durian it must be {settings.HOOK}"
     )
     name = getattr(given, "algo.advantage.estimator")
-    yield verdict(name == hook.ESTIMATOR, "estimator", f"{name}, for Durian it must be {hook.ESTIMATOR}")
+    yield verdict(name == settings.ESTIMATOR, "estimator", f"{name}, for Durian it must be {settings.ESTIMATOR}")
     rollouts = getattr(given, "rollout.n_samples_per_prompt")
     text = f"rollout.n_samples_per_prompt is {rollouts}, it must be at least 2"
     yield verdict(rollouts > 1, "rollouts", text)
-    settings, problem = hook.options_of({}), None
+    chosen, problem = settings.options_of({}), None
     try:
-        settings = hook.options_of(environment.get("env_vars") or {})
+        chosen = settings.options_of(environment.get("env_vars") or {})
     except (TypeError, ValueError, OSError) as error:
         problem = str(error)
-    estimator = AdvantageEstimator(**settings.options)
+    estimator = AdvantageEstimator(**chosen.options)
     yield verdict(problem is None, "options", problem or described(estimator))
     images = getattr(given, "data.max_images_per_prompt") > 0
-    yield from _entropy(settings, estimator, images, getattr(given, "actor.freeze_visual_encoder"))
+    yield from _entropy(chosen, estimator, images, getattr(given, "actor.freeze_visual_encoder"))
     if estimator.needs("category"):
         yield Check("ok", "category", "a number that the reward function returns in extra_logs, or the run stops")
     yield prompts_check(getattr(given, "rollout.batch_size"), estimator, images)
@@ -98,14 +98,14 @@ def _openrlhf() -> Check:
         return _not_imported(error, version)
     except (AttributeError, RuntimeError) as error:
         return Check("problem", "OpenRLHF", str(error))
-    return Check("ok", "OpenRLHF", f"{version} has what is used of it; tested with {hook.TESTED}")
+    return Check("ok", "OpenRLHF", f"{version} has what is used of it; tested with {settings.TESTED}")
 
 
 def _not_imported(error: ImportError, version: str) -> Check:
     """Tell why: a module that OpenRLHF has not, or a package that need not be on a machine without a GPU."""
     module = error.name or ""
     if module.partition(".")[0] == "openrlhf":
-        return Check("problem", "OpenRLHF", str(hook.misfit(f"{type(error).__name__}: {error}")))
+        return Check("problem", "OpenRLHF", str(settings.misfit(f"{type(error).__name__}: {error}")))
     text = f"{version} cannot be imported here: {error}"
     if torch.cuda.is_available() or module.partition(".")[0] not in _OF_A_GPU:
         return Check("problem", "OpenRLHF", text)
@@ -122,10 +122,10 @@ def _check_arguments() -> None:
     program = importlib.util.find_spec("openrlhf.cli.train_ppo_ray")
     text = "" if program is None or program.origin is None else Path(program.origin).read_text(encoding="utf-8")
     if '"--rollout.n_samples_per_prompt"' not in text:
-        raise hook.misfit("no rollout.n_samples_per_prompt among its arguments")
+        raise settings.misfit("no rollout.n_samples_per_prompt among its arguments")
 
 
-def _entropy(settings: hook.Settings, estimator: AdvantageEstimator, images: bool, frozen: bool) -> Iterator[Check]:
+def _entropy(chosen: settings.Settings, estimator: AdvantageEstimator, images: bool, frozen: bool) -> Iterator[Check]:
     """Tell where the visual entropy comes from, and whether it is that of the model."""
     if not estimator.needs("visual_entropy"):
         yield Check("ok", "entropy", "not needed, the perceptual component has weight 0")
@@ -133,19 +133,19 @@ def _entropy(settings: hook.Settings, estimator: AdvantageEstimator, images: boo
     if not images:
         yield Check("ok", "entropy", "no images (data.max_images_per_prompt is 0): the other components remain")
         return
-    if settings.entropy_table is None:
+    if chosen.entropy_table is None:
         yield Check("ok", "entropy", "computed in the actor, unless the reward function returns visual_entropy")
         return
     try:
-        table = hook.read_table(settings.entropy_table)
+        table = settings.read_table(chosen.entropy_table)
     except (TypeError, ValueError, OSError) as error:
         yield Check("problem", "entropy", str(error))
         return
     known = sum(not math.isnan(value) for value in table.values())
     if not known:
-        yield Check("problem", "entropy", f"{settings.entropy_table} has no entropy of any of its {len(table)} images")
+        yield Check("problem", "entropy", f"{chosen.entropy_table} has no entropy of any of its {len(table)} images")
         return
-    yield Check("ok", "entropy", f"{settings.entropy_table} has {known} of {len(table)} images")
+    yield Check("ok", "entropy", f"{chosen.entropy_table} has {known} of {len(table)} images")
     if not frozen:
         text = (
             "trained, so the table is that of the model before training; --actor.freeze_visual_encoder makes it exact"

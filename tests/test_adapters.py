@@ -1,0 +1,115 @@
+"""What the adapters share beside the estimator, and the tables of options on their pages. Needs no trainer."""
+
+import math
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from durian_adv import ArgumentError
+from durian_adv._src.options import OPTIONS
+from durian_adv.adapters._entropy import require_entropy
+from durian_adv.adapters._preflight import Check, described, prompts_check, verdict
+from durian_adv.estimator import AdvantageEstimator
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+# page -> prefix of the options, the trainer's own eps, options of the adapter alone
+PAGES = {
+    "trl": ("durian_", 1e-4, {"features"}),
+    "verl": ("", 1e-6, set()),
+    "openrlhf": ("", 1e-9, {"entropy_table", "features"}),
+    "easyr1": ("durian.", 1e-6, set()),
+}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_the_page_of_a_trainer_has_every_option_with_its_default_and_choices(name):
+    prefix, eps, own = PAGES[name]
+    section = (DOCS / f"{name}.md").read_text().split("\n## Options\n")[1].split("\n## ")[0]
+    rows = {option: rest for option, *rest in re.findall(r"^\| `(.+?)` \| (.+?) \| (.+) \|$", section, re.MULTILINE)}
+    assert list(rows) == [*(prefix + option for option in OPTIONS), *sorted(prefix + option for option in own)]
+    for option in OPTIONS.values():
+        written, text = rows[prefix + option.name]
+        default = eps if option.name == "eps" else option.default
+        if isinstance(default, tuple):
+            assert tuple(map(float, re.findall(r"[\d.]+", written))) == default, option.name
+        else:
+            assert type(default)(written) == default, option.name
+        if option.kind is str:
+            assert [choice for choice in option.choices if f"`{choice}`" not in text] == [], option.name
+
+
+def test_a_verdict_is_ok_or_what_it_is_otherwise():
+    assert verdict(True, "a", "b") == Check("ok", "a", "b")
+    assert verdict(None, "a", "b") == Check("problem", "a", "b")
+    assert verdict("", "a", "b", otherwise="warning") == Check("warning", "a", "b")
+
+
+def test_the_options_of_an_estimator_are_described_in_a_line():
+    text = described(AdvantageEstimator(window=3, weights=(1, 0, 0)))
+    assert text.startswith("estimator=durian, weights=(1.0, 0.0, 0.0), entropy_quantiles=(0.25, 0.75), ")
+    assert "window=3" in text
+    assert text.count("=") == len(OPTIONS)
+
+
+FEW = "with fewer than 2 prompts per bucket, the std they share"
+
+
+@pytest.mark.parametrize(
+    ("prompts", "images", "options", "state", "finding"),
+    [
+        (24, False, {}, "ok", "24 prompts per batch, 2.0 per bucket in 12 buckets of confidence"),
+        (
+            24,
+            True,
+            {},
+            "ok",
+            "24 prompts per batch, 8.0 per bucket in 3 buckets of visual entropy, 2.0 per bucket in 12 buckets of "
+            "confidence",
+        ),
+        (
+            8,
+            True,
+            {"entropy_quantiles": 4, "weights": (1, 1, 0)},
+            "ok",
+            "2.0 per bucket in 4 buckets of visual entropy",
+        ),
+        (8, True, {"weights": (1, 0, 0)}, "ok", "8 prompts per batch"),
+        (8, True, {"estimator": "rloo"}, "ok", "8 prompts per batch"),
+        (8, False, {"window": 16}, "ok", "8 prompts per batch and 16 in the window, 2.0 per bucket in 12 buckets"),
+        (23, False, {}, "warning", f"23 prompts with confidence for 12 buckets: {FEW}"),
+        (
+            7,
+            False,
+            {"window": 16},
+            "warning",
+            f"7 prompts with confidence for 12 buckets, beside a window of 16: {FEW}",
+        ),
+        (5, True, {"weights": (1, 1, 0)}, "warning", f"5 prompts with visual entropy for 3 buckets: {FEW}"),
+        (1, False, {}, "problem", "1 prompt per batch, which the estimator refuses: the scale is shared by several"),
+        (1, False, {"window": 64}, "ok", "1 prompt per batch and 64 in the window, 5.4 per bucket"),
+        (1, False, {"estimator": "batch_std"}, "problem", "1 prompt per batch, which the estimator refuses"),
+        (1, False, {"estimator": "grpo"}, "ok", "1 prompt per batch"),
+    ],
+)
+def test_how_many_prompts_share_a_std(prompts, images, options, state, finding):
+    check = prompts_check(prompts, AdvantageEstimator(**options), images)
+    assert (check.state, check.subject) == (state, "prompts")
+    assert finding in check.finding
+    if state == "ok" and "bucket" not in finding:
+        assert check.finding == finding
+
+
+@pytest.mark.parametrize("entropy", [None, torch.full((3,), math.nan)])
+def test_images_without_any_entropy_are_refused_with_the_option_that_asks_for_it(entropy):
+    with pytest.raises(ArgumentError) as raised:
+        require_entropy(entropy, "algorithm.durian.weights[1]")
+    assert str(raised.value) == (
+        "visual_entropy: expected a number for prompts with images, for algorithm.durian.weights[1] > 0, got none. "
+        "Compute it beforehand (durian-adv entropy), or set algorithm.durian.weights[1] to 0"
+    )
+
+
+def test_one_entropy_is_enough():
+    require_entropy(torch.tensor([math.nan, 1.0]), "weights[1]")
