@@ -259,8 +259,9 @@ def several_rows(draw, batch, scores):
     source = np.concatenate([np.arange(count), rng.integers(0, max(1, count), 2 * count if count else 0)])
     source = torch.tensor(rng.permutation(source), dtype=torch.int64)
     valid = torch.tensor(rng.random(len(source)) < draw(st.sampled_from((0.6, 1.0))))
-    first = torch.tensor(np.unique(source.numpy(), return_index=True)[1], dtype=torch.int64)
-    valid[first] = True  # one row of each rollout at least
+    order = rng.permutation(len(source))  # one row of each rollout, any of them, is valid and knows the scores
+    first = torch.tensor(order[np.unique(source.numpy()[order], return_index=True)[1]], dtype=torch.int64)
+    valid[first] = True
     allowed = valid if batch.valid is None else valid & batch.valid[source]
     usable = valid & batch.usable()[source]
     spread = {}

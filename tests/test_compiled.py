@@ -76,12 +76,18 @@ def test_the_flat_form_gives_the_bits_of_the_function_itself(fresh_dynamo):
         "visual_entropy": x.entropy.repeat_interleave(x.rewards.shape[1]),
         "confidence": x.rollout_confidence.flatten(),
         "prompt_index": ids,
+        "rollout_index": torch.arange(len(ids)),
+        "category": ids % 3,
+        "weights": (1, 1, 1, 1),
     }
     for name in ("durian_advantage", "durian_components"):
         actual = getattr(compiled, name)(x.rewards.flatten(), **kwargs)
         expected = getattr(durian_adv, name)(x.rewards.flatten(), **kwargs)
         for a, b in zip(actual, expected, strict=True):
             assert torch.equal(a, b)
+    packed = {"lengths": [2, x.logprobs.shape[2] - 2], "rollout_index": torch.tensor([4, 5])}
+    confidence = compiled.sequence_confidence(x.logprobs[0, 0], **packed)
+    assert torch.equal(confidence, durian_adv.sequence_confidence(x.logprobs[0, 0], **packed))
 
 
 @pytest.mark.inductor

@@ -387,6 +387,17 @@ def test_dropping_prompts_without_signal_is_calling_their_rollouts_invalid_bit_f
             assert torch.equal(value.nan_to_num(0, math.inf, -math.inf), other.nan_to_num(0, math.inf, -math.inf)), name
 
 
+def test_a_prompt_without_a_valid_rollout_has_no_category_in_either_form():
+    rewards = torch.tensor([[1.0, 0.0], [5.0, 0.0], [float("nan")] * 2])
+    options = {"weights": (1, 1, 1, 1), "eps": 0.0}
+    dense = durian_components(rewards, category=torch.tensor([4, 4, 4]), **options)
+    index = torch.arange(3).repeat_interleave(2)
+    flat = durian_components(rewards.flatten(), prompt_index=index, category=torch.full((6,), 4), **options)
+    shared = np.std([1, 0, 5, 0], ddof=1)
+    assert_matches(dense.category_std, [shared, shared, 0.0])
+    assert_same_bits(flat.category_std[::2], dense.category_std)
+
+
 def test_a_prompt_without_signal_that_is_dropped_counts_nowhere():
     rewards = torch.tensor([[1.0, 0.0], [4.0, 4.0], [0.0, 3.0]], dtype=torch.float64)
     scores = {"visual_entropy": torch.tensor([1.0, 9.0, 2.0]), "entropy_quantiles": 2, "eps": 0.0}

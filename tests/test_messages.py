@@ -33,6 +33,8 @@ META = torch.zeros(3, device="meta")
 IMAGES = torch.zeros(2, 5, 3)
 PARTS = durian_components(R)
 
+WINDOW = Window(*[torch.zeros(3, dtype=torch.float64)] * 5)
+
 MESSAGES = [
     (lambda: grpo_advantage([[1.0, 0.0]]), TypeError, "rewards: expected a torch.Tensor, got list"),
     (
@@ -221,14 +223,14 @@ MESSAGES = [
         ValueError,
         "confidence: expected shape (N,) = (4,), got (3, 4)",
     ),
-    (lambda: durian_advantage(R, weights=(1, 2)), ValueError, "weights: expected 3 numbers, got 2"),
+    (lambda: durian_advantage(R, weights=(1, 2)), ValueError, "weights: expected 3 or 4 numbers, got 2"),
     (lambda: durian_advantage(R, weights=(1, -2, 3)), ValueError, "weights[1]: expected a number >= 0, got -2.0"),
     (
         lambda: durian_advantage(R, weights=(0, 1, 1)),
         ValueError,
         "weights: expected a positive sum over the components that have an input, got (0.0, 1.0, 1.0)",
     ),
-    (lambda: durian_advantage(R, weights=3), TypeError, "weights: expected a sequence of 3 numbers, got int"),
+    (lambda: durian_advantage(R, weights=3), TypeError, "weights: expected a sequence of 3 or 4 numbers, got int"),
     (
         lambda: durian_advantage(R, confidence=I3, weights=(0, 1, 0)),
         ValueError,
@@ -482,37 +484,27 @@ MESSAGES = [
         "window: expected a Window or None, got tuple",
     ),
     (
-        lambda: windowed_components(R, window=Window([1], None, None), size=1),
+        lambda: windowed_components(R, window=WINDOW._replace(rollouts=[1]), size=1),
         TypeError,
-        "window.rewards: expected a torch.Tensor, got list",
+        "window.rollouts: expected a torch.Tensor, got list",
     ),
     (
-        lambda: windowed_components(R, window=Window(F4, None, None), size=1),
+        lambda: windowed_components(R, window=WINDOW._replace(rollouts=R), size=1),
         ValueError,
-        "window.rewards: expected shape (W, G), got (4,)",
+        "window.rollouts: expected shape (W,), got (3, 4)",
     ),
     (
-        lambda: windowed_components(R, window=Window(R.to("meta"), None, None), size=1),
+        lambda: windowed_components(R, window=WINDOW._replace(mean=F4), size=1),
         ValueError,
-        "window.rewards: expected device cpu, as rewards, got meta",
+        "window.mean: expected shape (W,) = (3,), got (4,)",
     ),
     (
-        lambda: windowed_components(R, window=Window(R, F4, None), size=1),
+        lambda: windowed_components(R, window=WINDOW._replace(visual_entropy=F4), size=1),
         ValueError,
         "window.visual_entropy: expected shape (W,) = (3,), got (4,)",
     ),
     (
-        lambda: windowed_components(R, window=Window(R, None, F4), size=1),
-        ValueError,
-        "window.confidence: expected shape (W,) = (3,), got (4,)",
-    ),
-    (
-        lambda: windowed_components(R, window=Window(R, META, None), size=1),
-        ValueError,
-        "window.visual_entropy: expected device cpu, as rewards, got meta",
-    ),
-    (
-        lambda: windowed_components(R, window=Window(R, None, [0.0]), size=1),
+        lambda: windowed_components(R, window=WINDOW._replace(confidence=[0.0]), size=1),
         TypeError,
         "window.confidence: expected a torch.Tensor, got list",
     ),

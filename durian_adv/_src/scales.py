@@ -74,7 +74,7 @@ def joined(first: Measured, second: Measured) -> Measured:
 
 
 def without_silent(measured: Measured) -> Measured:
-    """Return what ``measure`` gives where no reward of a prompt without signal is valid."""
+    """Call all rewards of prompts without signal invalid: then they count in no scale."""
 
     def kept(value: Tensor, otherwise: float) -> Tensor:
         return torch.where(measured.has_signal, value, otherwise)
@@ -83,8 +83,6 @@ def without_silent(measured: Measured) -> Measured:
         size=kept(measured.size, 0.0),
         low=kept(measured.low, torch.inf),
         high=kept(measured.high, -torch.inf),
-        middle=kept(measured.middle, torch.nan),
-        mean=kept(measured.mean, torch.nan),
     )
 
 
