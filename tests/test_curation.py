@@ -710,6 +710,14 @@ def test_two_columns_of_one_name_are_refused(tmp_path, capsys):
     assert "log.parquet: expected columns of different names, got 'correct' twice" in capsys.readouterr().err
 
 
+def test_prompts_of_one_sampling_each_are_told_with_what_may_be_wrong(tmp_path, capsys):
+    log = samplings(tmp_path / "log.jsonl", [(f"p{i}", i % 2) for i in range(20)])
+    assert main(["curate", log, str(tmp_path / "1.jsonl"), str(tmp_path / "2.jsonl")]) == 0
+    finding, summary = capsys.readouterr().err.splitlines()
+    assert "--prompt" in finding
+    assert summary == "durian-adv curate: 20 prompts: 10 too hard, 10 too easy"
+
+
 def test_no_file_is_written_over(tmp_path, capsys):
     log, free = samplings(tmp_path / "log.jsonl"), str(tmp_path / "free.jsonl")
     before = (tmp_path / "log.jsonl").read_text()

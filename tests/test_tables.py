@@ -109,6 +109,8 @@ def test_columns_of_several_types_are_for_json_lines(tmp_path):
 def test_a_file_is_what_its_name_says(tmp_path):
     with pytest.raises(ValueError, match=r"a\.csv: expected a name that ends in \.parquet or \.jsonl$"):
         tables.read_table(tmp_path / "a.csv")
+    with pytest.raises(FileNotFoundError, match=r"a\.parquet"):
+        tables.read_table(tmp_path / "a.parquet")
     (tmp_path / "a.parquet").write_text("no table")
     with pytest.raises(ValueError, match=r"a\.parquet: expected a table in parquet, got one that cannot be read \("):
         tables.read_table(tmp_path / "a.parquet")

@@ -27,6 +27,7 @@ from PIL import Image
 from small_encoder import FLAGS, SMALL, entropy
 
 from durian_adv.cli import main
+from durian_adv.data import aside
 from durian_adv.data.scoring import EntropyScorer, cache, csv_file, json_rows, load_encoder, parquet
 from durian_adv.data.scoring import data as sources
 from durian_adv.data.scoring.cache import Cache, CacheError
@@ -310,11 +311,14 @@ def table_of(rows, path):
     return path
 
 
-@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".parquet"])
-@pytest.mark.parametrize("form", ["image", "untyped", "path", "url", "url text", "bytes"])
+FORMS = ("image", "untyped", "path", "url", "url text")
+
+
+@pytest.mark.parametrize(
+    ("form", "suffix"),
+    [(form, suffix) for suffix in (".jsonl", ".json", ".parquet") for form in FORMS] + [("bytes", ".parquet")],
+)
 def test_images_inside_messages_are_scored(folder, tmp_path, suffix, form):
-    if (form, suffix) in (("bytes", ".jsonl"), ("bytes", ".json")):
-        pytest.skip("JSON holds no bytes")
     rows = [
         {"messages": [{"role": "user", "content": [part(0, form), part(1, form), {"type": "text", "text": "?"}]}]},
         {"messages": [{"role": "user", "content": [{"type": "text", "text": "no image"}]}]},
@@ -730,6 +734,34 @@ def test_a_reader_that_has_left_is_no_traceback(folder, tmp_path, command, strea
     assert "Broken" not in said
     assert "Exception" not in said
     assert done.returncode in (0, 141)
+
+
+def test_what_is_still_to_be_written_to_a_reader_that_has_left_goes_nowhere(tmp_path, monkeypatch):
+    log = tmp_path / "log.jsonl"
+    log.write_text("".join(json.dumps({"prompt": i % 2, "reward": i % 3, "step": 1}) + "\n" for i in range(8)))
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as pipe:
+        monkeypatch.setattr(sys, "stdout", pipe)
+        assert main(["metrics", str(log)]) == 141
+        print("more", flush=True)
+
+
+def test_an_error_of_the_disk_that_names_no_file_gets_the_name_of_the_output(tmp_path):
+    full = r"out\.jsonl: cannot be written: No space left on device$"
+    with pytest.raises(OSError, match=full), aside.naming(tmp_path / "out.jsonl"):
+        Path("/dev/full").write_text("text")
+    with pytest.raises(FileNotFoundError, match="none/x"), aside.naming(tmp_path / "out.jsonl"):
+        (tmp_path / "none/x").write_text("")
+
+
+def test_a_parquet_file_without_row_groups_gets_the_column(tmp_path):
+    schema = pa.schema({"image": pa.string()})
+    pyarrow.parquet.ParquetWriter(tmp_path / "in.parquet", schema).close()
+    assert pyarrow.parquet.ParquetFile(tmp_path / "in.parquet").metadata.num_row_groups == 0
+    assert main(["entropy", str(tmp_path / "in.parquet"), str(tmp_path / "out.parquet"), *FLAGS]) == 0
+    after = pyarrow.parquet.read_schema(tmp_path / "out.parquet")
+    assert after == schema.append(pa.field("visual_entropy", pa.float64()))
 
 
 def test_a_full_disk_behind_the_standard_output_is_an_error(tmp_path):
