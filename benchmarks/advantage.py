@@ -140,7 +140,7 @@ def scaling(
     *arguments: Callable[..., Tensor],
     targets: dict[tuple[str, str], str] | None = None,
 ) -> list[Case]:
-    """Return one case a size, the one that counts first: it is the one that is compiled at."""
+    """Return one case per size, with the most important size first, because compilation happens there."""
     return [
         Case(
             name(*size),

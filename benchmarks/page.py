@@ -17,31 +17,30 @@ QUIET = 0.1  # cores: what an idle machine's own chores take
 HEAD = """# Benchmarks
 
 Written by `python -m benchmarks.page` from the records in
-[`benchmarks/results/`](../benchmarks/results); `make bench` measures everything anew in an environment of its own
+[`benchmarks/results/`](../benchmarks/results); `make bench` measures everything again in its own environment
 (`.venv-bench`) and rewrites this page, its pictures and the README's figures.
 
-All candidates of a case run in one process and take turns: each round times every one of them, in random order, for at
-least 10 ms. A **ratio** is the median over the rounds of a candidate's time over its baseline's in the same round, and
+All candidates of a case run in one process and take turns: each round times each of them, in random order, for at least
+10 ms. A **ratio** is the median over the rounds of a candidate's time over its baseline's in the same round, and
 its range holds the middle 60% of the rounds. Everything runs on one thread. Baselines from other projects are their
-released packages, called through their own functions; what computes the same is first checked to agree.
+released packages, called through their own functions; results that should be equal are first checked to agree.
 """
 
-NO_GPU = """Not measured yet: there was no GPU. `python -m benchmarks.gpu` counts kernels and synchronizations there and
-times CUDA-graph replays, confidences, and the entropies of 512 images, in one run; what is proved so far is that the
-script runs, dry and on a CPU."""
+NO_GPU = """Not measured yet. `python -m benchmarks.gpu` counts kernels and synchronizations and times CUDA-graph
+replays, confidences, and the entropies of 512 images, in one run. So far it has only been run dry, on a CPU."""
 
 TOPICS = {
     "advantage": (
         "Advantages",
         "The plain GRPO expression is `(r - r.mean(1, keepdim=True)) / (r.std(1, keepdim=True) + eps)`. verl gets"
-        " responses of one token, so that only its arithmetic of the groups counts. TRL computes its advantages in the"
+        " responses of one token, so that only its group arithmetic counts. TRL computes its advantages in the"
         " middle of a method; the statements timed are taken out of its installed source. The loop of verl is left out"
         " where one call takes seconds.",
     ),
     "confidence": (
         "Confidence",
-        "Against the sum one would write by hand. Calls repeat on the same tensors, and the 34 MB of 4,096 x 2,048 log-"
-        "probabilities may or may not stay in a cache that is shared with others' machines. On the machine of this"
+        "Against a sum written by hand. Calls repeat on the same tensors, and the 34 MB of 4,096 x 2,048 log-"
+        "probabilities may or may not stay in a cache that other machines share. On the machine of this"
         " record the ratio without a mask was between 1.2 (the baseline waits for memory, 1.4 ms) and 1.7 (it does not,"
         " 0.65 ms) from day to day. The sum is exact to float32's last bit because it adds in float64; the same plain"
         " sum in float64, compiled for this one size, is measured beside it, and is all that is left to gain.",

@@ -1,4 +1,4 @@
-"""Records of measurements: one CSV a topic, every row with what was run, on what, and when."""
+"""Records of measurements: one CSV per topic, whose rows tell what was run, on what, and when."""
 
 import csv
 import math

@@ -102,7 +102,7 @@ def compare(
     size: int = 0,
     size_unit: str = "",
 ) -> Measurement:
-    """Summarize two series of rounds, each with its name: quantiles of the candidate, and of the ratio a round."""
+    """Summarize two series of rounds, each with its name: quantiles of the candidate and of each round's ratio."""
     ratios = [a / b for a, b in zip(candidate[1], baseline[1], strict=True)]
     p20, p50, p80 = _quantiles(candidate[1])
     ratio_p20, ratio, ratio_p80 = _quantiles(ratios)

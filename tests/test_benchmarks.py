@@ -59,7 +59,7 @@ def test_quantiles_are_those_of_the_rounds():
 
 
 def test_every_round_runs_every_function_and_each_pair_gets_its_row(monkeypatch):
-    monkeypatch.setattr(timing, "ROUND_SECONDS", 1e-9)  # one call a round
+    monkeypatch.setattr(timing, "ROUND_SECONDS", 1e-9)  # one call per round
     runs = Counter()
     case = timing.Case(
         "a case",

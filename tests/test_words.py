@@ -33,7 +33,10 @@ COUNTED = (
     "answers|bytes|completions|entropies|examples|generations|images|kB|patches|prompts|questions|requests|responses|"
     "rewards|rollouts|rows|samplings|seconds|tokens|values"
 )
-UNIT = "batch|bucket|call|completion|file|image|line|prompt|rank|response|rollout|row|sample|step|token"
+UNIT = (
+    "batch|bucket|call|completion|file|folder|image|line|module|prompt|rank|response|rollout|round|row|sample|scene|size|step|"
+    "subcommand|token|topic|trainer|word"
+)
 NO_UNIT = r"(?!-|'s|\s+(?:at|has|have|holds|is|may|must|needs|of|that|was|whose|with|without)\b)"
 NO_THING = r"(?!(?:after|as|at|by|for|from|in|is|of|on|or|out|to|with|without)\b)"
 # "512 prompts a step", "43 a bucket", "one value a prompt", not "an advantage of a prompt"

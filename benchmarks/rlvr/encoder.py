@@ -1,4 +1,4 @@
-"""What the frozen vision encoder makes of scenes."""
+"""Patch features of scenes from the frozen vision encoder."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from durian_adv.data.scoring.efficientnet import encode_images
 
 @dataclass(frozen=True)
 class Gallery:
-    """Scenes as the policy and the advantage see them, one row a scene."""
+    """Scenes as the policy and the advantage see them, one row per scene."""
 
     scenes: list[Scene]
     patches: Tensor  # (scenes, 16, features): one token a cell

@@ -1,4 +1,4 @@
-r"""The policy's language: one token a word, such as `<think> 1 0 2 0 = 3 </think> \boxed{ 3 }`."""
+r"""The policy's language: one token per word, such as `<think> 1 0 2 0 = 3 </think> \boxed{ 3 }`."""
 
 import re
 
