@@ -534,3 +534,44 @@ def reweighted(rewards, f, correct, valid=None, prompt_index=None, normalize=Fal
                 weight = Fraction(float(weights[i if batch.flat else s]))
                 out[i] = rounded(weight * (Fraction(batch.rewards[i]) - mean))
     return out.reshape(batch.shape)
+
+
+# --- worth ------------------------------------------------------------------------------------------
+
+
+def worth(rewards, advantages, correct, category=None, valid=None, prompt_index=None):
+    """The squared signal over the noise, by the best of one factor per category: delete-one jackknife over prompts."""
+    batch, answers = Batch(rewards, valid, prompt_index), [float(c) for c in np.asarray(correct, np.float64).ravel()]
+    kinds = [0] * len(batch.live) if category is None else categories(batch, category)
+    given, prompts = [float(x) for x in np.asarray(advantages, np.float64).ravel()], []
+    for members, kind in zip(batch.live, kinds, strict=True):
+        if members and all(math.isfinite(answers[i]) for i in members):
+            r, c = _from_mean(batch.values(members)), _from_mean([answers[i] for i in members])
+            a = [given[i] for i in members]
+            if not abs(math.fsum(a)) <= 0.01 * math.fsum(map(abs, a)):
+                return math.nan, math.nan
+            prompts.append((kind, _dot(a, c), _dot(a, a), _dot(r, c), _dot(r, r)))
+    value = _worth_of(prompts)
+    without = [_worth_of(prompts[:i] + prompts[i + 1 :]) for i in range(len(prompts))]
+    if not prompts or any(map(math.isnan, [value, *without])):
+        return math.nan, math.nan
+    n, mean = len(prompts), math.fsum(without) / len(prompts)
+    return n * value - (n - 1) * mean, math.sqrt((n - 1) / n * math.fsum((x - mean) ** 2 for x in without))
+
+
+def _from_mean(values):
+    mean = exact_mean(values)
+    return [float(Fraction(value) - mean) for value in values]
+
+
+def _dot(a, b):
+    return math.fsum(x * y for x, y in zip(a, b, strict=True))
+
+
+def _worth_of(prompts):
+    best = 0.0
+    for kind in {prompt[0] for prompt in prompts}:
+        w, v = (math.fsum(prompt[i] for prompt in prompts if prompt[0] == kind) for i in (3, 4))
+        best += w * w / v if v else 0.0
+    signal, noise = (math.fsum(prompt[i] for prompt in prompts) for i in (1, 2))
+    return signal * abs(signal) / (noise * best) if noise and best else math.nan

@@ -52,10 +52,10 @@ PLAN = {
     "pairing": "all arms of a seed share initial weights, prompts and the order of prompts",
     "primary_outcome": "held-out accuracy after the last step, sampled, on prompts without noise; Durian (dropped)"
     " minus batch std at R = 1, 2, 4, 9",
-    "secondary_outcomes": "the same of every arm minus GRPO and minus std by kind, at every dose; steps until GRPO's last"
-    " accuracy is reached; the worth that durian_adv.worth estimates on each run's first 20 steps",
-    "prediction": f"with A(t) the mean learning curve of std by kind at that dose and h its worth, an arm of worth g ends"
-    f" at A({STEPS} g / h); differences of these are the predicted differences",
+    "secondary_outcomes": "the same of every arm minus GRPO and minus std by kind, at every dose; steps until"
+    " GRPO's last accuracy is reached; the worth that durian_adv.worth estimates on each run's first 20 steps",
+    "prediction": f"with A(t) the mean learning curve of std by kind at that dose and h its worth, an arm of worth g"
+    f" ends at A({STEPS} g / h); differences of these are the predicted differences",
     "analysis": "paired differences by seed, 95% intervals by Student's t, Holm's correction over the four doses; the"
     " slope of observed on predicted differences, of all arms minus std by kind at all R > 1, with its interval over"
     " seeds",

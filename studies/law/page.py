@@ -7,7 +7,9 @@ import csv
 from pathlib import Path
 
 from benchmarks.records import ROOT
-from studies.evidence import closed_forms, declaration as evidence, page as measured_page
+from studies.evidence import closed_forms
+from studies.evidence import declaration as evidence
+from studies.evidence import page as measured_page
 from studies.evidence.comparison import Difference
 from studies.evidence.conditions import CONDITIONS
 from studies.evidence.markdown import table
@@ -108,7 +110,9 @@ def write_curves(found: dict[str, dict[str, list[tuple[float, float]]]]) -> None
     with CURVES.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["panel", "line", "x", "worth"])
-        writer.writerows([panel, line, x, y] for panel, lines in found.items() for line, xy in lines.items() for x, y in xy)
+        writer.writerows(
+            [panel, line, x, y] for panel, lines in found.items() for line, xy in lines.items() for x, y in xy
+        )
 
 
 def predicted_table(name: str) -> str:
@@ -152,8 +156,18 @@ def which() -> str:
     for name, advice in prose.ADVICE.items():
         rows.append([some[name].about, advice, *_row(found[name]), seen.get(name, "")])
     arms = list(next(iter(found.values())))
-    parts = [prose.WHICH, table(["your rewards", "take", *arms, "measured"], rows), prose.READING.format(close=CLOSE)]
+    parts = [
+        prose.WHICH,
+        table(["your rewards", "take", *arms, "measured"], rows),
+        prose.READING.format(close=CLOSE, format_loss=_lost()),
+    ]
     return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def _lost() -> float:
+    """Return how far Durian ended below GRPO with format slips, in points."""
+    found = measured_page.side_differences(evidence.read(), CONDITIONS["format"])
+    return next(-100 * d.mean for d in found if (d.arm, d.baseline) == ("durian", "grpo"))
 
 
 def measured() -> dict[str, str]:

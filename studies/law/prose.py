@@ -1,0 +1,266 @@
+"""The words of `docs/law.md` and `docs/which-normalization.md`; numbers are filled in by `page.py`."""
+
+HEAD = """
+# When does a shared std help?
+
+Group normalizations differ in one number per prompt: the factor that multiplies its centered rewards. This page
+derives which factors are best, computes from that what every estimator is worth for a given structure of rewards, and
+says where the derivation ends. All numbers here are **predicted**, none is measured by training; `python -m
+studies.law page` computes them, writes this page and draws its picture. What training has shown is in
+[Evidence](evidence.md); what to do about it, in [Which normalization for your rewards?](which-normalization.md)
+
+In short:
+
+- Where rewards are right or wrong, one factor for all prompts is best. No std of any kind can win; none loses much.
+- A std that prompts share helps where *kinds* of prompts differ in the unit or the noise of their rewards. Share it by
+  kind if you know the kinds. Durian's scores help as far as they tell the kinds apart.
+- GRPO follows such differences by itself, but it enlarges groups that differ only in a small term.
+"""
+
+DERIVATION = r"""
+## The law
+
+Every estimator here is $A_{s,i} = f_s (r_{s,i} - \bar r_s)$ for rollout i of prompt s, with G rollouts per prompt.
+Let c be what should improve, such as the correctness of the answer, whatever else the reward r contains. Per unit of
+factor, a prompt brings signal and noise energy
+
+$$
+w_s = E \sum_i (r_{s,i} - \bar r_s)(c_{s,i} - \bar c_s), \qquad v_s = E \sum_i (r_{s,i} - \bar r_s)^2.
+$$
+
+**Assumptions.** The gradient of the log-probability of a rollout is $(c_{s,i} - p_s) d + n_{s,i}$, where $p_s$ is the
+mean of c. The direction d, along which c improves, is the same for all prompts. The rest n has mean 0 and one
+covariance for all, and is independent of the rewards and between rollouts. It is so large that the update's noise is
+its energy.
+
+**Worth.** The update $\sum_{s,i} A_{s,i} (\ldots)$ then has the mean $d \sum_s f_s w_s$ and a variance proportional
+to $\sum_s f_s^2 v_s$. A step of size $\eta$ gains $\eta$ times the first, and loses $\eta^2$ times the second to
+curvature, up to constants. The best $\eta$ gains
+
+$$
+\frac{(\sum_s f_s w_s)^2}{\sum_s f_s^2 v_s}
+$$
+
+up to a constant. A common factor of all $f_s$ cancels: it only rescales the learning rate.
+
+**The best factors.** By the Cauchy-Schwarz inequality, with $f_s w_s = (f_s \sqrt{v_s}) (w_s / \sqrt{v_s})$,
+
+$$
+\Big(\sum_s f_s w_s\Big)^2 \le \sum_s f_s^2 v_s \, \sum_s \frac{w_s^2}{v_s},
+$$
+
+with equality exactly where $f_s \sqrt{v_s}$ is proportional to $w_s / \sqrt{v_s}$: the best factors are $f_s \propto
+w_s / v_s$. An estimator's *worth* is the ratio of the two sides,
+
+$$
+h = \frac{(\sum_s f_s w_s)^2}{\sum_s f_s^2 v_s \, \sum_s w_s^2 / v_s} \le 1.
+$$
+
+Each step gains h times what the best step gains, so at its own best learning rate an estimator of worth h needs 1/h
+times as many steps.
+
+**Factors that look at the group.** GRPO's factor depends on the rewards that were drawn. Its signal is then
+$E f_s S_s$ and its noise $E f_s^2 V_s$, where S and V are the sums above before the expectation.
+
+**Kinds.** The sums may run over kinds of prompts instead, with w and v summed over each kind. The best is then one
+factor per kind, and its worth is 1 below. That is what an estimator can hope for: the best factor of every single
+prompt would need its w and v, which a few rollouts do not tell. An estimator whose factors vary within a kind may
+exceed 1.
+"""
+
+BINARY = r"""
+## Right or wrong
+
+If the reward is 0 or 1 and is what counts, r = c, then $w_s = v_s$, and the best factors are all equal: Dr. GRPO, batch
+std, RLOO and REINFORCE++-baseline have worth 1, whatever the accuracies. Every other estimator's worth is the squared
+cosine of its advantages with Dr. GRPO's. GRPO has {binary:.3f} at G = 8.
+
+With groups without signal dropped, every std of every bucket comes from groups with 1 to G - 1 right. It lies in
+$[\sqrt{{G - 1}} / G, 1/2]$, so [the bound on the cosine](evidence.md#one-update-without-training) holds for Durian too,
+for any scores, buckets and weights: at least {bound:.3f} at G = 8. No advantage of a bucket exceeds $\sqrt{{G - 1}}$
+= {largest:.2f}. With such groups *kept* there is no such bound: the std of a bucket of hard prompts goes to 0, and the
+better the scores find the hard prompts, the lower Durian's worth.
+
+On prompts that get ever harder, GRPO's factor in groups with signal tends to $\sqrt G$ = {hardest:.2f}, and a bucket's
+factor, $1 / \sqrt{{p (1 - p)}}$, to infinity: 10 at an accuracy of 0.01. There, shared stds weight hard prompts *more*
+than GRPO does.
+
+Accuracies of steps 1 and 60 are logit-normal distributions fitted to Appendix A of the paper (arXiv 2602.21743).
+"""
+
+GAUSSIAN = r"""
+## Graded rewards, and noise
+
+Let rewards be Gaussian with one std and be what counts. The centered rewards of a group point in a random direction
+and have the length $\sigma \chi$, with a chi distribution of G - 1 degrees of freedom. With S = V and a constant best
+factor, GRPO's worth is $(E \chi)^2 / E \chi^2 = c_4(G)^2$, where $c_4(G) = \sqrt{{2 / (G-1)}} \, \Gamma(G/2) /
+\Gamma((G-1)/2)$ corrects the bias of a std of G numbers: {c8:.2f} at G = 8, {c4:.2f} at 4, {c2:.2f} at 2.
+
+The same holds where answers vanish in the noise of a judge, r = c + n. The derivative of $\tilde r / |\tilde r|$ along
+$\tilde c$ averages to $|\tilde c|^2 (1 - 1/(G-1)) \, E\, 1/|\tilde n|$, and $(G - 2) E\, 1/\chi = E \chi$ leads back to
+$c_4(G)^2$. That is the price of a std from G rewards.
+"""
+
+KINDS = r"""
+## Kinds of prompts that differ in unit or noise
+
+Let two kinds have equal signal and variances in the ratio R, half of the prompts each: one has a noisier judge. Best
+are factors of 1/variance. One std for all has worth $4R/(1+R)^2$, a std per kind $(1+\sqrt R)^2 / (2(1+R))$, and
+GRPO, which is a std per kind from G rewards, $c_4(G)^2$ times that (all rewards Gaussian):
+"""
+
+AFTER_KINDS = r"""
+The std of eqs. 11-13 is that of raw rewards, so it includes the differences between prompts' means. These are the same
+for a noisy kind and hide a part of the ratio: with right-or-wrong answers under the noise, a std per kind is worth
+{noise:.2f} at R = 9 instead of 0.80.
+
+If kinds differ in *unit* instead (a reward function that pays 1, another that pays 0.1, for answers that count alike),
+best is 1/unit, which is exactly what a std per kind gives. The variance ratio alone does not tell the two apart.
+Whether the kinds should count alike is yours to say: the law takes c as given.
+
+Within a kind, a judge's noise makes the best factor depend on the prompt: $p (1-p) / (p (1-p) + \sigma^2)$. Against
+that ideal, one factor for all has worth {judge:.2f} at a noise of std 1. It is a curriculum, and no std gives it.
+"""
+
+SMALL_TERMS = r"""
+## Small terms: tie-breaks, lengths, format slips
+
+A term of std t that says nothing of the answer hardly changes a group whose answers differ. A group whose answers are
+alike differs in this term only. GRPO scales it up to the size of all others, however small t is. That energy is pure
+noise: GRPO's worth falls to its worth without the term times the share of groups with differing answers, {signal:.2f}
+here, so to {tie:.2f}. With 0.9 accuracy + 0.1 format and 10% slips it is {format:.2f}. Shared stds leave small terms
+small. If a filter replaces groups by their *answers* (all right or all wrong), the term can do no harm and GRPO is
+back at {filtered:.3f}; a filter by the *reward* lets them pass.
+"""
+
+ALL = r"""
+## All cases
+
+Accuracies as in step 1 above; 8 rollouts where nothing else is said; Durian with the default weights, both scores
+correlated {quality:g} with the kind where there are two, else with the difficulty. "Kept" and "dropped" say what
+happens to groups without signal. Batch std stands for every estimator with one factor for all. Right-or-wrong terms
+are enumerated exactly; Gaussian terms are drawn, with standard errors of at most {error:.3f}. Buckets are taken in
+the limit of many prompts; batches of 512 x 8 through the library's own functions agree within 0.03. In bold: within
+0.02 of the row's best.
+"""
+
+SCORES = r"""
+**What scores must know.** Scores that know nothing make Durian batch std with a tenth of GRPO. Scores that know the
+difficulty lower its worth where rewards are right or wrong. Scores that know the *kind* raise it, slowly at first: a
+correlation of 0.5 is worth hardly more than none, because most prompts of a bucket are then still of both kinds. A kind
+that is known needs no score: Durian's `category` component, or `shared_std_advantage(rewards, kind)`.
+"""
+
+LOG = r"""
+## On your own log
+
+`durian_adv.worth.predicted_worth` estimates the same from rewards and advantages, with a standard error over prompts.
+It needs to know what counts (`correctness`) and which kinds there are (`category`); without them it can say nothing
+of noise and units.
+
+```python
+>>> import torch
+>>> from durian_adv import grpo_advantage, shared_std_advantage
+>>> from durian_adv.baselines import batch_std_advantage
+>>> from durian_adv.worth import predicted_worth
+>>> draw = torch.Generator().manual_seed(0)
+>>> correct = (torch.rand(512, 8, generator=draw) < torch.rand(512, 1, generator=draw)).double()
+>>> source = torch.arange(512) % 2
+>>> rewards = correct * torch.where(source == 0, 1.0, 0.1)[:, None]  # two reward functions, in units 1 and 0.1
+>>> rewards = rewards + 0.01 * torch.rand(512, 8, generator=draw)  # and a length term
+>>> found = predicted_worth(
+...     rewards,
+...     {
+...         "grpo": grpo_advantage(rewards),
+...         "batch_std": batch_std_advantage(rewards),
+...         "by_source": shared_std_advantage(rewards, source),
+...     },
+...     correctness=correct,
+...     category=source,
+... )
+>>> for name, (worth, error) in found.items():
+...     print(f"{name}: {worth:.2f} +- {error:.2f}")
+grpo: 0.00 +- 0.00
+
+```
+"""
+
+LIMITS = r"""
+## What the law leaves out
+
+- **One direction for all prompts.** If kinds need different skills, weighting one up teaches that one.
+- **The learning rate.** Worths compare estimators at their own best rates; at a common rate their sizes count as well.
+- **Adam and clipping.** Both weaken what depends on the size of a single update.
+- **What counts.** Length, format and style do not count here unless c contains them.
+- **Later steps.** Accuracies, noise and kinds change as training goes on; worth is of one step.
+- **Few prompts per bucket.** The limit of many prompts says nothing of a std from two or three of them.
+"""
+
+DECLARED = r"""
+## The test, declared and not run
+
+No training here has had rewards of unlike kinds, so whether steps follow worths is **not known**. The one case with a
+large predicted difference that was trained on, format slips, [does not support it](which-normalization.md). An
+experiment is [declared](../studies/law/declaration.json) (`python -m studies.law declare`) and has not been run: two
+kinds of prompts, 512 x 8, {steps} steps, {seeds} seeds, each arm at its best learning rate, and a dose in one kind.
+If A(t) is the learning curve of the std per kind, of worth h, an estimator of worth g should end at A({steps} g / h).
+The law fails if observed differences do not grow with predicted ones, and it is of the wrong size if their slope is
+not 1.
+
+Predicted worths, rewards 0.9 accuracy + 0.1 format. First over the ratio of variances, groups replaced that are all
+right or all wrong; then over the unit of one kind, the same; then over a tie-break in all rewards, one kind, no
+filter. Under the filter the law predicts that Durian beats batch std ever more with the ratio, and that it does *not*
+beat GRPO from a ratio of 2 on.
+"""
+
+CLOSING = """
+See also: [Evidence](evidence.md), [Recipes](recipes.md), [the report on a log](report.md).
+"""
+
+WHICH = """
+# Which normalization for your rewards?
+
+Choose by what your rewards are made of. Numbers from 0 to 1 are **predicted** worths: the share of the best step's
+gain, derived in [When does a shared std help?](law.md) (1 / worth is how many times as many steps are needed). They
+are not measured. The last column is **measured**: differences of held-out accuracy in points after training, with 95%
+intervals, where [Evidence](evidence.md) has them. An empty cell means that nobody has measured it here.
+"""
+
+ADVICE = {
+    "binary": "what you have: all are near the best",
+    "graded": "any std that prompts share; GRPO pays for a std from G rewards",
+    "format": "a std that prompts share, or a filter by answers",
+    "tie-break": "a std that prompts share, or a filter by answers",
+    "filtered": "what you have: the filter removes the trouble",
+    "judge": "a std that prompts share",
+    "units": "a std per kind: `category`, or `shared_std_advantage(rewards, kind)`; GRPO if kinds are unknown",
+    "units, tie-break": "a std per kind; Durian if kinds are unknown and its scores tell them apart",
+    "noise 4": "a std per kind; else Durian or GRPO",
+    "noise 9": "a std per kind, or GRPO",
+    "noise 9, tie-break": "a std per kind; Durian or GRPO if kinds are unknown",
+    "noise 9, G = 4": "a std per kind; GRPO or Durian if kinds are unknown",
+}
+
+READING = """
+In bold: within {close:g} of the best of the row. Batch std stands for Dr. GRPO, RLOO and REINFORCE++-baseline too,
+which have one factor for all prompts; they differ in the learning rate they need. Durian is shown with scores that
+correlate 0.8 with the kind (with the difficulty, where there is one kind); with scores that know nothing it is the
+column "random buckets". "Kept" and "dropped": groups without signal, `no_signal="keep"` or `"drop"`.
+
+**How to tell which row is yours.** `durian_adv.worth.predicted_worth` estimates the worth of any estimator from
+rewards, correctness and kinds of a log ([example](law.md#on-your-own-log)). By eye: compare the within-prompt std of
+the rewards by data source or reward function, and count the groups that differ although their answers do not.
+
+**Where both are known.** With rewards of right or wrong, no difference was found beyond the margin of 1 point, as the
+first row predicts. With 0.9 accuracy + 0.1 format the measurement points *against* the prediction: GRPO should lose
+to a shared std, and ended {format_loss:.1f} points above Durian. It was an exploratory run of few seeds, at one
+learning rate for all arms, on tasks where few groups have answers that all agree (9% at the start), so the predicted
+loss is smaller there; but it does not support the row.
+
+**What is not known.** No training run here has had kinds that differ in unit or noise, a tie-break term, or graded
+rewards. The experiment that would show whether steps follow the predictions is
+[declared](law.md#the-test-declared-and-not-run) and has not been run. Until it is, take the predictions for what they
+are: a derivation.
+
+**Whatever you choose**, tune the learning rate again: the size of advantages changes with the normalization.
+"""
