@@ -22,6 +22,7 @@ import pyarrow.parquet
 import pytest
 import torch
 
+from durian_adv.data.logs import sources
 from durian_adv.data.logs.steps import Options, read_log
 
 FILES = Path(__file__).parent / "logs"
@@ -116,6 +117,12 @@ def test_traces_of_several_trained_agents_are_compared_within_each(tmp_path):
         lines(tmp_path / "traces.jsonl", [{**e, "traces": e["traces"][:1], "group": None} for e in episodes])
     ).steps
     assert groups(step) == [[0, 1]]  # of the task, where there are no groups
+
+
+def test_an_episode_without_a_group_and_a_task_is_refused(tmp_path):
+    file = lines(tmp_path / "traces.jsonl", [{"task": {}, "traces": []}])
+    with pytest.raises(ValueError, match=r"line 1: expected a group\.id, a task\.key or a task\.hash, got none"):
+        read(file)
 
 
 def test_both_subsets_of_prime_rl_are_the_same_rollouts_twice(tmp_path):
@@ -479,6 +486,8 @@ def test_gzip_arrays_and_csv_are_told_apart_by_what_they_hold(tmp_path):
     log = read(file)
     assert rewards(log) == WANTED
     assert log.steps[0].confidence.tolist() == [-0.5] * 8
+    file.write_text("prompt,reward\n1,True\n\n1,False\n1,nan\n1,\n")
+    assert str(rewards(read(file))) == "[[1.0, 0.0, nan, nan]]"
     sink = io.BytesIO()
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS), sink)
     file.write_bytes(gzip.compress(sink.getvalue()))
@@ -498,6 +507,10 @@ def test_gzip_arrays_and_csv_are_told_apart_by_what_they_hold(tmp_path):
         (b"[\n{]", "log: expected a JSON array or JSON lines, got another"),
         (b'[{"prompt": 1, "reward": 1, "reward": 2}]', r"got another \(duplicate key 'reward'\)"),
         (gzip.compress(TEXT.encode())[:-9], "log: expected a gzip file, got one that cannot be unpacked"),
+        (
+            gzip.compress(TEXT.encode(), 1)[:20] + b"x" * 99,
+            "log: expected a gzip file, got one that cannot be unpacked",
+        ),
         (b"PAR1 and nothing", "log: expected a parquet file, got one that cannot be read"),
         (b"PK\x03\x04 and nothing", "log: expected a torch file"),
     ],
@@ -541,6 +554,21 @@ def test_steps_are_in_numeric_order_however_they_are_called(tmp_path):
     assert names(["b1", "a2"]) == ["b1", "a2"]
 
 
+def test_standard_input_is_what_a_dash_names(tmp_path, monkeypatch):
+    (tmp_path / "log").write_bytes(gzip.compress(TEXT.encode()))
+    with (tmp_path / "log").open() as text:
+        monkeypatch.setattr(sys, "stdin", text)
+        assert rewards(read(Path("-"))) == WANTED
+        assert not text.closed
+
+
+def test_how_much_there_is_to_read_is_known_of_files_alone(tmp_path):
+    (tmp_path / "log").write_text(TEXT)
+    assert sources.size([tmp_path / "log"] * 2) == 2 * len(TEXT)
+    assert sources.size([tmp_path]) is None
+    assert sources.size([tmp_path / "log", Path("-")]) is None
+
+
 def test_standard_input_and_pipes_are_read_once_and_whole(tmp_path):
     command = [sys.executable, "-m", "durian_adv", "metrics", "-"]
     out = subprocess.run(command, input=TEXT, capture_output=True, text=True, check=True)
@@ -556,6 +584,12 @@ def test_standard_input_and_pipes_are_read_once_and_whole(tmp_path):
         assert rewards(read(pipe)) == WANTED
         writer.join()
         pipe.unlink()
+    script = "import sys, time\nfor c in sys.argv[1]:\n    print(c, end='', flush=True)\n    time.sleep(0.002)"
+    slow = subprocess.Popen([sys.executable, "-c", script, TEXT[:60] + "\n"], stdout=subprocess.PIPE)
+    out = subprocess.run(command, stdin=slow.stdout, capture_output=True, text=True, check=False)
+    slow.wait()
+    slow.stdout.close()
+    assert "line 2: expected a JSON object" in out.stderr  # not "a JSON array", as its first bytes alone would say
     bad = subprocess.run(command, input="{", capture_output=True, text=True, check=False)
     assert "durian-adv metrics: standard input: expected a JSON array or JSON lines" in bad.stderr
 
@@ -577,6 +611,26 @@ def test_any_json_value_is_an_id_and_several_columns_are_one(tmp_path):
         read(lines(tmp_path / "log", rows[2:]), keys=keys | {"prompt": "image+image"})
     with pytest.raises(ValueError, match=r"line 1: expected the key 'input\+nothing', got"):
         read(lines(tmp_path / "log", rows), keys=keys | {"prompt": "input+nothing"})
+
+
+def test_columns_of_parquet_that_have_other_types_are_read_as_what_they_hold(tmp_path):
+    columns = {
+        "prompt": pyarrow.array(["a", "a", "b"]).dictionary_encode(),
+        "rewards": [{"accuracy": 1.0}, {"accuracy": 0.0}, None],
+        "messages": [[{"role": "user", "content": [{"type": "text", "text": "Find x."}, {"type": "image"}]}]] * 3,
+        "when": pyarrow.array([2**30] * 3, pyarrow.int32()).cast(pyarrow.date32()),
+    }
+    pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "log")
+    log = read(tmp_path / "log", keys={"reward": "rewards.accuracy"}, format="plain")
+    assert str(groups(log.steps[0])) == "[[1.0, 0.0], [nan]]"
+
+
+def test_a_prompt_is_called_by_the_text_of_its_messages(tmp_path):
+    contents = ["Find x.", [{"type": "image"}, {"type": "text", "text": "Find y."}], None, []]
+    rows = [{"prompt": [{"role": "user", "content": content}], "reward": 1} for content in contents]
+    rows.append({"prompt": {"b": 1, "a": 2}, "reward": 1})
+    names = read(lines(tmp_path / "log", rows)).steps[0].prompts
+    assert names == ["Find x.", "Find y.", "", "", '{"a":2,"b":1}']
 
 
 def test_an_image_of_a_parquet_file_is_part_of_an_id(tmp_path):

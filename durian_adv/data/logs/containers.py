@@ -9,13 +9,14 @@ import csv
 import io
 import itertools
 import json
+import math
 import re
 from collections.abc import Callable, Collection, Iterator
 from typing import IO, Any
 
 from durian_adv.data import json_lines
 from durian_adv.data.logs.rows import Row, short
-from durian_adv.data.logs.sources import seekable
+from durian_adv.data.logs.sources import HEAD, seekable
 
 # of a first row and the names of all columns, some of which JSON could not hold: those that are needed
 Chosen = Callable[[Row, Collection[str]], Collection[str]]
@@ -38,7 +39,7 @@ def rows(stream: IO[bytes], name: str, chosen: Chosen) -> Iterator[Row]:
         ValueError: what cannot be read, with its line, row or item.
         ModuleNotFoundError: a parquet file, and pyarrow is not installed.
     """
-    begins: bytes = stream.peek(64)[:64]  # type: ignore[attr-defined]  # a BufferedReader
+    begins: bytes = stream.peek(HEAD)[:HEAD]  # type: ignore[attr-defined]  # a BufferedReader
     text = begins.removeprefix(b"\xef\xbb\xbf").lstrip()
     if begins.startswith(b"PAR1"):
         return _parquet(seekable(stream), name, chosen)
@@ -127,9 +128,12 @@ def _header(cells: list[str], name: str) -> list[str]:
     return cells
 
 
+_CELLS = {"": None, "True": True, "False": False, "nan": math.nan}  # as Python and pandas write them
+
+
 def _cell(text: str) -> Any:
-    if not text:
-        return None
+    if text in _CELLS:
+        return _CELLS[text]
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
@@ -208,7 +212,7 @@ def _text_log(stream: IO[bytes], name: str) -> Iterator[Row]:
         line = raw.decode(errors="replace").rstrip("\n")
         mark = _MARKS[len(texts) % 4]
         ended = len(texts) == 4 and texts[3][-1] == ""
-        if line.startswith(f"[{mark}] ") and (not texts or ended or len(texts) < 4):
+        if line.startswith(f"[{mark}] ") and (ended or len(texts) < 4):
             if ended:
                 yield _block(texts, f"{name}, line {started}")
                 texts = []
@@ -216,10 +220,7 @@ def _text_log(stream: IO[bytes], name: str) -> Iterator[Row]:
             texts.append([line.removeprefix(f"[{mark}] ")])
         elif texts:
             texts[-1].append(line)
-        elif line.strip():
-            raise ValueError(f"{name}, line {number}: expected '[prompt] ', got {short(line)}")
-    if texts:
-        yield _block(texts, f"{name}, line {started}")
+    yield _block(texts, f"{name}, line {started}")
 
 
 def _block(texts: list[list[str]], place: str) -> Row:

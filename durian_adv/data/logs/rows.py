@@ -163,6 +163,8 @@ def lookup(values: Mapping[str, Any], path: str) -> Any:
         return _MISSING
     found: Any = values
     for part in path.split("."):
+        if found is None:  # an object that is null has null in it
+            return None
         if not isinstance(found, dict) or part not in found:
             return _MISSING
         found = found[part]

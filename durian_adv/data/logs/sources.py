@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import sys
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from durian_adv.data.logs.rows import natural
 STDIN = "-"
 # files of a folder that are taken for parts of a log; what is in them decides how they are read
 SUFFIXES = (".parquet", ".jsonl", ".ndjson", ".json", ".csv", ".pt", ".pkl", ".log")
+HEAD = 64  # bytes that tell what a file is; a pipe may give them one by one
 NO_ROLLOUTS = ("aggregated_results.jsonl",)  # SkyRL's means, beside its evaluations
 
 
@@ -71,7 +73,7 @@ def opened(path: Path, progress: Callable[[int], object]) -> Iterator[IO[bytes]]
             return
         try:
             yield io.BufferedReader(gzip.GzipFile(fileobj=stream), 1 << 16)
-        except (EOFError, gzip.BadGzipFile) as error:
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise ValueError(f"{name(path)}: expected a gzip file, got one that cannot be unpacked ({error})") from None
 
 
@@ -115,6 +117,8 @@ class _Counted(io.RawIOBase):
 
     def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
         read = self._raw.readinto(buffer) or 0
+        while 0 < self._at + read < HEAD and (more := self._raw.readinto(memoryview(buffer)[read:])):
+            read += more
         self._at += read
         self.reached(self._at)
         return read

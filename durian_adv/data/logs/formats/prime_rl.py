@@ -23,6 +23,8 @@ def _rows(rows: Iterator[Row], reading: Reading) -> Iterator[Row]:
     for row in rows:
         episode = row.values
         group = _first(episode, "group.id", "task.key", "task.hash")
+        if group is None:
+            raise ValueError(f"{row.where}: expected a group.id, a task.key or a task.hash, got none")
         step = lookup(episode, "run.work.step")
         common = {"label": lookup(episode, "task.data.prompt")}
         common = {name: value for name, value in common.items() if not missing(value)}
