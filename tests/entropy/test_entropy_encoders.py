@@ -153,7 +153,7 @@ def test_limits_of_pixels_are_those_of_the_processor_and_part_of_the_name(models
         assert pixels >= limits.get("min_pixels", 0)
         assert pixels >= limits.get("max_pixels", 0) / 2 - side**2
     assert len(names) == 3
-    with pytest.raises(ValueError, match="min_pixels: expected at most max_pixels, got"):
+    with pytest.raises(ValueError, match=r"min_pixels: expected at most max_pixels, [0-9]+, got 1000000000"):
         load_encoder(str(folder), device="cpu", min_pixels=10**9)
 
 
