@@ -1,6 +1,6 @@
 """Difficulty hints: a sentence in the prompt that tells the model how hard it is and asks for matching care.
 
-A hint depends only on the prompt's accuracy. Nothing else of an example is read, in particular not its reference answer.
+A hint depends only on the prompt's accuracy. Nothing else of an example is read, its reference answer least of all.
 """
 
 from __future__ import annotations
