@@ -1,6 +1,6 @@
-"""Difficulty hints: a sentence in the prompt that tells the model how hard it is, and asks for the care that needs.
+"""Difficulty hints: a sentence in the prompt that tells the model how hard it is and asks for matching care.
 
-A hint is made of the prompt's accuracy alone. Nothing else of an example is read, its reference answer least of all.
+A hint depends only on the prompt's accuracy. Nothing else of an example is read, its reference answer least of all.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SLOTS = ("accuracy", "level")
 
 
 class Band(NamedTuple):
-    """Prompts whose accuracy is at least ``low`` and below ``high`` (the whole [0, 1] includes 1) get this hint."""
+    """A hint for prompts with ``low <= accuracy < high``, or ``<= high`` where ``high`` is 1."""
 
     low: float
     high: float
@@ -39,12 +39,12 @@ DEFAULT_BANDS = (
 
 
 def hint(accuracy: float | None, bands: Sequence[Band] = DEFAULT_BANDS) -> str | None:
-    """Return the hint for a prompt of this accuracy, or None where no band covers it or it is not known (None, NaN).
+    """Return the hint for a prompt of this accuracy, or None if no band covers it or it is unknown (None, NaN).
 
     Args:
-        accuracy: from 0 to 1, of the base model over some samplings, as ``curation.curate`` finds it.
-        bands: which accuracies get which hint; they do not overlap. The defaults are those of the prompts that
-            ``curation.curate`` puts into stage 2.
+        accuracy: share of correct samples of the base model, from 0 to 1, as ``curation.curate`` returns it.
+        bands: which accuracies get which hint; they do not overlap. The default covers stage 2 of
+            ``curation.curate``.
 
     Returns:
         The text, or None.
@@ -86,23 +86,23 @@ def with_hint(
     accuracy: str = "accuracy",
     bands: Sequence[Band] = DEFAULT_BANDS,
 ) -> dict[str, Any]:
-    r"""Return an example's prompt with the hint for its accuracy at the end of the last message of the user.
+    r"""Return an example's prompt with the hint for its accuracy appended to the last user message.
 
-    For ``datasets.map``, which puts what is returned in the place of the column ``messages``; other options through
-    ``functools.partial``. The example itself is not changed, and of it only these two columns are read.
+    For ``datasets.map``, which replaces the column ``messages`` by what is returned; pass other options through
+    ``functools.partial``. The example is not changed, and only these two of its columns are read.
 
     Args:
         example: with a prompt, a list of chat messages (whose content is a string or a list of parts) or a plain
             string, and an accuracy.
-        messages: the column of the prompt.
-        accuracy: the column of the accuracy; None or NaN there: no hint.
+        messages: name of the prompt's column.
+        accuracy: name of the accuracy's column; None or NaN there means no hint.
         bands: as in ``hint``.
 
     Returns:
         ``{messages: the new prompt}``.
 
     Raises:
-        ValueError: a column that is not there, a prompt without a message of the user.
+        ValueError: a missing column, or a prompt without a user message.
         TypeError: a prompt of another form.
 
     >>> example = {"prompt": [{"role": "user", "content": "2 + 2?"}], "accuracy": 0.1, "answer": "4"}

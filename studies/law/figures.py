@@ -8,7 +8,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
-from benchmarks.figures import BASELINE, COLOURS, STYLE, save
+from benchmarks.figures import BASELINE, COLORS, STYLE, save
 
 
 def draw(curves: dict[str, dict[str, list[tuple[float, float]]]], path: Path, source: Path) -> None:
@@ -29,6 +29,6 @@ def draw(curves: dict[str, dict[str, list[tuple[float, float]]]], path: Path, so
 
 
 def _lines(axes: Axes, curves: dict[str, list[tuple[float, float]]]) -> None:
-    for (name, points), color in zip(curves.items(), (*COLOURS, BASELINE), strict=False):
+    for (name, points), color in zip(curves.items(), (*COLORS, BASELINE), strict=False):
         axes.plot(*zip(*points, strict=True), color=color, label=name, linewidth=1.8)
     axes.legend(loc="lower left")
