@@ -45,7 +45,8 @@ def run(options: argparse.Namespace) -> None:
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(f"{error}: pip install 'durian-adv[report]'") from None
     chosen = rollouts.of_components(options)
-    with tqdm(total=sources.size(options.log), unit="B", unit_scale=True, desc="reading", disable=None) as bar:
+    size = sources.size(sources.find(options.log).paths)
+    with tqdm(total=size, unit="B", unit_scale=True, desc="reading", disable=None) as bar:
         log = rollouts.read(options, bar.update)
     rollouts.tell(log, "report")
     summary = _summary(log, chosen)
