@@ -26,7 +26,10 @@ EXTRAS = {"": PROJECT["dependencies"], **PROJECT["optional-dependencies"]}
 ELSEWHERE = ("datasets_on_disk.py", "transformers_encoder.py", "__main__.py")
 
 PARTS = {
-    "durian-adv[curation]": ["durian_adv/data/curation.py", "durian_adv/data/tables.py", "durian_adv/cli/curate.py"],
+    "durian-adv[curation]": [
+        *(f"durian_adv/data/{name}.py" for name in ("aside", "curation", "samplings", "tables")),
+        "durian_adv/cli/curate.py",
+    ],
     "durian-adv[report]": ["durian_adv/report/*.py", "durian_adv/data/logs/steps.py", "durian_adv/cli/report.py"],
     "durian-adv[entropy]": ["durian_adv/data/scoring/*.py", "durian_adv/cli/entropy.py"],
     "durian-adv[demo]": ["benchmarks/rlvr/*.py", "benchmarks/figures.py"],
