@@ -25,6 +25,7 @@ RECORD = ROOT / "tests/records/mutants.csv"
 SURVIVORS = ROOT / "tests/records/survivors.csv"
 GOAL = 0.9
 START, END = "<!-- mutants: written by make mutants -->", "<!-- end of mutants -->"
+COLUMNS = ("date", "commit", "module", "mutants", "run", "killed", "timed out", "survived")
 STATUS = {"killed": "killed", "segfault": "killed", "timeout": "timed out"}
 
 # module -> the test files that are about it, a few seconds together; mutmut runs those of their tests that reach a
@@ -176,38 +177,71 @@ def changes(module):
     return out
 
 
+def head():
+    """The commit that the working tree is at."""
+    done = subprocess.run(["git", "rev-parse", "--short=7", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    return done.stdout.strip() or "?"
+
+
 def count():
-    """Write the record, the list of survivors and the page; return the share killed, and survivors without a reason."""
-    with SURVIVORS.open(newline="") as file:
-        explained = {(row["function"], row["before"], row["after"]): row["why"] for row in csv.DictReader(file)}
+    """Write the record, the list of survivors and the page; return the share killed, and survivors without a reason.
+
+    A module that was not run here keeps what its last run found, at the commit of that run.
+    """
+    kept = {row["module"]: row for row in read(RECORD)}
+    earlier = read(SURVIVORS)
+    explained = {(row["function"], row["before"], row["after"]): row["why"] for row in earlier}
+    today, commit = str(datetime.datetime.now(datetime.UTC).date()), head()
     rows, lived, unexplained = [], [], []
     for module in TESTS:
-        found = results(module)
+        found = results(module) if (COPIES / module / "mutants").exists() else {}
         by = collections.Counter(STATUS.get(status, "survived") for status in found.values() if status is not None)
-        rows.append((module, len(found), by.total(), by["killed"], by["timed out"], by["survived"]))
+        if not by:
+            if module in kept:
+                rows.append(kept[module])
+                lived += [tuple(row.values()) for row in earlier if row["function"].startswith(f"{module}.")]
+            continue
+        numbers = (len(found), by.total(), by["killed"], by["timed out"], by["survived"])
+        rows.append(dict(zip(COLUMNS, (today, commit, module, *map(str, numbers)), strict=True)))
         for mutant, key in changes(module).items():
             lived.append((*key, explained.get(key, "")))
             if not explained.get(key):
                 unexplained.append(mutant)
-    with RECORD.open("w", newline="") as file:
-        out = csv.writer(file, lineterminator="\n")
-        out.writerow(("date", "module", "mutants", "run", "killed", "timed out", "survived"))
-        out.writerows((datetime.datetime.now(datetime.UTC).date(), *row) for row in rows)
-    with SURVIVORS.open("w", newline="") as file:
-        out = csv.writer(file, lineterminator="\n")
-        out.writerow(("function", "before", "after", "why"))
-        out.writerows(sorted(set(lived)))
-    rows.append(("all", *(sum(row[i] for row in rows) for i in range(1, 6))))
-    table = [
-        "| module | mutants | run | killed | timed out | survived | killed of run |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        table.append(f"| {' | '.join(map(str, row))} | {f'{1 - row[5] / row[2]:.1%}' if row[2] else ''} |")
+    write(RECORD, COLUMNS, [tuple(row.values()) for row in rows])
+    write(SURVIVORS, ("function", "before", "after", "why"), sorted(set(lived)))
+    table = page(rows)
     before, _, rest = PAGE.read_text().partition(START)
     PAGE.write_text("\n".join([before + START, "", *table, "", END]) + rest.partition(END)[2])
     print(*table, sep="\n")
-    return 1 - rows[-1][5] / max(1, rows[-1][2]), unexplained
+    run, survived = (sum(int(row[name]) for row in rows) for name in ("run", "survived"))
+    return 1 - survived / max(1, run), unexplained
+
+
+def page(rows):
+    """The table of the page."""
+    counted = COLUMNS[3:]
+    whole = {name: str(sum(int(row[name]) for row in rows)) for name in counted} | {"module": "all", "commit": ""}
+    names = ("module", *counted, "killed of run", "measured at")
+    table = [f"| {' | '.join(names)} |", f"|{'---|' * len(names)}"]
+    for row in (*rows, whole):
+        share = f"{1 - int(row['survived']) / int(row['run']):.1%}" if int(row["run"]) else ""
+        commit = f"`{row['commit']}`" if row["commit"] else ""
+        table.append(f"| {' | '.join((row['module'], *(row[name] for name in counted), share, commit))} |")
+    return table
+
+
+def read(path):
+    """The rows of a table."""
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def write(path, columns, rows):
+    """Write a table."""
+    with path.open("w", newline="") as file:
+        out = csv.writer(file, lineterminator="\n")
+        out.writerow(columns)
+        out.writerows(rows)
 
 
 def main():
