@@ -69,7 +69,7 @@ def add_log_options(command: argparse.ArgumentParser) -> None:
 
 
 def read(options: argparse.Namespace, progress: Callable[[int], object] = lambda read: None) -> Log:
-    """Read the log; say on standard error as what, and what is suspicious of it."""
+    """Read the log as the options say."""
     keys = {}
     for pair in options.key:
         name, equals, key = pair.partition("=")

@@ -73,7 +73,8 @@ def read_log(
     in any order, steps may be mixed.
 
     Steps come in numeric order where their names are numbers, or texts that differ by numbers only, else in the order
-    of their first rollouts. Memory holds 32 bytes per rollout, and the text of each distinct prompt once.
+    of their first rollouts. Memory holds 40 bytes per rollout (75 at the most, while they are sorted into steps), and
+    the text of each distinct prompt once.
 
     Args:
         paths: files of one log, folders of them, or ``-`` for standard input; each is opened once.
@@ -113,7 +114,7 @@ def read_log(
                 formats[title] = None
                 table.add(where, each._replace(step=names[path]) if names else each, number)
     told = ", ".join(map(str, paths))
-    if not table.chunks:
+    if not table.steps:
         raise ValueError(f"{told}: expected at least one rollout, got none")
     return _log(table, options, told, files, [", ".join(formats), *said], list(findings.values()))
 
@@ -173,31 +174,26 @@ def _chained(first: Row, rows: Iterator[Row]) -> Iterator[Row]:
     yield from rows
 
 
-class _Chunk(NamedTuple):
-    """The rollouts of a step, 32 bytes each."""
-
-    prompts: array[int]  # numbers of prompts in the whole log
-    rewards: array[float]
-    visual_entropy: array[float]
-    confidence: array[float]
-    files: dict[int, int]  # file -> its first rollout
-
-
 class _Table:
-    """Rollouts by step; a prompt's text is held once in the whole log."""
+    """The rollouts of a log, column by column, 40 bytes each; a prompt's text is held once."""
 
     def __init__(self) -> None:
-        self.chunks: dict[Name | None, _Chunk] = {}
-        self.numbers: dict[str | bytes, int] = {}  # of prompts, by a digest of their ids
+        self.step, self.prompt = array("q"), array("q")  # numbers of steps and of prompts
+        self.scores = array("d"), array("d"), array("d")  # rewards, visual entropies, confidences
+        self.steps: dict[Name | None, int] = {}
+        self.numbers: dict[str | bytes, int] = {}  # of prompts, by their ids
         self.labels: list[Name] = []
         self.first_of_kind: dict[str, Name] = {}  # prompts whose ids are numbers, texts, ...
+        self.files: dict[int, int] = {}  # file -> its first rollout
 
     def add(self, where: str, each: Rollout, file: int) -> None:
-        chunk = self.chunks.get(each.step)
-        if chunk is None:
+        """Take a rollout."""
+        number = self.steps.get(each.step)
+        if number is None:
             self._check_kind(where, each.step)
-            chunk = self.chunks[each.step] = _Chunk(array("q"), array("d"), array("d"), array("d"), {})
-        chunk.files.setdefault(file, len(chunk.prompts))
+            number = self.steps[each.step] = len(self.steps)
+        self.files.setdefault(file, len(self.step))
+        self.step.append(number)
         text: str | bytes = each.prompt  # a digest of long ones, which would be held twice
         if len(each.prompt) > _LONG:
             text = hashlib.blake2b(each.prompt.encode(), digest_size=16).digest()
@@ -205,56 +201,59 @@ class _Table:
         if number == len(self.labels):
             self.labels.append(each.label)
             self.first_of_kind.setdefault(_kind(each.prompt), each.label)
-        chunk.prompts.append(number)
-        chunk.rewards.append(each.reward)
-        chunk.visual_entropy.append(each.visual_entropy)
-        chunk.confidence.append(each.confidence)
+        self.prompt.append(number)
+        for column, value in zip(self.scores, each[3:], strict=True):
+            column.append(value)
 
     def _check_kind(self, where: str, step: Name | None) -> None:
         """Refuse steps of several types: 1 and "1", or none at all, would be other steps for no reason that is seen."""
-        other = next(iter(self.chunks), step)
+        other = next(iter(self.steps), step)
         if type(other) is not type(step):
             raise ValueError(
                 f"{where}: step: expected {_TOLD[type(other)]} as in the rows before, got {_TOLD[type(step)]}"
             )
 
-    def step(self, name: Name | None, shown: Name | None) -> Step:
+    def rows(self) -> dict[Name | None, Tensor]:
+        """Return which rollouts each step has, in the order of the log."""
+        step = torch.frombuffer(self.step, dtype=torch.int64)
+        counts = torch.bincount(step).tolist()
+        return dict(zip(self.steps, torch.split(torch.argsort(step, stable=True), counts), strict=True))
+
+    def of(self, rows: Tensor, name: Name | None) -> Step:
         """Return a step; prompts in the order of their first rollouts."""
-        chunk = self.chunks[name]
-        numbers, index = torch.unique(torch.tensor(chunk.prompts), return_inverse=True)
+        numbers, index = torch.unique(torch.frombuffer(self.prompt, dtype=torch.int64)[rows], return_inverse=True)
         place = torch.arange(len(index))
         first = place.new_full((len(numbers),), len(index)).scatter_reduce(0, index, place, "amin")
         order = first.argsort()
         rank = torch.empty_like(order).scatter(0, order, torch.arange(len(order)))
-        rewards, entropy, confidence = (torch.tensor(column, dtype=torch.float64) for column in chunk[1:4])
+        rewards, entropy, confidence = (torch.frombuffer(c, dtype=torch.float64)[rows] for c in self.scores)
         labels = [self.labels[number] for number in numbers[order].tolist()]
-        return Step(shown, labels, rank[index], rewards, _known(entropy), _known(confidence))
+        return Step(name, labels, rank[index], rewards, _known(entropy), _known(confidence))
 
-    def facts(self, name: Name | None, several_files: bool) -> Facts:
+    def facts(self, rows: Tensor, name: Name | None, several_files: bool) -> Facts:
         """Return what the checks look at, of one step."""
-        chunk, step = self.chunks[name], self.step(name, name)
-        files = None
+        step, files = self.of(rows, name), None
         if several_files and name is None:
-            starts = torch.tensor(list(chunk.files.values()))
-            files = torch.searchsorted(starts, torch.arange(len(chunk.prompts)), right=True)
+            files = torch.searchsorted(torch.tensor(list(self.files.values())), rows, right=True)
         return checks.facts(step.prompt_index, step.rewards, step.visual_entropy, files)
 
 
 def _log(
     table: _Table, options: Options, told: str, files: sources.Files, said: list[str], findings: list[Finding]
 ) -> Log:
-    names = _in_order(list(table.chunks))
+    rows = table.rows()
+    names = _in_order(list(rows))
     if options.batch_prompts is not None and names != [None]:
         raise ValueError("batch_prompts: expected a log without steps, got one that has them")
     for name in names:
-        if options.batch_prompts is None and len(table.chunks[name].prompts) > _LARGEST:
+        if options.batch_prompts is None and len(rows[name]) > _LARGEST:
             one = "a log without steps, which is one step" if name is None else f"step {short(name)}"
             raise ValueError(
                 f"{told}: expected at most {_LARGEST:,} rollouts per step, got "
-                f"{len(table.chunks[name].prompts):,} in {one}; --batch-prompts makes steps of a log without"
+                f"{len(rows[name]):,} in {one}; --batch-prompts makes steps of a log without"
             )
     several = len(files.paths) > 1 and options.file_per_step is None
-    found = checks.merged(table.facts(name, several) for name in names)
+    found = checks.merged(table.facts(rows[name], name, several) for name in names)
     findings = findings + checks.grouping(found) + _kinds(table)
     scale = checks.scale(found.values, options.success_threshold)
     threshold = options.success_threshold
@@ -264,13 +263,13 @@ def _log(
         findings + ([scale] if scale else []),
         checks.threshold(found.values) if threshold is None else threshold,
         len(names) if options.batch_prompts is None else -(-found.groups // options.batch_prompts),
-        _steps(table, shown, options.batch_prompts),
+        _steps(table, {as_shown: rows[name] for name, as_shown in shown.items()}, options.batch_prompts),
     )
 
 
-def _steps(table: _Table, shown: dict[Name | None, Name | None], batch_prompts: int | None) -> Iterator[Step]:
-    for name, as_shown in shown.items():
-        step = table.step(name, as_shown)
+def _steps(table: _Table, rows: dict[Name | None, Tensor], batch_prompts: int | None) -> Iterator[Step]:
+    for name, of_step in rows.items():
+        step = table.of(of_step, name)
         if batch_prompts is None:
             yield step
         else:
