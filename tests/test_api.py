@@ -24,6 +24,7 @@ PUBLIC_MODULES = (
     "durian_adv.data.scoring",
     "durian_adv.weighting",
     "durian_adv.window",
+    "durian_adv.worth",
 )
 REFERENCE = (ROOT / "docs/api.md").read_text()
 
