@@ -200,7 +200,7 @@ def test_a_batch_without_images_leaves_the_component_out_and_the_next_goes_on(ma
     assert without["entropy"] is None
     assert without["output"]["advantages"].any()
     assert third["entropy"].isfinite().all()
-    assert trainer._window.visual_entropy.isnan().tolist() == [True] * 4 + [False] * 4
+    assert trainer._estimator.state_dict()["window"]["visual_entropy"].isnan().tolist() == [True] * 4 + [False] * 4
 
 
 @pytest.mark.skipif(tiny.TRANSFORMERS_5, reason="TRL 1.16 itself fails where some prompts of a batch have no image")

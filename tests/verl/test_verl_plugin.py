@@ -334,7 +334,7 @@ def test_the_queue_of_a_verl_without_v1_is_refused_before_anything_starts(monkey
     started = []
     run = adapter._refusing(lambda config, task_runner_class: started.append(config))
     config = OmegaConf.create(QUEUED)
-    what = rf"^transfer_queue.enable: expected false, .* main_ppo_sync of verl {verl.__version__}: use verl.trainer.ma"
+    what = rf"^transfer_queue.enable: expected false, as with verl {verl.__version__} \(main_ppo_sync\) .* use verl.tr"
     with pytest.raises(ValueError, match=what):
         run(config, None)
     made = bare(ray_trainer.RayPPOTrainer)

@@ -213,8 +213,8 @@ def check_config(config: Any) -> AdvantageEstimator:
         version = importlib.metadata.version("verl")
         raise ArgumentError(
             "transfer_queue.enable",
-            f"false, as padding would count as prompts in main_ppo_sync of verl {version}: use verl.trainer.main_ppo, "
-            "or verl 0.9.1",
+            f"false, as with verl {version} (main_ppo_sync) padding would count as prompts: use verl.trainer.main_ppo, "
+            f"or verl {TESTED}",
             "true",
         )
     return AdvantageEstimator(**options_of(config.algorithm))
