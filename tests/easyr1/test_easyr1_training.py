@@ -98,7 +98,9 @@ def test_the_update_gets_the_librarys_advantages_of_the_whole_batch(durian):
         )
         assert torch.equal(batch["advantages"], parts.advantages[:, None] * mask)
         assert bool(batch["advantages"].any())
+        counted = ("unscored_share", "empty_share", "nonfinite_token_share", "window_prompts")
         expected = durian_metrics(parts, rewards, prompt_index=index)
+        expected |= dict.fromkeys((f"durian/{name}" for name in counted), 0.0)
         assert {f"durian/{name}": value for name, value in step["durian"].items()} == expected
 
 

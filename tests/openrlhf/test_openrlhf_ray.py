@@ -76,7 +76,8 @@ def test_a_step_of_the_released_trainer_has_the_advantages_of_the_library(step):
     assert (parts.advantages - parts.grpo).abs().max() > 0.1
     for advantage, row in zip(parts.advantages.flatten(), found, strict=True):
         torch.testing.assert_close(row["advantages"], advantage.expand(len(row["advantages"])), atol=1e-6, rtol=1e-6)
-    metrics = durian_metrics(parts, rewards.view(5, 4))
+    counted = ("unscored_share", "empty_share", "nonfinite_token_share", "window_prompts")
+    metrics = durian_metrics(parts, rewards.view(5, 4)) | dict.fromkeys((f"durian/{name}" for name in counted), 0.0)
     logged = {name: value for name, value in step["status"].items() if name.startswith("durian/")}
     assert logged == pytest.approx(metrics, abs=1e-3)
     assert "rollout/reward_mean" in step["status"]
@@ -88,7 +89,7 @@ def test_the_actor_computes_one_entropy_a_prompt_equally_many_on_every_rank(step
 
 
 def test_another_estimator_is_refused_when_the_trainer_is_made(step):
-    assert "ValueError: algo.advantage.estimator: expected 'group_norm', " in step["refused"]
+    assert "ArgumentError: algo.advantage.estimator: expected 'group_norm', " in step["refused"]
     assert "got 'rloo'. Without Durian, leave durian_adv.adapters.openrlhf.setup out" in step["refused"]
 
 
@@ -100,7 +101,7 @@ def test_the_preflight_finds_the_hook_in_the_workers(step):
 
 def test_an_option_that_cannot_be_used_stops_a_run_with_its_name_at_the_first_worker():
     bad = {"worker_process_setup_hook": settings.HOOK, "env_vars": {settings.OPTIONS: '{"weigths": [1, 0, 0]}'}}
-    message = "ValueError: DURIAN_OPTIONS.weigths: expected one of weights,"
+    message = "ArgumentError: DURIAN_OPTIONS.weigths: expected one of estimator, weights,"
 
     class Engine:
         def answer(self):
@@ -117,4 +118,4 @@ def test_an_option_that_cannot_be_used_stops_a_run_with_its_name_at_the_first_wo
             ray.shutdown()
     for subject in ("options", "workers"):
         assert checks[subject].state == "problem"
-        assert message.removeprefix("ValueError: ") in checks[subject].finding
+        assert message.removeprefix("ArgumentError: ") in checks[subject].finding

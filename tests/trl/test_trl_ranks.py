@@ -22,7 +22,7 @@ def saved(tmp_path_factory):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     done = subprocess.run([*torchrun, HERE / "ranks.py", out], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("Take more prompts") == 1  # the main process warns
+    assert done.stderr.count("Use more prompts") == 1  # the main process warns
     return [torch.load(out / f"rank{rank}.pt", weights_only=False) for rank in range(2)]
 
 
