@@ -408,6 +408,14 @@ def test_trl_groups_are_consecutive_and_their_size_is_derived_from_the_advantage
     assert [finding.kind for finding in log.findings] == ["scale"]
 
 
+def test_a_small_size_that_fits_by_chance_is_not_taken(tmp_path):
+    columns = trl(prompts=("a", "b"))
+    columns["accuracy_reward"], columns["other"] = [0.0, 1.0] * 4, [0.0] * 8
+    columns["advantage"] = [-0.866, 0.866] * 4
+    log = read(lines(tmp_path / "log.jsonl", as_rows(columns)))
+    assert [len(group) for group in groups(log.steps[0])] == [4, 4]
+
+
 def test_trl_rewards_with_weights_are_checked_against_the_advantages(tmp_path):
     file = lines(tmp_path / "log.jsonl", as_rows(trl(weights=(0.75, 0.5))))
     assert "advantages" in [finding.kind for finding in read(file).findings]

@@ -143,7 +143,8 @@ def test_3_steps_that_are_lost_are_said_and_the_file_s_name_mends_it(tmp_path, c
 
 
 def test_4_tokens_that_a_mask_leaves_out_do_not_count(tmp_path, capsys):
-    tokens = {"logprobs": [0.0, 0.0, -0.5, -0.5, None, -0.1], "loss_mask": [0, 0, 1, 1, 1, 0]}
+    infinite = -math.inf  # which Python writes as -Infinity
+    tokens = {"logprobs": [0.0, 0.0, -0.5, -0.5, None, infinite, -0.1], "loss_mask": [0, 0, 1, 1, 1, 1, 0]}
     log = lines(tmp_path / "log", [{"prompt": 0, "reward": k, **tokens} for k in (0, 1)])
     (found,), err = metrics(capsys, log, "--confidence-reduction", "mean")
     assert found["durian/confidence_mean"] == -0.5

@@ -54,7 +54,7 @@ def _reward(trace: dict[str, Any], where: str) -> float | None:
 
 
 def _logprobs(trace: dict[str, Any]) -> list[float] | None:
-    values = [value for node in trace.get("nodes", []) if node.get("sampled") for value in node.get("logprobs", [])]
+    values = [value for node in trace.get("nodes", []) for value in node.get("logprobs", [])]  # none of what was asked
     return values or None
 
 

@@ -33,8 +33,6 @@ def _rows(rows: Iterator[Row], reading: Reading) -> Iterator[Row]:
                 "logprobs": values.get("rollout_log_probs"),
                 "mask": values.get("loss_mask"),
             }
-            if values.get("status") == "aborted":
-                given["reward"] = None
             yield Row(where, values, given)
 
 
