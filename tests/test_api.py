@@ -25,6 +25,7 @@ PUBLIC_MODULES = (
     "durian_adv.estimator",
     "durian_adv.weighting",
     "durian_adv.window",
+    "durian_adv.worth",
 )
 REFERENCE = (ROOT / "docs/api.md").read_text()
 

@@ -33,7 +33,7 @@ PARTS = {
     "durian-adv[report]": ["durian_adv/report/*.py", "durian_adv/data/logs/steps.py", "durian_adv/cli/report.py"],
     "durian-adv[entropy]": ["durian_adv/data/scoring/*.py", "durian_adv/cli/entropy.py"],
     "durian-adv[demo]": ["benchmarks/rlvr/*.py", "benchmarks/figures.py"],
-    "durian-adv[evidence]": ["studies/evidence/*.py"],
+    "durian-adv[evidence]": ["studies/evidence/*.py", "studies/law/*.py"],
     # `make bench`, but for advantage.py and entropy.py, whose released baselines are installed there alone
     "requirements/bench.txt": [f"benchmarks/{name}.py" for name in ("confidence", "images", "page", "timing")],
     "durian-adv[test]": ["tests/helpers.py", "tests/reference.py", "tests/strategies.py", "tests/conftest.py"],

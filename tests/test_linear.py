@@ -14,7 +14,7 @@ from durian_adv import baselines, weighting
 PROGRAM = """
 import json, resource, sys
 import torch
-from durian_adv import baselines, diagnostics, weighting, window
+from durian_adv import baselines, diagnostics, weighting, window, worth
 from durian_adv import *
 
 n, chosen = int(sys.argv[1]), sys.argv[2:]
@@ -49,6 +49,7 @@ calls |= {
     "durian_metrics": metrics,
     "prompt_outcomes": lambda: diagnostics.prompt_outcomes(rewards, **flat),
     "update_by_prompt": lambda: diagnostics.update_by_prompt(rewards, **flat),
+    "predicted_worth": lambda: worth.predicted_worth(rewards, {"": rewards}, category=index % 7, **flat),
     "sequence_confidence": lambda: sequence_confidence(rewards[:, None], rollout_index=index),
 }
 found = {}

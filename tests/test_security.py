@@ -44,7 +44,7 @@ PROGRAM = """
 import json, sys
 sys.path.insert(0, {tests!r})
 import einops, torch, contract_table
-from durian_adv import diagnostics, durian_components, window
+from durian_adv import diagnostics, durian_components, window, worth
 import torch.distributed as dist
 
 # what others import late: torch its compiler, with the first operator that is written in Python; einops its torch part
@@ -64,6 +64,7 @@ for name in contract_table.TABLE:
     contract_table.call(name, inputs)
 parts, _ = window.windowed_components(inputs.rewards, window=None, size=4, confidence=inputs.rollout_confidence)
 diagnostics.durian_metrics(parts, inputs.rewards)
+worth.predicted_worth(inputs.rewards, {"durian": parts.advantages})
 durian_components(inputs.rewards, process_group=dist.group.WORLD)
 found = list(seen)
 {after}

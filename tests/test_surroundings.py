@@ -33,6 +33,7 @@ from durian_adv import (
 from durian_adv._src import certified, entropy
 from durian_adv.estimator import AdvantageEstimator
 from durian_adv.window import windowed_components
+from durian_adv.worth import predicted_worth
 
 # --- surroundings -------------------------------------------------------------------------------------
 
@@ -196,11 +197,15 @@ def measured(x):
     outcomes = diagnostics.prompt_outcomes(x.rewards, valid=x.valid)
     numbers = diagnostics.durian_metrics(parts, x.rewards, valid=x.valid)
     cosine = diagnostics.cosine(parts.advantages, parts.grpo)
+    of_both = {"durian": parts.advantages, "grpo": parts.grpo}
+    worths = predicted_worth(x.rewards, of_both, valid=x.valid, correctness=x.rewards > 0, category=x.buckets)
     return [
         *outcomes,
         *diagnostics.group_kinds(outcomes).values(),
         diagnostics.update_by_prompt(parts.advantages),
-        torch.tensor([*numbers.values(), cosine], dtype=torch.float64, device="cpu"),
+        torch.tensor(
+            [*numbers.values(), cosine, *worths["durian"], *worths["grpo"]], dtype=torch.float64, device="cpu"
+        ),
     ]
 
 

@@ -163,7 +163,9 @@ TAIL = """## What this cannot say
   prompts each, and its rewards mix 0.9 accuracy with 0.1 format.
 
 What would decide it: the paper's own setting with GRPO, batch std, random buckets and Durian, with groups without
-signal kept and dropped, at least five seeds each, and the paired deviation reported."""
+signal kept and dropped, at least five seeds each, and the paired deviation reported.
+
+What theory predicts for rewards that were not run here: [When does a shared std help?](law.md)"""
 
 
 def answer(

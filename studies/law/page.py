@@ -141,7 +141,7 @@ def law() -> str:
         prose.HEAD, prose.DERIVATION, prose.BINARY.format(**numbers), binary_table(), prose.GAUSSIAN.format(**numbers),
         prose.KINDS, ratio_table(), prose.AFTER_KINDS.format(**numbers), prose.SMALL_TERMS.format(**numbers),
         prose.ALL.format(**numbers), worth_table(some, found), "![Worth over the ratio of variances, and over the"
-        " quality of scores](law/worth.png)", prose.SCORES, prose.LOG, prose.LIMITS,
+        " quality of scores](law/worth.png)", prose.SCORES.format(**numbers), prose.LOG, prose.LIMITS,
         prose.DECLARED.format(**numbers),
         *(predicted_table(name) for name in ("variance", "unit", "tie_break")), prose.CLOSING,
     ]  # fmt: skip
