@@ -64,7 +64,7 @@ for name in contract_table.TABLE:
     contract_table.call(name, inputs)
 parts, _ = window.windowed_components(inputs.rewards, window=None, size=4, confidence=inputs.rollout_confidence)
 diagnostics.durian_metrics(parts, inputs.rewards)
-worth.predicted_worth(inputs.rewards, {"durian": parts.advantages})
+worth.predicted_worth(inputs.rewards, dict(durian=parts.advantages))
 durian_components(inputs.rewards, process_group=dist.group.WORLD)
 found = list(seen)
 {after}
