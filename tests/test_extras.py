@@ -31,7 +31,7 @@ PARTS = {
         "durian_adv/cli/curate.py",
     ],
     "durian-adv[report]": ["durian_adv/report/*.py", "durian_adv/data/logs/steps.py", "durian_adv/cli/report.py"],
-    "durian-adv[entropy]": ["durian_adv/data/scoring/*.py", "durian_adv/cli/entropy.py"],
+    "durian-adv[entropy]": ["durian_adv/data/scoring/*.py", "durian_adv/cli/entropy.py", "durian_adv/cli/terminal.py"],
     "durian-adv[demo]": ["benchmarks/rlvr/*.py", "benchmarks/figures.py"],
     "durian-adv[evidence]": ["studies/evidence/*.py", "studies/law/*.py"],
     # `make bench`, but for advantage.py and entropy.py, whose released baselines are installed there alone
