@@ -136,9 +136,7 @@ def test_images_without_any_entropy_are_refused(options, seen, tmp_path):
 def test_entropies_that_differ_within_a_prompt_are_refused(options, order):
     options(with_options())
     differ = released.rollouts(extra_logs=lambda i: {"visual_entropy": 2.5 if i == 9 else float(i // 4)})
-    with pytest.raises(
-        ValueError, match=r"^visual_entropy: expected one value for all rows .* got 2 and 2.5"
-    ):
+    with pytest.raises(ValueError, match=r"^visual_entropy: expected one value for all rows .* got 2 and 2.5"):
         found(differ, **ORDERS[order])
     some = released.rollouts(extra_logs=lambda i: {"visual_entropy": math.nan if i == 9 else float(i // 4)})
     rewards, advantages = found(some, **ORDERS[order])

@@ -4,6 +4,7 @@ import pytest
 import recorded
 import tiny
 import torch
+from accelerate.state import AcceleratorState
 from test_trl_training import features
 
 import durian_adv
@@ -85,6 +86,15 @@ def wide():
     return tiny.build("qwen25vl", hidden_size=96, intermediate_size=128)
 
 
+@pytest.fixture
+def bf16(monkeypatch):
+    """Leave a process as it was: bf16=True sets a variable and Accelerate's state for all later trainers."""
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.usefixtures("bf16")
 def test_autocast_around_a_training_changes_no_entropy_and_no_advantage(make, monkeypatch):
     seen, active = [], []
     own = towers.eigen_entropy
