@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
 from durian_adv.report.numbers import METHODS, NOTABLE, RATIO_BINS, SCORES, TENTHS, Summary
-from durian_adv.report.verdict import CALLED, degrees
+from durian_adv.report.words import CALLED, degrees
 
 # Colors by the names that the page gives them; no two alike, as the page's stylesheet takes the place of each
 COLORS = {
@@ -63,7 +63,7 @@ RC = {
     "svg.fonttype": "none",
     "svg.hashsalt": "durian-adv",
 }
-DRAWN_STEPS = 400  # more are joined to means of neighbors
+DRAWN_STEPS = 120  # more are joined to means of neighbors, which the axis says
 DRAWN_BUCKETS = 48  # more are drawn as a line
 MOST_LEVELS = 17  # of correct rollouts, as up to 0 to 16 of 16
 
@@ -278,14 +278,23 @@ def _steps(summary: Summary) -> tuple[list[int], list[float], str]:
     numbers = {place: float(name) for place, name in enumerate(summary.names) if isinstance(name, int)}
     if len(numbers) == len(summary.names):
         order = sorted(numbers, key=numbers.__getitem__)
-        return order, [numbers[place] for place in order], "step"
+        return order, [numbers[place] for place in order], f"step{_smoothed(len(order))}"
     order = list(range(len(summary.names)))
-    return order, [float(place + 1) for place in order], "steps, in the order of the log"
+    return order, [float(place + 1) for place in order], f"steps, in the order of the log{_smoothed(len(order))}"
+
+
+def _each(steps: int) -> int:
+    """Return how many neighboring steps are drawn as their mean."""
+    return -(-steps // DRAWN_STEPS) or 1
+
+
+def _smoothed(steps: int) -> str:
+    return f" (each point: mean of {_each(steps)} steps)" if _each(steps) > 1 else ""
 
 
 def _joined(values: Sequence[float]) -> list[float]:
     """Return at most ``DRAWN_STEPS`` values: means of neighbors where there are more, without those that are NaN."""
-    each = -(-len(values) // DRAWN_STEPS) or 1
+    each = _each(len(values))
     parts = [values[start : start + each] for start in range(0, len(values), each)]
     defined = [[value for value in part if not math.isnan(value)] for part in parts]
     return [sum(part) / len(part) if part else math.nan for part in defined]
