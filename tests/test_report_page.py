@@ -28,7 +28,7 @@ PICTURES = ("pull", "extremes", "difficulty", "buckets", "changes")
 @pytest.fixture(autouse=True)
 def undrawn(monkeypatch):
     """Blank pictures: drawing takes a hundred times as long as all the rest of a page."""
-    blank = {name: Picture(name, "", "<svg></svg>") for name in PICTURES}
+    blank = {name: Picture(name, "", "<svg></svg>", "<svg></svg>") for name in PICTURES}
     monkeypatch.setattr("durian_adv.report.figures.draw", lambda summary, folder: blank)
 
 

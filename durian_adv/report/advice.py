@@ -171,4 +171,4 @@ def _compared(summary: Summary, measured: list[str]) -> str:
 
 
 def _of(worth: Worth, *, short: bool = False) -> str:
-    return f"{'' if short else 'predicted worth of '}{worth.worth:.2f} ± {worth.standard_error:.2f}"
+    return f"{'' if short else 'predicted worth of '}{worth.worth:.3f} ± {worth.standard_error:.3f}"

@@ -99,12 +99,12 @@ def _compared(summary: Summary) -> list[tuple[str, tuple[str, str, str, str]]]:
     rows = []
     for name in COMPARED:
         worth = summary.worth(name)
-        told = words.decimals(worth.worth)
+        told = words.decimals(worth.worth, 3)
         numbers = (
             words.degrees(summary.angle("GRPO", name)),
             words.decimals(summary.most(name)),
             words.percent(summary.extreme(name)) if summary.parted else "n/a",
-            told if math.isnan(worth.worth) else f"{told} ± {worth.standard_error:.2f}",
+            told if math.isnan(worth.worth) else f"{told} ± {worth.standard_error:.3f}",
         )
         rows.append((name, numbers))
     return rows

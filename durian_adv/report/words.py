@@ -23,9 +23,9 @@ def percent(share: float) -> str:
     return f"{share:.0%}" if share >= 0.0995 or share == 0 else f"{share:.1%}"
 
 
-def decimals(value: float) -> str:
-    """Write a number with two decimals."""
-    return "n/a" if math.isnan(value) else f"{value:.2f}"
+def decimals(value: float, places: int = 2) -> str:
+    """Write a number with so many decimals."""
+    return "n/a" if math.isnan(value) else f"{value:.{places}f}"
 
 
 def short(name: object) -> str:
