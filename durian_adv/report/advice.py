@@ -35,11 +35,11 @@ def advise(summary: Summary) -> Advice:
     worths = {name: summary.worth(name) for name in SIMPLEST_FIRST}
     if math.isnan(worths["GRPO"].worth) or math.isnan(worths["batch std"].worth):
         return _binary(summary, worths) if summary.binary else _by_structure(summary)
-    chosen = choose({name: worths[name] for name in candidates(summary) if not math.isnan(worths[name].worth)})
+    possible = {name: worths[name] for name in candidates(summary) if not math.isnan(worths[name].worth)}
+    chosen = choose(possible)
     if chosen == "GRPO":
-        return _binary(summary, worths) if summary.binary else _nothing_better(worths)
-    others = f"{chosen} (or Dr. GRPO, the same up to one factor per step)" if chosen == "batch std" else chosen
-    return Advice("change", f"Try {chosen}.", _why(summary, chosen, others, worths), chosen)
+        return _binary(summary, worths) if summary.binary else _nothing_better(possible)
+    return Advice("change", f"Try {chosen}.", _why(summary, chosen, worths), chosen)
 
 
 def candidates(summary: Summary) -> list[str]:
@@ -93,38 +93,43 @@ def _binary(summary: Summary, worths: dict[str, Worth]) -> Advice:
     )
     grpo, kept, dropped = (worths[name] for name in ("GRPO", KEPT, DROPPED))
     if not math.isnan(grpo.worth):
-        text += f"GRPO is within reach of that best ({_of(grpo)}). "
+        text += f"GRPO is near it, with a predicted worth of {_number(grpo)}. "
     if not math.isnan(kept.worth) and choose({KEPT: kept, DROPPED: dropped}) == DROPPED:
         text += (
-            f"If you use Durian, drop groups without signal (--no-signal drop): {_of(dropped)}, against {_of(kept)} "
-            f"with them kept, as {percent(summary.mean('no_signal_share'))} of the prompts have none. "
+            "If you use Durian, drop groups without signal (--no-signal drop), "
+            f"{percent(summary.mean('no_signal_share'))} of all: its worth is then {_number(dropped)}, and "
+            f"{_number(kept)} with them kept. "
         )
     return Advice("keep", _KEEP, text.strip())
 
 
 def _nothing_better(worths: dict[str, Worth]) -> Advice:
-    best = max((name for name in worths if not math.isnan(worths[name].worth)), key=lambda name: worths[name].worth)
-    others = f"{best}'s {_of(worths[best])}" if best != "GRPO" else "that of every other one"
+    """Say that none of the candidates is clearly better than GRPO."""
+    best = max(worths, key=lambda name: worths[name].worth)
+    text = f"GRPO's predicted worth is {_number(worths['GRPO'])}, "
+    if best == "GRPO":
+        return Advice("keep", _KEEP, f"{text}the largest of those that these rewards give a reason for.")
     return Advice(
         "keep",
         _KEEP,
-        f"GRPO's {_of(worths['GRPO'])} is not exceeded by an estimator that these rewards give a reason for, by more "
-        f"than {GAIN:.0%} and two standard errors. The largest is {others}."
-        if best != "GRPO"
-        else f"GRPO's {_of(worths['GRPO'])} is the largest of all estimators.",
+        f"{text}the largest is that of {best}, {_number(worths[best])}. The difference is no reason: it is not over "
+        f"both {GAIN:g} and two standard errors.",
     )
 
 
-def _why(summary: Summary, chosen: str, called: str, worths: dict[str, Worth]) -> str:
+def _why(summary: Summary, chosen: str, worths: dict[str, Worth]) -> str:
+    """Say what is gained, and why these rewards give a reason for it."""
     grpo, better = worths["GRPO"], worths[chosen]
-    text = f"For {called} the {_of(better)}, for GRPO {_of(grpo, short=True)}"
+    text = f"The predicted worth of {chosen} is {_number(better)}, that of GRPO {_number(grpo)}"
     if grpo.worth > 0:
-        text += f", so that GRPO would need {better.worth / grpo.worth:.2g} times as many steps"
+        text += f": GRPO would need {better.worth / grpo.worth:.2g} times as many steps"
     if chosen == "batch std":
-        return (
-            f"{text}. GRPO divides each prompt by its own std, and blows up prompts whose rewards differ by little; "
-            "one std for all does not. No more is gained here by a std per bucket or category."
+        why = (
+            "Rewards take two values, for which one factor for all prompts is best"
+            if summary.binary
+            else "GRPO divides each prompt by its own std, and so blows up prompts whose rewards differ by little"
         )
+        return f"{text}. {why}. Dr. GRPO is the same up to one factor per step."
     shared = ["category"] if chosen == BY_CATEGORY else [score for score in SCORES if differ(summary, score)]
     told = ", and ".join(
         f"the stds of {'categories' if score == 'category' else f'buckets of {CALLED[score]}'} differ by "
@@ -170,5 +175,5 @@ def _compared(summary: Summary, measured: list[str]) -> str:
     return f"{' or '.join(named)}: by less than one variance being twice another, or by no more than chance"
 
 
-def _of(worth: Worth, *, short: bool = False) -> str:
-    return f"{'' if short else 'predicted worth of '}{worth.worth:.3f} ± {worth.standard_error:.3f}"
+def _number(worth: Worth) -> str:
+    return f"{worth.worth:.3f} ± {worth.standard_error:.3f}"

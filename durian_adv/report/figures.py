@@ -16,7 +16,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
-from durian_adv.report.numbers import METHODS, NOTABLE, RATIO_BINS, SCORES, TENTHS, Summary
+from durian_adv.report.arms import METHODS
+from durian_adv.report.numbers import NOTABLE, RATIO_BINS, SCORES, TENTHS, Summary
 from durian_adv.report.words import CALLED, degrees
 
 # Colors by the names that the page gives them; no two alike, as the page's stylesheet takes the place of each

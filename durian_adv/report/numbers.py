@@ -272,7 +272,9 @@ class Summary:
         chance: defaultdict[str, float] = defaultdict(float)
         for _ in range(_SHUFFLES if scores else 0):
             shuffled = {name: self._shuffled(score)[index] for name, score in scores.items()}
-            by_chance = self._components(step._replace(**shuffled))
+            by_chance = self._components(
+                step._replace(visual_entropy=shuffled.get("visual_entropy"), confidence=shuffled.get("confidence"))
+            )
             for name in scores:
                 std = _by_prompt(getattr(by_chance, SCORES[name][1]), index, len(step.prompts))
                 chance[name] += _spread(std[chosen]) / _SHUFFLES

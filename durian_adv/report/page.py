@@ -33,6 +33,7 @@ def write(
         .render(
             advice=advice,
             buckets=sum(map(summary.has, SCORES)),
+            broken=any(each.broken for each in summary.grouping),
             called=words.CALLED,
             colors=COLORS,
             compared=_compared(summary),
@@ -43,7 +44,7 @@ def write(
                 ("no_signal", "no signal: all rewards equal"),
             ),
             log=log,
-            methods=METHODS,
+            methods=METHODS if any(map(summary.has, SCORES)) else METHODS[:-1],  # Durian without scores is GRPO
             names=words.told_apart(change.prompt for change in (*summary.raised, *summary.lowered)),
             options=options,
             pictures=pictures,
@@ -51,6 +52,7 @@ def write(
             several=max(summary.columns["prompts"]) > 1,
             steps=_steps(summary),
             summary=summary,
+            undefined=_undefined(summary),
             verdict=found,
             version=__version__,
             with_signal=summary.compared,
@@ -108,6 +110,18 @@ def _compared(summary: Summary) -> list[tuple[str, tuple[str, str, str, str]]]:
         )
         rows.append((name, numbers))
     return rows
+
+
+def _undefined(summary: Summary) -> list[str]:
+    """Return why an estimator or a number is not defined."""
+    reasons = {
+        "Durian needs a difficulty score": not any(map(summary.has, SCORES)),
+        "std per category needs a category (--key category=COLUMN)": not summary.categories,
+        "extreme groups and worth need a threshold between wrong and right": not summary.parted,
+        "worth needs two prompts that differ in what is correct": summary.parted
+        and math.isnan(summary.worth("GRPO").worth),
+    }
+    return [reason for reason, holds in reasons.items() if holds]
 
 
 def _steps(summary: Summary) -> list[tuple[Any, dict[str, float]]]:
