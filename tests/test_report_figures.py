@@ -116,9 +116,12 @@ def test_more_buckets_than_bars_are_a_line(tmp_path, capsys):
 
 def test_many_steps_are_joined_to_means():
     assert figures._joined(range(10)) == list(range(10))
+    each = -(-1000 // figures.DRAWN_STEPS)
     joined = figures._joined(range(1000))
     assert len(joined) <= figures.DRAWN_STEPS
-    assert joined[:2] == [1.0, 4.0]
+    assert joined[:2] == [(each - 1) / 2, each + (each - 1) / 2]
+    long, short = (figures._steps(summed(*(a_step(k, k, prompts=2, width=2) for k in range(n))))[2] for n in (61, 60))
+    assert (long, short) == ("step (each point: mean of 2 steps)", "step")
     assert figures._joined([]) == []
 
 

@@ -227,7 +227,9 @@ def test_a_change_of_a_quarter_is_notable_when_it_is_exceeded():
     def with_ratio(ratio):
         def made(step, **_):
             parts = durian_components(step.rewards, prompt_index=step.prompt_index)
-            size = torch.tensor([ratio, 2 - ratio]).double()[step.prompt_index]  # shares of two prompts that GRPO has alike
+            size = torch.tensor([ratio, 2 - ratio]).double()[
+                step.prompt_index
+            ]  # shares of two prompts that GRPO has alike
             return parts._replace(advantages=parts.grpo * size)
 
         summary = Summary(made)

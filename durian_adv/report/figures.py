@@ -64,7 +64,7 @@ RC = {
     "svg.fonttype": "none",
     "svg.hashsalt": "durian-adv",
 }
-DRAWN_STEPS = 120  # more are joined to means of neighbors, which the axis says
+DRAWN_STEPS = 60  # more are joined to means of neighbors, which the axis says
 DRAWN_BUCKETS = 48  # more are drawn as a line
 WIDE, NARROW = 9.2, 4.4  # inches
 MOST_LEVELS = 17  # of correct rollouts, as up to 0 to 16 of 16
