@@ -1,6 +1,7 @@
 """Steps of rollouts as a report takes them, and what it adds up of them."""
 
 import json
+from functools import partial
 
 import numpy as np
 import torch
@@ -21,6 +22,20 @@ def components(rewards, visual_entropy, confidence, prompt_index, buckets=3):
     )
 
 
+def of_step(step, weights=(0.1, 0.2, 0.7), buckets=3, **options):
+    """Durian's components as a report takes them; a fourth weight is that of the category."""
+    return durian_components(
+        step.rewards,
+        visual_entropy=step.visual_entropy,
+        confidence=step.confidence,
+        prompt_index=step.prompt_index,
+        category=step.category if len(weights) == 4 else None,
+        weights=weights,
+        num_confidence_buckets=buckets,
+        **options,
+    )
+
+
 def a_step(seed, name=0, prompts=30, width=8, entropy=True, confidence=True, slope=2.0):
     """Rewards that depend on the confidence by ``slope`` and on nothing else."""
     rng = np.random.default_rng(seed)
@@ -38,7 +53,7 @@ def a_step(seed, name=0, prompts=30, width=8, entropy=True, confidence=True, slo
 
 
 def summed(*steps, buckets=3):
-    summary = Summary(lambda *batch: components(*batch, buckets=buckets))
+    summary = Summary(partial(of_step, buckets=buckets))
     for step in steps:
         summary.add(step)
     return summary
@@ -50,7 +65,7 @@ def lines(steps):
             row = {"prompt": step.prompts[prompt], "reward": step.rewards[i].item()}
             if step.name is not None:
                 row["step"] = step.name
-            for score in ("visual_entropy", "confidence"):
+            for score in ("visual_entropy", "confidence", "category"):
                 if getattr(step, score) is not None:
                     row[score] = getattr(step, score)[i].item()
             yield json.dumps(row) + "\n"

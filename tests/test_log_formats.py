@@ -708,3 +708,47 @@ def test_a_format_can_be_forced(tmp_path):
 def test_options_that_cannot_be_meant_are_refused(options, complaint):
     with pytest.raises(ValueError, match=complaint):
         read_log([], Options(**options))
+
+
+# --- categories -------------------------------------------------------------------------------------
+
+
+def kinds(step):
+    """The category of each prompt, by its name."""
+    return dict(zip((step.prompts[i] for i in step.prompt_index.tolist()), step.category.tolist(), strict=True))
+
+
+def test_a_category_is_that_of_a_prompt_whatever_column_it_stands_in(tmp_path):
+    rows = [
+        {"prompt": f"p{i}", "reward": 1, "step": s, "category": [None, "math", {"a": 1}, "math"][i], "data_source": i}
+        for s in range(2)
+        for i in range(4)
+        for _ in range(2)
+    ]
+    path = lines(tmp_path / "log.jsonl", rows)
+    for step in read(path).steps:
+        assert kinds(step) == {"p0": -1, "p1": 0, "p2": 1, "p3": 0}
+    assert [kinds(step) for step in read(path, keys={"category": "data_source"}).steps] == [
+        {"p0": 0, "p1": 1, "p2": 2, "p3": 3}
+    ] * 2
+    without = [{name: value for name, value in row.items() if name != "step"} for row in rows]
+    cut = read(lines(tmp_path / "cut.jsonl", without), batch_prompts=3).steps
+    assert [kinds(step) for step in cut] == [{"p0": -1, "p1": 0, "p2": 1}, {"p3": 0}]
+    with pytest.raises(ValueError, match="expected the key 'kind'"):
+        read(path, keys={"category": "kind"})
+
+
+def test_a_log_without_categories_has_none(tmp_path):
+    rows = [{"prompt": i, "reward": 1, "category": None} for i in range(3)]
+    (step,) = read(lines(tmp_path / "log.jsonl", rows)).steps
+    assert step.category is None
+
+
+def test_a_prompt_of_several_categories_is_said_and_the_category_left_out(tmp_path):
+    rows = [{"prompt": i // 2, "reward": 1, "category": i % 2 if i < 2 else 0} for i in range(8)]
+    log = read(lines(tmp_path / "log.jsonl", rows))
+    assert [step.category for step in log.steps] == [None]
+    (finding,) = [each for each in log.findings if each.kind == "categories"]
+    assert not finding.broken
+    assert finding.title == "1 of 4 prompts have several categories: the category is left out"
+    assert "--key category=KEY" in finding.text

@@ -8,7 +8,7 @@ import pytest
 import torch
 from steps import a_step, report, summed
 
-from durian_adv.report import figures, verdict
+from durian_adv.report import advice, figures, verdict
 
 PNGS = {f"{name}.png" for name in ("pull", "extremes", "difficulty", "buckets", "changes")}
 
@@ -49,9 +49,10 @@ def test_the_page_is_one_file_that_loads_nothing(tmp_path, capsys):
         assert len(re.findall(rf"{used}: #", page)) == 2, used  # in light and in dark
     drawn = page[page.index("<svg") : page.rindex("</svg>")]
     assert set(re.findall(r"#[0-9a-f]{6}\b", drawn)) <= {"#000000"}  # every color is the page's
-    headline = verdict.verdict(summed(*(a_step(k, k) for k in range(3)), buckets=12)).headline
+    summary = summed(*(a_step(k, k) for k in range(3)), buckets=12)
+    headline, recommended = verdict.verdict(summary).headline, advice.advise(summary).headline
     assert headline in page
-    assert printed.out == f"{headline}\n{tmp_path}/out/report.html\n"
+    assert printed.out == f"{headline}\n{recommended}\n{tmp_path}/out/report.html\n"
 
 
 def test_the_same_log_gives_the_same_page(tmp_path, capsys):
@@ -116,9 +117,12 @@ def test_more_buckets_than_bars_are_a_line(tmp_path, capsys):
 
 def test_many_steps_are_joined_to_means():
     assert figures._joined(range(10)) == list(range(10))
+    each = -(-1000 // figures.DRAWN_STEPS)
     joined = figures._joined(range(1000))
     assert len(joined) <= figures.DRAWN_STEPS
-    assert joined[:2] == [1.0, 4.0]
+    assert joined[:2] == [(each - 1) / 2, each + (each - 1) / 2]
+    long, short = (figures._steps(summed(*(a_step(k, k, prompts=2, width=2) for k in range(n))))[2] for n in (61, 60))
+    assert (long, short) == ("step (each point: mean of 2 steps)", "step")
     assert figures._joined([]) == []
 
 

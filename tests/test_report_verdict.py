@@ -37,7 +37,7 @@ def test_the_verdict_grows_with_the_angle():
 
 
 def test_what_is_missing_is_said():
-    assert "without difficulty scores" in said(a_step(0, entropy=False, confidence=False)).headline
+    assert "Without difficulty scores" in said(a_step(0, entropy=False, confidence=False)).headline
     found = titles(said(a_step(0, entropy=False, prompts=60)))
     assert "careful: No visual entropy in this log" in found
     assert "No confidence" not in found

@@ -24,7 +24,7 @@ def add(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Print the metrics of each step of a rollout log; null where one is undefined."""
-    log = rollouts.read(options)
+    log, chosen = rollouts.read(options), rollouts.of_components(options)
     rollouts.tell(log, "metrics")
     for step in log.steps:
         # a score that no rollout of the step has leaves its component out
@@ -33,10 +33,11 @@ def run(options: argparse.Namespace) -> None:
                 where = "" if step.name is None else f"step {step.name}: "
                 rollouts.say("metrics", f"{where}no rollout has {name}, its component is left out")
         found = durian_metrics(
-            rollouts.components(step, options),
+            rollouts.components(step, **chosen),
             step.rewards,
             prompt_index=step.prompt_index,
             success_threshold=log.success_threshold,
+            category=step.category if len(chosen["weights"]) == 4 else None,
         )
         row = ({} if step.name is None else {"step": step.name}) | json_lines.without_nan(found)
         print(json.dumps(row, allow_nan=False))

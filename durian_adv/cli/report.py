@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
-from durian_adv import DurianComponents, durian_components
 from durian_adv.cli import rollouts
 from durian_adv.data.logs.steps import Log
 
@@ -57,29 +55,22 @@ def run(options: argparse.Namespace) -> None:
     page.write_steps(summary, options.out / "steps.csv")
     first, *others = options.log
     shown = {"success_threshold": log.success_threshold, "confidence_reduction": options.confidence_reduction}
-    headline = page.write(
+    headlines = page.write(
         summary,
         pictures,
         options.out / "report.html",
         log=f"{first} and {len(others)} more" if others else str(first),
         options=chosen | shown,
     )
-    print(f"{headline}\n{options.out / 'report.html'}")
+    print(*headlines, options.out / "report.html", sep="\n")
 
 
 def _summary(log: Log, chosen: dict[str, Any]) -> Summary:
     """Return a summary of no step yet, with the options that were chosen."""
     from durian_adv.report.numbers import Summary
 
-    def components(
-        rewards: Tensor, visual_entropy: Tensor | None, confidence: Tensor | None, prompt_index: Tensor
-    ) -> DurianComponents:
-        return durian_components(
-            rewards, visual_entropy=visual_entropy, confidence=confidence, prompt_index=prompt_index, **chosen
-        )
-
     return Summary(
-        components,
+        partial(rollouts.components, **chosen),
         success_threshold=log.success_threshold,
         eps=chosen["eps"],
         correction=chosen["correction"],

@@ -16,8 +16,8 @@ from durian_adv.data.logs.steps import Log, Options, Step, read_log
 
 KEYS = (
     "A log is any number of files or folders, as a trainer wrote them, or rollouts as JSON objects with the keys "
-    "prompt, reward and, where there, step, visual_entropy, confidence, and logprobs (a list; used where confidence is "
-    "not there)."
+    "prompt, reward and, where there, step, category, visual_entropy, confidence, and logprobs (a list; used where "
+    "confidence is not there)."
 )
 OF_COMPONENTS = ("weights", "entropy_quantiles", "num_confidence_buckets", "no_signal", "eps", "correction")
 
@@ -43,9 +43,9 @@ def add_log_options(command: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME=KEY",
-        help="key in the log of prompt, reward, step, visual_entropy, confidence, logprobs or mask, such as "
-        "reward=score, reward=rewards.accuracy, reward=accuracy*0.9+format*0.1, prompt=input+image (default: the keys "
-        "of the format)",
+        help="key in the log of prompt, reward, step, category, visual_entropy, confidence, logprobs or mask, "
+        "such as reward=score, reward=rewards.accuracy, reward=accuracy*0.9+format*0.1, prompt=input+image (default: "
+        "the keys of the format)",
     )
     command.add_argument(
         "--group-size", type=int, metavar="N", help="consecutive rollouts per prompt (default: prompts are told by ids)"
@@ -97,14 +97,15 @@ def printable(text: str) -> str:
     return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
 
 
-def components(step: Step, options: argparse.Namespace) -> DurianComponents:
-    """Return Durian's components for a step, with the options that were given."""
+def components(step: Step, **options: Any) -> DurianComponents:
+    """Return Durian's components for a step; the category has part where there is a fourth weight."""
     return durian_adv.durian_components(
         step.rewards,
         visual_entropy=step.visual_entropy,
         confidence=step.confidence,
+        category=step.category if len(options["weights"]) == 4 else None,
         prompt_index=step.prompt_index,
-        **of_components(options),
+        **options,
     )
 
 

@@ -16,8 +16,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
-from durian_adv.report.numbers import METHODS, NOTABLE, RATIO_BINS, SCORES, TENTHS, Summary
-from durian_adv.report.verdict import CALLED, degrees
+from durian_adv.report.arms import METHODS
+from durian_adv.report.numbers import NOTABLE, RATIO_BINS, SCORES, TENTHS, Summary
+from durian_adv.report.words import CALLED, degrees
 
 # Colors by the names that the page gives them; no two alike, as the page's stylesheet takes the place of each
 COLORS = {
@@ -63,8 +64,9 @@ RC = {
     "svg.fonttype": "none",
     "svg.hashsalt": "durian-adv",
 }
-DRAWN_STEPS = 400  # more are joined to means of neighbors
+DRAWN_STEPS = 60  # more are joined to means of neighbors, which the axis says
 DRAWN_BUCKETS = 48  # more are drawn as a line
+WIDE, NARROW = 9.2, 4.4  # inches
 MOST_LEVELS = 17  # of correct rollouts, as up to 0 to 16 of 16
 
 
@@ -74,33 +76,58 @@ class Picture(NamedTuple):
     name: str
     alt: str
     svg: str
+    narrow: str  # the same for a phone
+
+
+Plot = Callable[[Figure, Summary], str]
 
 
 def draw(summary: Summary, folder: Path) -> dict[str, Picture]:
     """Write a PNG for each figure that has something to show into ``folder``; return the figures by name."""
     several = max(summary.columns["prompts"]) > 1  # to be compared with one another
     signal, scores = several and summary.compared > 0, several and any(map(summary.has, SCORES))
-    drawn: dict[str, tuple[Callable[[Figure, Summary], str], tuple[float, float], bool]] = {
-        "pull": (_pull, (9.2, 4.2), signal and summary.parted),
-        "extremes": (_extremes, (9.2, 3.6), several and summary.parted),
-        "difficulty": (_difficulty, (9.2, 3.6), scores and summary.parted),
-        "buckets": (_buckets, (9.2, 4.0), scores and signal),
-        "changes": (_changes, (9.2, 3.6), scores and signal),
+    drawn: dict[str, tuple[Plot, float, int, bool]] = {
+        "pull": (_pull, 4.2, 2, signal and summary.parted),
+        "extremes": (_extremes, 3.6, 1, several and summary.parted),
+        "difficulty": (_difficulty, 3.6, 2, scores and summary.parted),
+        "buckets": (_buckets, 4.0, 2, scores and signal),
+        "changes": (_changes, 3.6, 2, scores and signal),
     }
     pictures = {}
     with matplotlib.rc_context(RC):  # type: ignore[arg-type]  # its keys are known strings
-        for name, (plot, size, telling) in drawn.items():
+        for name, (plot, height, panels, telling) in drawn.items():
             if not telling:
                 (folder / f"{name}.png").unlink(missing_ok=True)  # of another log
                 continue
-            figure = Figure(figsize=size, layout="constrained")
-            FigureCanvasAgg(figure)
-            alt = plot(figure, summary)
+            figure, alt = _plotted(plot, summary, (WIDE, height))
             figure.savefig(folder / f"{name}.png", dpi=150, facecolor="white", metadata={"Software": None})
-            image = io.StringIO()
-            figure.savefig(image, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-            pictures[name] = Picture(name, alt, _for_the_page(image.getvalue(), name))
+            narrow, _ = _plotted(plot, summary, (NARROW, 0.9 * height * panels))
+            pictures[name] = Picture(name, alt, _svg(figure, name), _svg(narrow, f"narrow-{name}"))
     return pictures
+
+
+def _plotted(plot: Plot, summary: Summary, size: tuple[float, float]) -> tuple[Figure, str]:
+    figure = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, plot(figure, summary)
+
+
+def _svg(figure: Figure, name: str) -> str:
+    image = io.StringIO()
+    figure.savefig(image, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    return _for_the_page(image.getvalue(), name)
+
+
+def _narrow(figure: Figure) -> bool:
+    """Whether panels stand below one another, for a phone."""
+    return bool(figure.get_figwidth() < WIDE)
+
+
+def _two(figure: Figure, *, sharey: bool = False, width_ratios: Sequence[float] | None = None) -> Sequence[Axes]:
+    """Return two panels, side by side where the figure is wide enough."""
+    if _narrow(figure):
+        return tuple(figure.subplots(2, 1, sharey=sharey))
+    return tuple(figure.subplots(1, 2, sharey=sharey, width_ratios=width_ratios))
 
 
 def _for_the_page(svg: str, name: str) -> str:
@@ -124,7 +151,7 @@ def _pull(figure: Figure, summary: Summary) -> str:
         places[place] = [a + b for a, b in zip(places.get(place, [0.0] * len(sums)), sums, strict=True)]
     at = sorted(places)
     scores = any(map(summary.has, SCORES))
-    panels = figure.subplots(1, 2)
+    panels = _two(figure)
     for axes, first, title in zip(
         panels,
         (1, 1 + len(METHODS)),
@@ -146,7 +173,12 @@ def _pull(figure: Figure, summary: Summary) -> str:
             axes.tick_params(axis="x", labelsize=8)
         axes.set_xlabel(f"rollouts that are correct, of {max(sizes)}" if alike else "accuracy of the prompt")
     panels[0].set_ylabel("1 = mean of the method's prompts")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper left", ncols=3, handlelength=2.4)
+    figure.legend(
+        *panels[0].get_legend_handles_labels(),
+        loc="outside upper left",
+        ncols=1 if _narrow(figure) else 3,
+        handlelength=2.4,
+    )
     return "How hard each method pulls a prompt, and its largest advantage, by how many of its rollouts are correct"
 
 
@@ -176,12 +208,14 @@ def _extremes(figure: Figure, summary: Summary) -> str:
     axes.set_ylabel("share of prompts")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel(label)
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper left", ncols=3, handlelength=2.4)
+    figure.legend(
+        *axes.get_legend_handles_labels(), loc="outside upper left", ncols=1 if _narrow(figure) else 3, handlelength=2.4
+    )
     return "Shares of prompts without signal and of extreme prompts, over the steps"
 
 
 def _difficulty(figure: Figure, summary: Summary) -> str:
-    panels = figure.subplots(1, 2, sharey=True)
+    panels = _two(figure, sharey=True)
     for axes, score in zip(panels, SCORES, strict=True):
         expected = "should fall" if score == "visual_entropy" else "should rise"
         if not _titled(axes, score, f"by {CALLED[score]}: {expected}", summary):
@@ -190,7 +224,7 @@ def _difficulty(figure: Figure, summary: Summary) -> str:
         accuracy, error = [t.accuracy for _, t in tenths], [2 * t.error for _, t in tenths]
         axes.errorbar([n for n, _ in tenths], accuracy, error, color=OF_SCORE[score], marker="o", capsize=3)
         axes.set_xticks(range(1, TENTHS + 1))
-        axes.set_xlabel(f"tenth of the prompts, from low to high {CALLED[score]}")
+        axes.set_xlabel(f"tenth of prompts, low to high {CALLED[score]}")
         axes.set_ylim(0, 1)
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     panels[0].set_ylabel("correct rollouts\n(bar: two standard errors)")
@@ -199,7 +233,7 @@ def _difficulty(figure: Figure, summary: Summary) -> str:
 
 def _buckets(figure: Figure, summary: Summary) -> str:
     sizes = [max(3, min(DRAWN_BUCKETS, len(summary.buckets(score)))) for score in SCORES]
-    panels = figure.subplots(1, 2, sharey=True, width_ratios=sizes)
+    panels = _two(figure, sharey=True, width_ratios=sizes)
     top = 1.0
     for axes, score in zip(panels, SCORES, strict=True):
         if not _titled(axes, score, f"by {CALLED[score]}", summary):
@@ -225,7 +259,7 @@ def _buckets(figure: Figure, summary: Summary) -> str:
 
 
 def _changes(figure: Figure, summary: Summary) -> str:
-    histogram, angles = figure.subplots(1, 2)
+    histogram, angles = _two(figure)
     counts = summary.ratios.tolist()
     middles = [(a + b) / 2 for a, b in itertools.pairwise(RATIO_BINS)]
     total = sum(counts)
@@ -278,14 +312,23 @@ def _steps(summary: Summary) -> tuple[list[int], list[float], str]:
     numbers = {place: float(name) for place, name in enumerate(summary.names) if isinstance(name, int)}
     if len(numbers) == len(summary.names):
         order = sorted(numbers, key=numbers.__getitem__)
-        return order, [numbers[place] for place in order], "step"
+        return order, [numbers[place] for place in order], f"step{_smoothed(len(order))}"
     order = list(range(len(summary.names)))
-    return order, [float(place + 1) for place in order], "steps, in the order of the log"
+    return order, [float(place + 1) for place in order], f"steps, in the order of the log{_smoothed(len(order))}"
+
+
+def _each(steps: int) -> int:
+    """Return how many neighboring steps are drawn as their mean."""
+    return -(-steps // DRAWN_STEPS) or 1
+
+
+def _smoothed(steps: int) -> str:
+    return f" (each point: mean of {_each(steps)} steps)" if _each(steps) > 1 else ""
 
 
 def _joined(values: Sequence[float]) -> list[float]:
     """Return at most ``DRAWN_STEPS`` values: means of neighbors where there are more, without those that are NaN."""
-    each = -(-len(values) // DRAWN_STEPS) or 1
+    each = _each(len(values))
     parts = [values[start : start + each] for start in range(0, len(values), each)]
     defined = [[value for value in part if not math.isnan(value)] for part in parts]
     return [sum(part) / len(part) if part else math.nan for part in defined]

@@ -6,7 +6,7 @@ import heapq
 import math
 from array import array
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -14,7 +14,6 @@ from torch import Tensor
 
 from durian_adv import DurianComponents, durian_components, quantile_buckets
 from durian_adv._src import exact
-from durian_adv.baselines import batch_std_advantage, dr_grpo_advantage
 from durian_adv.data.logs.checks import Finding
 from durian_adv.data.logs.steps import Name, Step
 from durian_adv.diagnostics import (
@@ -26,13 +25,16 @@ from durian_adv.diagnostics import (
     prompt_outcomes,
     update_by_prompt,
 )
+from durian_adv.report import arms
+from durian_adv.report.arms import METHODS
+from durian_adv.worth import Worth
 
-METHODS = ("GRPO", "Dr. GRPO", "batch std", "Durian")
 SCORES = {"visual_entropy": ("entropy_bucket", "perceptual_std"), "confidence": ("confidence_bucket", "reasoning_std")}
 TENTHS = 10
 RATIO_BINS = [k / 8 for k in range(-24, 25)]  # edges, in powers of two: from an eighth to eight times
 NOTABLE = 1.25  # how many times as hard, or as softly, is a notable change
 LISTED = 5  # prompts that change most, each way
+_FEW_VALUES = 3  # distinct rewards per step that are looked at: more than two are not binary
 _SHUFFLES = 4  # times that the scores are shuffled per step, for stds by chance
 
 
@@ -55,7 +57,7 @@ class Tenth(NamedTuple):
     prompts: int
     accuracy: float  # mean over the prompts
     error: float  # standard error of this mean; 0 for fewer than two prompts
-    errors: float  # share of all wrong rollouts (Appendix B)
+    errors: float  # share of all wrong rollouts (Appendix B); NaN if none is wrong
 
 
 class Bucket(NamedTuple):
@@ -73,7 +75,7 @@ class Summary:
 
     def __init__(
         self,
-        components: Callable[[Tensor, Tensor | None, Tensor | None, Tensor], DurianComponents],
+        components: arms.Components,
         *,
         success_threshold: float = 0.5,
         eps: float = 1e-6,
@@ -84,7 +86,7 @@ class Summary:
         """Start with nothing.
 
         Args:
-            components: of rewards, visual entropy, confidence and prompt index, all ``(N,)``.
+            components: of a step; options that it is given by name take the place of those that were chosen.
             success_threshold: as in ``durian_metrics``.
             eps: of batch std.
             correction: of batch std, 1 for the sample std or 0 for the population std.
@@ -96,6 +98,8 @@ class Summary:
         self._eps, self._correction = eps, correction
         self.success_threshold = success_threshold
         self.smallest, self.largest = math.inf, -math.inf  # reward of all
+        self.values: set[float] = set()  # distinct rewards, no more than are needed to know that there are many
+        self.categories: set[int] = set()
         self.names: list[Name | None] = []
         # one number per step, NaN where there is none
         self.columns: defaultdict[str, array[float]] = defaultdict(lambda: array("d", [math.nan] * len(self.names)))
@@ -120,27 +124,28 @@ class Summary:
         if len(known):
             self.smallest = min(self.smallest, float(known.amin()))
             self.largest = max(self.largest, float(known.amax()))
-        parts = self._components(rewards, step.visual_entropy, step.confidence, index)
+            if len(self.values) < _FEW_VALUES:
+                self.values.update(torch.unique(known)[:_FEW_VALUES].tolist())
+        parts = self._components(step)
         outcomes = prompt_outcomes(rewards, prompt_index=index, success_threshold=self.success_threshold)
-        std = {"eps": self._eps, "correction": self._correction}
-        advantages = (
-            parts.grpo,
-            dr_grpo_advantage(rewards, prompt_index=index),
-            batch_std_advantage(rewards, prompt_index=index, **std),  # type: ignore[arg-type]  # an int is a float
-            parts.advantages,
-        )
+        compared = arms.advantages(step, parts, self._components, eps=self._eps, correction=self._correction)
         # only ratios of pulls matter, and sums of the largest numbers would overflow
-        in_units = [values / exact.safe_divisor(values.abs().amax()) for values in advantages]
-        pulls = [update_by_prompt(values, prompt_index=index) for values in in_units]
+        in_units = {name: values / exact.safe_divisor(values.abs().amax()) for name, values in compared.items()}
+        pulls = {name: update_by_prompt(values, prompt_index=index) for name, values in in_units.items()}
         metrics = durian_metrics(parts, rewards, prompt_index=index, success_threshold=self.success_threshold)
         self._put("std of all rewards", self._std_of_all(step))
-        self._add_numbers(metrics, advantages, outcomes, pulls)
-        self._add_pulls(step, outcomes, pulls, in_units)
+        self._add_numbers(metrics, compared, outcomes, pulls)
+        for name, found in arms.worth(step, compared, self.success_threshold).items():
+            self._put(f"worth, {name}", found.worth)
+            self._put(f"error of worth, {name}", found.standard_error)
+        self._add_pulls(step, outcomes, [pulls[name] for name in METHODS], [in_units[name] for name in METHODS])
         for score, (bucket, shared) in SCORES.items():
             if getattr(parts, score) is not None:
                 self._add_score(score, _by_prompt(getattr(parts, score), index, len(step.prompts)), outcomes)
                 self._add_buckets(score, bucket, shared, metrics)
         self._add_chance(step, parts, outcomes)
+        if step.category is not None:
+            self._add_categories(step, step.category, outcomes)
         self.names.append(step.name)
         for values in self.columns.values():
             values.extend([math.nan] * (len(self.names) - len(values)))
@@ -161,7 +166,11 @@ class Summary:
         return float(shared.amax())
 
     def _add_numbers(
-        self, metrics: dict[str, float], advantages: Sequence[Tensor], outcomes: PromptOutcomes, pulls: list[Tensor]
+        self,
+        metrics: dict[str, float],
+        advantages: Mapping[str, Tensor],
+        outcomes: PromptOutcomes,
+        pulls: Mapping[str, Tensor],
     ) -> None:
         for name in ("prompts", "rollouts", "reward_mean", "no_signal_share", "effective", "extreme_ratio"):
             self._put(name, metrics[f"durian/{name}"])
@@ -173,10 +182,11 @@ class Summary:
         members = group_kinds(outcomes)
         for kind in GROUP_KINDS:
             self.kinds[kind] += int(members[kind].sum())
-        for method, values, pull in zip(METHODS, advantages, pulls, strict=True):
+        for method, values in advantages.items():
+            pull = pulls[method]
             self._put(f"largest, {method}", float(values.abs().amax()))
-            self._put(f"GRPO to {method}", cosine(advantages[0], values))
-            self._put(f"Durian to {method}", cosine(advantages[-1], values))
+            self._put(f"GRPO to {method}", cosine(advantages["GRPO"], values))
+            self._put(f"Durian to {method}", cosine(advantages["Durian"], values))
             total = float(pull.sum())
             for kind in GROUP_KINDS:
                 self._put(f"{kind}, {method}", _share(float(pull[members[kind]].sum()), total))
@@ -263,13 +273,28 @@ class Summary:
         for _ in range(_SHUFFLES if scores else 0):
             shuffled = {name: self._shuffled(score)[index] for name, score in scores.items()}
             by_chance = self._components(
-                step.rewards, shuffled.get("visual_entropy"), shuffled.get("confidence"), index
+                step._replace(visual_entropy=shuffled.get("visual_entropy"), confidence=shuffled.get("confidence"))
             )
             for name in scores:
                 std = _by_prompt(getattr(by_chance, SCORES[name][1]), index, len(step.prompts))
                 chance[name] += _spread(std[chosen]) / _SHUFFLES
         for name in scores:
             self._put(f"spread by chance, {name}", chance[name])
+
+    def _add_categories(self, step: Step, category: Tensor, outcomes: PromptOutcomes) -> None:
+        """Compare how much the stds of the categories differ with how much they do when categories are shuffled."""
+        index, count = step.prompt_index, len(step.prompts)
+        self.categories.update(torch.unique(category).tolist())
+        of_prompts = _by_prompt(category, index, count)
+        spreads = []
+        for shuffled in range(1 + _SHUFFLES):
+            if shuffled:
+                of_prompts = of_prompts[torch.randperm(count, generator=self._generator)]
+            std = arms.by_category(step._replace(category=of_prompts[index]), self._components).category_std
+            assert std is not None  # as there is a category
+            spreads.append(_spread(_by_prompt(std, index, count)[outcomes.effective]))
+        self._put("spread, category", spreads[0])
+        self._put("spread by chance, category", math.fsum(spreads[1:]) / _SHUFFLES)
 
     def _shuffled(self, score: Tensor) -> Tensor:
         scored = (~score.isnan()).nonzero().squeeze(1)
@@ -281,6 +306,11 @@ class Summary:
     def parted(self) -> bool:
         """Whether the threshold parts the rewards: else all rollouts are correct, or none is, and that says nothing."""
         return self.smallest <= self.success_threshold < self.largest
+
+    @property
+    def binary(self) -> bool:
+        """Whether rewards take two values."""
+        return len(self.values) == 2
 
     def has(self, score: str) -> bool:
         """Whether a step had this score."""
@@ -303,14 +333,29 @@ class Summary:
         middle = (cosines[(len(cosines) - 1) // 2] + cosines[len(cosines) // 2]) / 2
         return math.degrees(math.acos(middle))
 
+    def worth(self, method: str) -> Worth:
+        """Return what an estimator is predicted to be worth: mean of the steps that define it; NaN if none does."""
+        values, errors = (self.columns[f"{name}, {method}"] for name in ("worth", "error of worth"))
+        found = [pair for pair in zip(values, errors, strict=True) if not any(map(math.isnan, pair))]
+        mean = _share(math.fsum(value for value, _ in found), len(found))
+        return Worth(mean, _share(math.hypot(*(error for _, error in found)), len(found)))
+
+    def extreme(self, method: str) -> float:
+        """Return the share of the update that extreme groups carry: mean of the steps that define it."""
+        return sum(self.mean(f"{kind}, {method}") for kind in ("extreme_failure", "extreme_success"))
+
+    def most(self, method: str) -> float:
+        """Return the largest absolute advantage; NaN if no step has the estimator's inputs."""
+        return max((value for value in self.columns[f"largest, {method}"] if not math.isnan(value)), default=math.nan)
+
     def tenths(self, score: str) -> list[Tenth]:
         """Return the tenths of a score, from the lowest up; without prompts none."""
-        wrong = max(1.0, float(self._tenths[score][3].sum()))
+        wrong = float(self._tenths[score][3].sum())
         found = []
         for n, total, squares, errors in self._tenths[score].T.tolist():
             accuracy = total / n if n else 0.0
             variance = max(0.0, squares / n - accuracy**2) * n / (n - 1) if n > 1 else 0.0
-            found.append(Tenth(int(n), accuracy, math.sqrt(variance / max(1, n)), errors / wrong))
+            found.append(Tenth(int(n), accuracy, math.sqrt(variance / max(1, n)), _share(errors, wrong)))
         return found
 
     def buckets(self, score: str) -> dict[int, Bucket]:

@@ -13,26 +13,30 @@ import jinja2
 import markupsafe
 
 from durian_adv import __version__
-from durian_adv.report import verdict
+from durian_adv.report import verdict, words
+from durian_adv.report.advice import CHANCE, GAIN, SPREAD, advise
+from durian_adv.report.arms import COMPARED, METHODS
 from durian_adv.report.figures import COLORS, Picture
-from durian_adv.report.numbers import METHODS, SCORES, Summary
+from durian_adv.report.numbers import SCORES, Summary
 
 SHOWN_STEPS = 30  # more are left to the table beside the page
-LONGEST_NAME = 100  # of a prompt, which may be its whole text
 
 
 def write(
     summary: Summary, pictures: Mapping[str, Picture], path: Path, *, log: str, options: Mapping[str, Any]
-) -> str:
-    """Write the page; return its headline."""
-    found = verdict.verdict(summary)
+) -> tuple[str, str]:
+    """Write the page; return its headline and its recommendation."""
+    found, advice = verdict.verdict(summary), advise(summary)
     page = (
         _environment()
         .get_template("page.html.jinja")
         .render(
+            advice=advice,
             buckets=sum(map(summary.has, SCORES)),
-            called=verdict.CALLED,
+            broken=any(each.broken for each in summary.grouping),
+            called=words.CALLED,
             colors=COLORS,
+            compared=_compared(summary),
             kinds=(
                 ("extreme_failure", "one rollout correct"),
                 ("other", "others with signal"),
@@ -40,21 +44,24 @@ def write(
                 ("no_signal", "no signal: all rewards equal"),
             ),
             log=log,
-            methods=METHODS,
+            methods=METHODS if any(map(summary.has, SCORES)) else METHODS[:-1],  # Durian without scores is GRPO
+            names=words.told_apart(change.prompt for change in (*summary.raised, *summary.lowered)),
             options=options,
             pictures=pictures,
             scores=SCORES,
             several=max(summary.columns["prompts"]) > 1,
             steps=_steps(summary),
             summary=summary,
+            undefined=_undefined(summary),
             verdict=found,
             version=__version__,
             with_signal=summary.compared,
-            **{name: getattr(verdict, name) for name in ("NEAR", "FAR", "FEW", "ENOUGH", "CHANCE")},
+            **{name: getattr(verdict, name) for name in ("NEAR", "FAR", "FEW", "ENOUGH")},
+            **{"CHANCE": CHANCE, "GAIN": GAIN, "SPREAD": SPREAD},
         )
     )
     path.write_text(page, encoding="utf-8")
-    return found.headline
+    return found.headline, advice.headline
 
 
 def _environment() -> jinja2.Environment:
@@ -66,10 +73,12 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        share=verdict.percent,
-        degrees=verdict.degrees,
+        share=words.percent,
+        degrees=words.degrees,
+        decimals=words.decimals,
         cosine=_cosine,
-        short=_short,
+        short=words.short,
+        cut=lambda text: re.search("^…", text, re.MULTILINE) is not None,
         number=_number,
         counted=_counted,
         reward=_reward,
@@ -85,6 +94,34 @@ def write_steps(summary: Summary, path: Path) -> None:
         table.writerow(["step", *summary.columns])
         for name, *values in zip(summary.names, *summary.columns.values(), strict=True):
             table.writerow([name, *("" if math.isnan(value) else value for value in values)])
+
+
+def _compared(summary: Summary) -> list[tuple[str, tuple[str, str, str, str]]]:
+    """Return the estimators with angle, largest |A|, share on extreme groups and worth; n/a where inputs lack."""
+    rows = []
+    for name in COMPARED:
+        worth = summary.worth(name)
+        told = words.decimals(worth.worth, 3)
+        numbers = (
+            words.degrees(summary.angle("GRPO", name)),
+            words.decimals(summary.most(name)),
+            words.percent(summary.extreme(name)) if summary.parted else "n/a",
+            told if math.isnan(worth.worth) else f"{told} ± {worth.standard_error:.3f}",
+        )
+        rows.append((name, numbers))
+    return rows
+
+
+def _undefined(summary: Summary) -> list[str]:
+    """Return why an estimator or a number is not defined."""
+    reasons = {
+        "Durian needs a difficulty score": not any(map(summary.has, SCORES)),
+        "std per category needs a category (--key category=COLUMN)": not summary.categories,
+        "extreme groups and worth need a threshold between wrong and right": not summary.parted,
+        "worth needs two prompts that differ in what is correct": summary.parted
+        and math.isnan(summary.worth("GRPO").worth),
+    }
+    return [reason for reason, holds in reasons.items() if holds]
 
 
 def _steps(summary: Summary) -> list[tuple[Any, dict[str, float]]]:
@@ -111,11 +148,6 @@ def _cosine(value: float) -> str:
 
 def _reward(value: float) -> str:
     return "n/a" if math.isnan(value) else f"{value:g}"
-
-
-def _short(name: object) -> str:
-    text = str(name)
-    return text if len(text) <= LONGEST_NAME else f"{text[:LONGEST_NAME]}…"
 
 
 def _with_code(text: str) -> markupsafe.Markup:

@@ -6,14 +6,14 @@ import math
 from typing import Literal, NamedTuple
 
 from durian_adv.diagnostics import FEWEST_PROMPTS
+from durian_adv.report.advice import differ, spreads
+from durian_adv.report.arms import BY_CATEGORY
 from durian_adv.report.numbers import NOTABLE, SCORES, Summary
+from durian_adv.report.words import CALLED, degrees, percent
 
 # degrees between two methods' advantages: under the first they are nearly one update, over the second clearly two
 NEAR, FAR = 6.0, 15.0
 FEW, ENOUGH = FEWEST_PROMPTS, 10  # prompts per bucket
-CHANCE = 1.5  # stds of real buckets should differ this many times as much as those of shuffled ones
-
-CALLED = {"visual_entropy": "visual entropy", "confidence": "confidence"}
 
 
 class Finding(NamedTuple):
@@ -30,6 +30,7 @@ class Verdict(NamedTuple):
     headline: str
     because: str
     findings: list[Finding]
+    tone: Literal["none", "hardly", "little", "clearly"] = "none"  # none: nothing can be concluded
 
 
 def verdict(summary: Summary) -> Verdict:
@@ -65,16 +66,36 @@ def _of_steps(summary: Summary) -> Verdict:
         )
     missing = [score for score in SCORES if not summary.has(score)]
     if len(missing) == len(SCORES):
-        return Verdict(
-            "This log cannot tell: without difficulty scores, Durian is GRPO.",
-            "No rollout has a visual_entropy, a confidence or logprobs. Log one of them (confidence is the sum of the "
-            "sampled tokens' log-probabilities), and run this report again. What is known without is below.",
-            _extremes(summary),
-        )
+        return _without_scores(summary)
     scored = [score for score in SCORES if score not in missing]
     if all(_usual(summary, score) < FEW for score in scored):
         return _too_few(summary, scored)
     return _compared(summary, missing)
+
+
+def _without_scores(summary: Summary) -> Verdict:
+    """Compare the estimators that need no score."""
+    angle = summary.angle("GRPO", "batch std")
+    change, tone = _extent(angle)
+    kinds = f", and those of one std per category {degrees(summary.angle('GRPO', BY_CATEGORY))}"
+    return Verdict(
+        f"Without difficulty scores: batch std would {change}.",
+        f"Batch std's advantages are {degrees(angle)} from GRPO's (Dr. GRPO's are batch std's up to one factor per "
+        f"step){kinds if summary.categories else ''}. Durian is not judged: no rollout has a visual_entropy, a "
+        "confidence or logprobs, and without them it is GRPO. To judge it, log the confidence (the sum of the sampled "
+        "tokens' log-probabilities).",
+        [*_extremes(summary), *_of_categories(summary)],
+        tone,
+    )
+
+
+def _extent(angle: float) -> tuple[str, Literal["none", "hardly", "little", "clearly"]]:
+    """Say how much an angle changes, and in which color."""
+    if math.isnan(angle):
+        return "give no update to compare", "none"
+    if angle < NEAR:
+        return "change hardly anything here", "hardly"
+    return ("change the updates a little", "little") if angle < FAR else ("clearly change the updates", "clearly")
 
 
 def _too_few(summary: Summary, scored: list[str]) -> Verdict:
@@ -95,12 +116,7 @@ def _too_few(summary: Summary, scored: list[str]) -> Verdict:
 def _compared(summary: Summary, missing: list[str]) -> Verdict:
     """Say how far Durian's advantages are from GRPO's, and what to know besides."""
     grpo, batch = summary.angle("Durian", "GRPO"), summary.angle("Durian", "batch std")
-    if grpo < NEAR:
-        headline = "Durian would change hardly anything here."
-    elif grpo < FAR:
-        headline = "Durian would change the updates a little."
-    else:
-        headline = "Durian would clearly change the updates."
+    change, tone = _extent(grpo)
     changed = summary.notable / summary.compared
     because = (
         f"Its advantages and GRPO's are {grpo:.0f}° apart (cosine {math.cos(math.radians(grpo)):.3f}; 0° would be "
@@ -110,7 +126,7 @@ def _compared(summary: Summary, missing: list[str]) -> Verdict:
     findings = [_against_batch_std(grpo, batch), *_extremes(summary), _largest(summary)]
     for score in SCORES:
         findings.extend([_absent(score)] if score in missing else _of_score(summary, score))
-    return Verdict(headline, because, findings)
+    return Verdict(f"Durian would {change}.", because, [*findings, *_of_categories(summary)], tone)
 
 
 def _absent(score: str) -> Finding:
@@ -125,10 +141,17 @@ def _absent(score: str) -> Finding:
 def _of_score(summary: Summary, score: str) -> list[Finding]:
     findings = [_size(summary, score)]
     if len(summary.buckets(score)) > 1:
-        findings.append(_chance(summary, score))
+        findings.append(_chance(summary, score, f"Buckets of {CALLED[score]}"))
     if summary.parted:
         findings.append(_difficulty(summary, score))
     return findings
+
+
+def _of_categories(summary: Summary) -> list[Finding]:
+    """Say whether the known kinds of prompts differ in their stds."""
+    if len(summary.categories) < 2:
+        return []
+    return [_chance(summary, "category", f"The {len(summary.categories):,} categories")]
 
 
 def _against_batch_std(grpo: float, batch: float) -> Finding:
@@ -161,8 +184,7 @@ def _extremes(summary: Summary) -> list[Finding]:
             )
         ]
     ratio = summary.mean("extreme_ratio")
-    kinds = ("extreme_failure", "extreme_success")
-    grpo, durian = (sum(summary.mean(f"{kind}, {method}") for kind in kinds) for method in ("GRPO", "Durian"))
+    grpo, durian = summary.extreme("GRPO"), summary.extreme("Durian")
     title = f"Extreme groups are {percent(ratio)} of those with signal"
     if ratio == 0:
         return [Finding("plain", title, "No prompt has exactly one correct or one incorrect rollout.")]
@@ -180,7 +202,7 @@ def _extremes(summary: Summary) -> list[Finding]:
 
 
 def _largest(summary: Summary) -> Finding:
-    grpo, durian = (max(summary.columns[f"largest, {method}"]) for method in ("GRPO", "Durian"))
+    grpo, durian = summary.most("GRPO"), summary.most("Durian")
     if durian > 1.05 * grpo:
         return Finding(
             "careful",
@@ -228,20 +250,21 @@ def _usual(summary: Summary, score: str) -> float:
     return sum(bucket.prompts for bucket in buckets) / max(1, len(buckets))
 
 
-def _chance(summary: Summary, score: str) -> Finding:
-    real, chance = summary.mean(f"spread, {score}"), summary.mean(f"spread by chance, {score}")
+def _chance(summary: Summary, score: str, named: str) -> Finding:
+    real, chance = spreads(summary, score)
+    of = "categories" if score == "category" else "buckets"
     numbers = (
-        f"The stds of the buckets differ by {percent(real)}; with the same prompts shuffled over the buckets, they "
+        f"The stds of the {of} differ by {percent(real)}; with the same prompts shuffled over the {of}, they "
         f"still differ by {percent(chance)}."
     )
-    if real < CHANCE * chance or real < 0.01:
-        return Finding(
-            "careful",
-            f"Buckets of {CALLED[score]} differ hardly more than by chance",
-            f"{numbers} So this score tells little about how much rewards vary, or the buckets are too small to show "
-            "it.",
-        )
-    return Finding("good", f"Buckets of {CALLED[score]} differ by more than chance", numbers)
+    if differ(summary, score):
+        return Finding("good", f"{named} differ by more than chance", numbers)
+    tells = "category" if score == "category" else "score"
+    return Finding(
+        "careful",
+        f"{named} differ hardly more than by chance",
+        f"{numbers} So this {tells} tells little about how much rewards vary, or the {of} are too small to show it.",
+    )
 
 
 def _difficulty(summary: Summary, score: str) -> Finding:
@@ -266,15 +289,3 @@ def _difficulty(summary: Summary, score: str) -> Finding:
         f"{name} does not tell hard prompts from easy ones",
         f"{numbers} The difference is no more than twice its standard error.",
     )
-
-
-def degrees(angle: float) -> str:
-    """Write an angle in whole degrees, and n/a where it is not defined."""
-    return "n/a" if math.isnan(angle) else f"{angle:.0f}°"
-
-
-def percent(share: float) -> str:
-    """Write a share as a reader wants it: with a decimal where it is small, and n/a where it is not defined."""
-    if math.isnan(share):
-        return "n/a"
-    return f"{share:.0%}" if share >= 0.0995 or share == 0 else f"{share:.1%}"

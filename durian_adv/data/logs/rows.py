@@ -18,7 +18,7 @@ from durian_adv import sequence_confidence
 Name = str | int
 Reduction = Literal["sum", "mean"]
 
-COLUMNS = ("prompt", "reward", "step", "visual_entropy", "confidence", "logprobs", "mask")
+COLUMNS = ("prompt", "reward", "step", "visual_entropy", "confidence", "logprobs", "mask", "category")
 # what trainers call the mask of the sampled tokens; one that is there is used with logprobs
 MASKS = ("mask", "response_mask", "loss_mask", "token_loss_mask", "completion_mask", "action_mask")
 _MISSING: Any = object()
@@ -42,6 +42,7 @@ class Rollout(NamedTuple):
     reward: float  # NaN where there is none
     visual_entropy: float  # NaN where unknown
     confidence: float  # NaN where unknown
+    category: str | None = None  # the canonical JSON text of its prompt's kind
 
 
 class Keys:
@@ -95,6 +96,7 @@ def rollout(row: Row, keys: Keys, reduction: Reduction) -> Rollout:
         _reward(reward, where, keys.of("reward")),
         entropy,
         confidence,
+        _category(row, keys),
     )
 
 
@@ -253,6 +255,13 @@ def _step(value: Any, where: str, key: str) -> Name:
     else:
         identity(value, where, key)
     return value
+
+
+def _category(row: Row, keys: Keys) -> str | None:
+    value, key = _value(row, keys, "category"), keys.of("category")
+    if value is _MISSING and "category" in keys.named:
+        raise ValueError(f"{row.where}: expected the key {key!r}, got {short(sorted(row.values))}")
+    return None if value is None or value is _MISSING else identity(value, row.where, key)
 
 
 def _reward(value: Any, where: str, key: str) -> float:

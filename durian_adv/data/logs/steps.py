@@ -33,6 +33,7 @@ class Step(NamedTuple):
     rewards: Tensor  # (N,) float64, NaN for null
     visual_entropy: Tensor | None  # (N,) float64, NaN for null; None if no rollout of the step has one
     confidence: Tensor | None  # (N,) float64, NaN for null; None if no rollout of the step has one
+    category: Tensor | None = None  # (N,) int64, -1 for null; None if the log has none
 
 
 class Log(NamedTuple):
@@ -68,9 +69,10 @@ def read_log(
     A rollout has a ``prompt`` (any JSON value but null, shared by the rollouts of a prompt; ``1`` and ``"1"`` differ),
     a ``reward`` (a number, or null where there is none), and where they are known a ``step`` (a string or an integer;
     all rollouts have one then), ``visual_entropy``, ``confidence`` (numbers or null) and ``logprobs`` (of the tokens, a
-    list of numbers; null and what ``mask`` leaves out do not count), used by rollouts without ``confidence``. Where
-    each is found, the format says, which the first row of each file decides. Other keys are left alone. Rollouts stand
-    in any order, steps may be mixed.
+    list of numbers; null and what ``mask`` leaves out do not count), used by rollouts without ``confidence``, and
+    ``category`` (any JSON value, a known kind of prompt; null is a kind of its own). Where each is found, the format
+    says, which the first row of each file decides. Other keys are left alone. Rollouts stand in any order, steps may be
+    mixed.
 
     Steps come in numeric order where their names are numbers, or texts that differ by numbers only, else in the order
     of their first rollouts. Memory holds 40 bytes per rollout (75 at the most, while they are sorted into steps), and
@@ -185,6 +187,9 @@ class _Table:
         self.labels: list[Name] = []
         self.first_of_kind: dict[str, Name] = {}  # prompts whose ids are numbers, texts, ...
         self.files: dict[int, int] = {}  # file -> its first rollout
+        self.categories: dict[str | None, int] = {None: -1}
+        self.of_prompts: array[int] = array("q")  # the category of each prompt
+        self.mixed: dict[int, None] = {}  # prompts of several categories
 
     def add(self, where: str, each: Rollout, file: int) -> None:
         """Take a rollout."""
@@ -201,9 +206,15 @@ class _Table:
         if number == len(self.labels):
             self.labels.append(each.label)
             self.first_of_kind.setdefault(_kind(each.prompt), each.label)
+            self.of_prompts.append(self._category(each))
+        elif self.of_prompts[number] != self._category(each):
+            self.mixed[number] = None
         self.prompt.append(number)
-        for column, value in zip(self.scores, each[3:], strict=True):
+        for column, value in zip(self.scores, each[3:6], strict=True):
             column.append(value)
+
+    def _category(self, each: Rollout) -> int:
+        return self.categories.setdefault(each.category, len(self.categories) - 1)
 
     def _check_kind(self, where: str, step: Name | None) -> None:
         """Refuse steps of several types: 1 and "1", or none at all, would be other steps for no reason that is seen."""
@@ -228,7 +239,10 @@ class _Table:
         rank = torch.empty_like(order).scatter(0, order, torch.arange(len(order)))
         rewards, entropy, confidence = (torch.frombuffer(c, dtype=torch.float64)[rows] for c in self.scores)
         labels = [self.labels[number] for number in numbers[order].tolist()]
-        return Step(name, labels, rank[index], rewards, _known(entropy), _known(confidence))
+        category = None
+        if len(self.categories) > 1 and not self.mixed:
+            category = torch.tensor(self.of_prompts)[numbers][index]
+        return Step(name, labels, rank[index], rewards, _known(entropy), _known(confidence), category)
 
     def facts(self, rows: Tensor, name: Name | None, several_files: bool) -> Facts:
         """Return what the checks look at, of one step."""
@@ -254,7 +268,7 @@ def _log(
             )
     several = len(files.paths) > 1 and options.file_per_step is None
     found = checks.merged(table.facts(rows[name], name, several) for name in names)
-    findings = findings + checks.grouping(found) + _kinds(table)
+    findings = findings + checks.grouping(found) + _kinds(table) + _categories(table)
     scale = checks.scale(found.values, options.success_threshold)
     threshold = options.success_threshold
     shown = _shown(names)
@@ -283,7 +297,8 @@ def _batches(step: Step, size: int) -> Iterator[Step]:
         first = number * size
         entropy, confidence = (None if s is None else _known(s[rows]) for s in (step.visual_entropy, step.confidence))
         prompts = step.prompts[first : first + size]
-        yield Step(number, prompts, step.prompt_index[rows] - first, step.rewards[rows], entropy, confidence)
+        category = None if step.category is None else step.category[rows]
+        yield Step(number, prompts, step.prompt_index[rows] - first, step.rewards[rows], entropy, confidence, category)
 
 
 def _in_order(names: list[Name | None]) -> list[Name | None]:
@@ -311,6 +326,23 @@ def _kinds(table: _Table) -> list[Finding]:
             "kinds",
             f"Prompt ids are of several kinds: {told}",
             'Ids of different types are different prompts: 1 is not "1". Write those alike that should be the same.',
+            broken=False,
+        )
+    ]
+
+
+def _categories(table: _Table) -> list[Finding]:
+    """Say that what belongs to rollouts is no category of prompts."""
+    if not table.mixed:
+        return []
+    first = short(table.labels[next(iter(table.mixed))])
+    return [
+        Finding(
+            "categories",
+            f"{len(table.mixed):,} of {len(table.labels):,} prompts have several categories: the category is left out",
+            f"The first is {first}. A category is a known kind of prompt, the same for its rollouts. Either the column "
+            "belongs to rollouts (--key category=KEY names another), or several prompts share an id, which several "
+            f"columns tell apart ({checks.OF_LOGS.prompt}).",
             broken=False,
         )
     ]

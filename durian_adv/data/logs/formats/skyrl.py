@@ -7,5 +7,5 @@ FORMAT = Format(
     "SkyRL evaluations",
     has("input_prompt", "output_response", "score"),
     # one text may be asked in several environments, or with another answer
-    {"prompt": "input_prompt+env_extras", "reward": "score", "label": "input_prompt"},
+    {"prompt": "input_prompt+env_extras", "reward": "score", "label": "input_prompt", "category": "data_source"},
 )
