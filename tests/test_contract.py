@@ -477,7 +477,7 @@ def _durian(**kwargs):
 
 def _flat(**kwargs):
     def act(device):
-        placed = {k: v.to(device) for k, v in kwargs.items()}
+        placed = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in kwargs.items()}
         return durian_advantage(
             torch.ones(4, device=device), prompt_index=torch.zeros(4, dtype=torch.int64, device=device), **placed
         )
