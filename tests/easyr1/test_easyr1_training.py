@@ -131,5 +131,5 @@ def test_grpo_through_the_launcher_is_easyr1s_to_the_bit(train):
 def test_an_error_in_the_library_stops_the_training_with_its_message(train):
     stopped = train("durian", **DURIAN, durian__weights="[0,1,0]", column=False)
     assert stopped.status != 0
-    assert "visual_entropy: expected a column of the dataset, for durian.weights[1] = 1 and images" in stopped.said
+    assert "visual_entropy: expected a column of the dataset, for durian.weights[1] = 1.0 and images" in stopped.said
     assert not stopped.batches
