@@ -1,5 +1,6 @@
 """Which estimator a report recommends: its numbers are the library's, its rules hold for every log."""
 
+import json
 import math
 import re
 
@@ -9,9 +10,10 @@ import pytest
 import reference
 import torch
 from hypothesis import given, settings
-from steps import a_step, of_step, report, summed
+from steps import a_step, lines, of_step, report, summed
 from test_report_page import cells
 
+from durian_adv.cli import main
 from durian_adv.data.logs.checks import Finding
 from durian_adv.data.logs.steps import Step
 from durian_adv.report import advice, arms, verdict
@@ -344,3 +346,13 @@ def test_two_prompts_that_differ_late_are_shown_where_they_differ():
     names = ["Add. " * 60 + "One?", "Add. " * 60 + "Two?", "Another"]
     assert [told_apart(names)[name] for name in names] == ["…One?", "…Two?", "Another"]
     assert told_apart(["x", 1, "1"]) == {"1": "1", "x": "x"}
+
+
+def test_a_fourth_weight_is_that_of_the_category(tmp_path, capsys):
+    step = with_kinds(0, units=(1.0, 0.1))._replace(confidence=None)
+    (tmp_path / "log").write_text("".join(lines([step])))
+    assert main(["metrics", str(tmp_path / "log"), "--weights", "0", "0", "0", "1"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    alone = of_step(step, weights=(0, 0, 0, 1))
+    assert found["durian/categories"] == 2
+    assert found["durian/advantage_abs_max"] == alone.category.abs().max().item()
