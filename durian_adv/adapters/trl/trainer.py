@@ -134,13 +134,9 @@ class DurianMixin(_Trainer):
     def _evaluator(self, prompts: int) -> AdvantageEstimator:
         """Return an estimator for other prompts, perhaps with other numbers of completions: apart from the window."""
         options = {**self._estimator.options, "window": 0}
-        evaluator = AdvantageEstimator(**options)
-        # the last batch of an evaluation may be a prompt alone, which is no reason to stop a training
-        return (
-            AdvantageEstimator(**{**options, "estimator": "grpo"})
-            if prompts == 1 and evaluator.needs_prompts
-            else evaluator
-        )
+        if prompts == 1 and AdvantageEstimator(**options).needs_prompts:
+            options["estimator"] = "grpo"  # the last batch of an evaluation may be a prompt alone: no reason to stop
+        return AdvantageEstimator(**options)
 
     def _rewards(self, local: int, group: int) -> Tensor:
         """Return the rewards of the whole batch, ``(N,)``; NaN where no function gave one."""
