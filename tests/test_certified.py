@@ -478,18 +478,6 @@ def test_no_images_have_no_buckets():
     assert certified_entropy_intervals(torch.zeros(2, 0, 5, 3))[0].shape == (2, 0)
 
 
-def test_buckets_need_one_batch_of_images():
-    for shape in ((5, 3), (2, 2, 5, 3)):
-        with pytest.raises(ValueError, match=r"features: expected shape \(B, P, D\), or .*, got"):
-            certified_entropy_buckets(torch.ones(shape))
-    with pytest.raises(ValueError, match="quantiles: expected increasing levels"):
-        certified_entropy_buckets(torch.ones(2, 5, 3), quantiles=(0.7, 0.2))
-    with pytest.raises(ValueError, match="lengths: expected a sum of 5"):
-        certified_entropy_buckets(torch.ones(5, 3), lengths=torch.tensor([2, 2]))
-    with pytest.raises(ValueError, match="mask: expected shape"):
-        certified_entropy_intervals(torch.ones(2, 5, 3), mask=torch.ones(2, 4))
-
-
 # --- dtypes, devices, numbers of buckets --------------------------------------------------------------
 
 

@@ -249,16 +249,6 @@ def test_a_rollout_in_several_rows_counts_once(seed, prompts, width):
     same(of(weights=(1, 1, 1, 1), rollout_index=source + 7, valid=valid, **several), expected)
 
 
-def test_wrong_arguments_are_named():
-    parts = durian_components(BATCH)
-    with pytest.raises(TypeError, match="components: expected DurianComponents"):
-        durian_metrics(BATCH, BATCH)
-    with pytest.raises(ValueError, match=r"components\.advantages: expected shape"):
-        durian_metrics(parts, BATCH[:3])
-    with pytest.raises(ValueError, match="success_threshold: expected a finite number"):
-        durian_metrics(parts, BATCH, success_threshold=math.nan)
-
-
 # --- against the reference --------------------------------------------------------------------------
 
 

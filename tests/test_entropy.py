@@ -393,12 +393,6 @@ def test_integer_images_are_read_as_float32():
     assert_near(actual, oracle(pixels), 2e-6)
 
 
-def test_lengths_that_do_not_sum_to_the_patches_are_refused():
-    for lengths in ([3, 3], torch.tensor([3, 5]), [-1, 8]):
-        with pytest.raises(ValueError, match="lengths"):
-            eigen_entropy(torch.ones(7, 3), lengths=lengths)
-
-
 @pytest.mark.parametrize("shape", [(4000, 3), (3, 4000)])
 def test_the_work_is_done_on_the_smaller_side(shape):
     features = random(13, *shape).to(torch.float32)
