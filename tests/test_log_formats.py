@@ -577,6 +577,27 @@ def test_how_much_there_is_to_read_is_known_of_files_alone(tmp_path):
     assert sources.size([tmp_path / "log", Path("-")]) is None
 
 
+class OneByOne(io.RawIOBase):
+    """A stream that gives a byte at a time, as a pipe may."""
+
+    def __init__(self, content):
+        self.rest = io.BytesIO(content)
+
+    def readable(self):
+        return True
+
+    def readinto(self, buffer):
+        return self.rest.readinto(memoryview(buffer)[:1])
+
+
+def test_the_first_bytes_are_waited_for_and_no_byte_is_lost_or_counted_twice():
+    counted = []
+    stream = io.BufferedReader(sources._Counted(OneByOne(TEXT.encode()), counted.append))
+    assert stream.peek(8)[:8] == TEXT.encode()[:8]
+    assert stream.read() == TEXT.encode()
+    assert sum(counted) == len(TEXT.encode())
+
+
 def test_standard_input_and_pipes_are_read_once_and_whole(tmp_path):
     command = [sys.executable, "-m", "durian_adv", "metrics", "-"]
     out = subprocess.run(command, input=TEXT, capture_output=True, text=True, check=True)

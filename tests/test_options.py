@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import inspect
 import re
+import types
 
 import pytest
 
@@ -93,6 +94,7 @@ def test_an_unknown_option_is_refused_with_those_there_are():
     with pytest.raises(durian_adv.ArgumentError, match=r"^x: expected options by their names, got 3"):
         options.require_mapping(3, "x")
     assert options.require_mapping(None, "x") == {}
+    assert options.require_mapping(types.MappingProxyType({"eps": 1.0}), "x") == {"eps": 1.0}
 
 
 @pytest.mark.parametrize("name", ["reinforce_plus_plus", "reinforce_plus_plus_baseline"])
