@@ -56,6 +56,7 @@ TESTS = {
     "_src.rows": "estimator",
     "_src.options": "options",
     "_src.errors": "messages options",
+    "worth": "worth",
     "adapters._preflight": "adapters",
     "adapters._entropy": "adapters",
     "adapters._fit": "fit",
