@@ -618,3 +618,125 @@ def test_shares_of_rows_leave_out_those_that_are_no_rollouts():
     mask = [[1], [1], [0], [1], [0], [0]]
     estimator([1.0, 0.0, 0.0, None, None, 0.0], ["a"] * 6, mask=mask, valid=valid)
     assert estimator.metrics["durian/empty_share"] == estimator.metrics["durian/unscored_share"] == 0.25
+
+
+# --- named after what no other test could tell --------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda: AdvantageEstimator().load_state_dict([1]),
+            "state: expected the state of an AdvantageEstimator, with window, categories, generator, got list",
+        ),
+        (
+            lambda: AdvantageEstimator().load_state_dict({"b": 1, 3: 1}),
+            "state: expected the state of an AdvantageEstimator, with window, categories, generator, got ['3', 'b']",
+        ),
+        (
+            lambda: AdvantageEstimator()([1.0, 0.0, 1.0, 0.0], [1, 2, 3, 4]),
+            "prompts: expected ids that the rollouts of a prompt share, "
+            "got 4 ids for 4 rollouts; are they ids of rows?",
+        ),
+        (
+            lambda: AdvantageEstimator()([1.0, 0.0], [1, 1]),
+            "prompts: expected several prompts per call, or window > 0: of one prompt alone this is GRPO "
+            "(estimator='grpo'), got 1 prompt",
+        ),
+        (
+            lambda: AdvantageEstimator()([1.0, 0.0] * 2, [1, 1, 2, 2]),
+            "confidence or visual_entropy: expected for weights (0.1, 0.2, 0.7), whose components need them (without "
+            "them this is estimator='grpo'), got None",
+        ),
+        (
+            lambda: AdvantageEstimator()([1.0, 0.0] * 2, [1, 1, 2, 2], category=[0] * 4),
+            "weights: expected a fourth number, for category, got 3 numbers",
+        ),
+        (
+            lambda: AdvantageEstimator()([1.0, 0.0] * 2, [None, 1, 2, 2]),
+            "prompts[0]: expected an id, for a row that is valid, got None",
+        ),
+        (
+            lambda: AdvantageEstimator()([1.0, 0.0] * 2, ["a", "a", "b", "b"], visual_entropy=[1.0, None, 2.0, 2.5]),
+            "visual_entropy: expected one value for all rows of a prompt, got 2 and 2.5 for prompt 'b'",
+        ),
+        (
+            lambda: AdvantageEstimator(weights=(1, 0, 0, 1))([1.0, 0.0] * 2, [1, 1, 2, 2], category=[0] * 3),
+            "category: expected 4 entries, one per row, got 3",
+        ),
+    ],
+)
+def test_a_message_says_what_was_expected_and_what_came(call, message):
+    with pytest.raises(ArgumentError) as raised:
+        call()
+    assert str(raised.value) == message
+
+
+def test_entropies_differ_whatever_is_unknown_beside_them_and_an_invalid_row_has_no_say():
+    data = {"rewards": [1.0, 0.0, 1.0, 0.0, 1.0], "prompts": ["a", "a", "a", "b", "b"]}
+    with pytest.raises(ArgumentError, match="got 1 and 3 for prompt 'a'"):
+        AdvantageEstimator()(**data, visual_entropy=[1.0, None, 3.0, 2.0, 2.0])
+    AdvantageEstimator()(**data, visual_entropy=[1.0, None, 3.0, 2.0, 2.0], valid=[True, True, False, True, True])
+
+
+def test_a_row_without_a_rollout_id_is_taken_for_no_other_rollout():
+    found = AdvantageEstimator(estimator="grpo")([1.0, 0.0, 1.0, 0.0], ["p"] * 4, rollouts=["x", "y", "z", None])
+    assert_same_bits(found, grpo_advantage(torch.tensor([[1.0, 0.0, 1.0, 0.0]], dtype=torch.float64))[0])
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_options_reach_the_other_estimators(name):
+    batch = make_batch(14)
+    with_std = name not in ("dr_grpo", "rloo")
+    given = {"eps": 0.25, "correction": 0} if with_std else {}
+    found = AdvantageEstimator(estimator=name, eps=0.25, correction=0)(batch["rewards"], batch["prompts"])
+    assert_same_bits(found, FUNCTIONS[name](batch["rewards"], prompt_index=batch["prompts"], **given))
+
+
+@pytest.mark.parametrize("name", ["grpo", "dr_grpo", "rloo"])
+def test_a_window_changes_nothing_for_an_estimator_that_looks_at_one_prompt(name):
+    batch = make_batch(15)
+    estimator = AdvantageEstimator(estimator=name, window=8)
+    for _ in range(2):
+        found = estimator(batch["rewards"], batch["prompts"])
+        assert_same_bits(found, FUNCTIONS[name](batch["rewards"], prompt_index=batch["prompts"]))
+    assert estimator.state_dict()["window"] is None
+
+
+@pytest.mark.parametrize("no_signal", ["keep", "drop"])
+def test_batch_std_with_an_empty_window_is_its_function_with_what_is_valid(no_signal):
+    batch = make_batch(16)
+    options = {"estimator": "batch_std", "no_signal": no_signal, "eps": 0.1, "correction": 0}
+    data = {"rewards": batch["rewards"], "prompts": batch["prompts"], "valid": batch["valid"], "mask": batch["mask"]}
+    right = AdvantageEstimator(**options)(**data)
+    assert_same_bits(AdvantageEstimator(**options, window=50)(**data), right)
+
+
+def test_the_difficulty_prior_takes_the_threshold_and_the_random_control_its_seed():
+    batch = make_batch(17)
+    data = {"prompt_index": batch["prompts"]}
+    prior = AdvantageEstimator(estimator="difficulty_prior", weighting="linear", success_threshold=0.95)
+    right = weighting.reweighted_advantage(batch["rewards"], weight=weighting.linear, success_threshold=0.95, **data)
+    assert_same_bits(prior(batch["rewards"], batch["prompts"]), right)
+    generator = torch.Generator().manual_seed(0)
+
+    def drawn(accuracy):
+        return weighting.uniform(accuracy, generator=generator)
+
+    control = AdvantageEstimator(estimator="difficulty_prior", weighting="uniform")
+    right = weighting.reweighted_advantage(batch["rewards"], weight=drawn, **data)
+    assert_same_bits(control(batch["rewards"], batch["prompts"]), right)
+
+
+@pytest.mark.parametrize("name", ["durian", "batch_std", "difficulty_prior"])
+def test_the_default_device_of_the_caller_changes_nothing(name):
+    batch = as_lists(make_batch(18))
+    batch["rollouts"] = [None if i % 2 else i for i in range(len(batch["rewards"]))]
+    options = {"estimator": name, "weights": (0.1, 0.2, 0.3, 0.4), "window": 4, "weighting": "uniform"}
+    right = AdvantageEstimator(**options)(**batch)
+    tensors = make_batch(18)
+    with torch.device("meta"):
+        assert_same_bits(AdvantageEstimator(**options)(**batch), right)
+        found = AdvantageEstimator(**options)(**tensors, rollouts=batch["rollouts"])
+    assert_same_bits(found, AdvantageEstimator(**options)(**tensors, rollouts=batch["rollouts"]))
