@@ -143,3 +143,55 @@ def test_arguments_of_a_command_are_made_of_the_table():
     assert (found["no_signal"], found["correction"], found["window"]) == ("drop", 0, 64)
     text = " ".join(parser.format_help().split())
     assert text.count("(default: ") == len(options.OPTIONS)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"weights": (1, 2)}, "weights: expected 3 numbers, or 4 with category, got 2"),
+        ({"weights": (0, 0, 0)}, "weights: expected a positive sum, got (0.0, 0.0, 0.0)"),
+        ({"window": -1}, "window: expected an integer >= 0, got -1"),
+        ({"window": 1.5}, "window: expected an integer >= 0, got float"),
+        ({"no_signal": "maybe"}, "no_signal: expected one of 'keep', 'drop', got 'maybe'"),
+        ({"confidence_reduction": None}, "confidence_reduction: expected one of 'sum', 'mean', got None"),
+        (
+            {"estimator": "reinforce_plus_plus", "window": 2},
+            "window: expected 0 for the estimator 'reinforce_plus_plus', got 2",
+        ),
+        ({"num_confidence_buckets": 0}, "num_confidence_buckets: expected at least 1 bucket, got 0"),
+        ({"entropy_quantiles": (0.5, 0.5)}, "entropy_quantiles: expected increasing levels, got (0.5, 0.5)"),
+        ({"success_threshold": "1"}, "success_threshold: expected a number, got str"),
+    ],
+)
+def test_a_message_says_what_was_expected_and_what_came(given, message):
+    with pytest.raises(durian_adv.ArgumentError) as raised:
+        options.checked(given)
+    assert str(raised.value) == message
+    with pytest.raises(durian_adv.ArgumentError) as raised:
+        options.checked(given, "algorithm.durian.")
+    assert str(raised.value) == f"algorithm.durian.{message}"
+
+
+def test_an_unknown_name_is_answered_with_the_names_that_are_allowed():
+    with pytest.raises(durian_adv.ArgumentError) as raised:
+        options.checked({"window": 2}, "x.", allowed=("eps", "weights"))
+    assert str(raised.value) == "x.window: expected one of eps, weights, got an unknown option"
+    assert options.checked({"weights": [1, 0, 0]}, allowed=("eps", "weights")) == {"eps": 1e-6, "weights": (1, 0, 0)}
+
+
+def test_help_and_defaults_are_written_as_on_a_command_line():
+    parser = argparse.ArgumentParser(prog="x", usage="x")
+    options.add_arguments(parser, ["weights", "num_confidence_buckets", "no_signal", "eps"])
+    text = " ".join(parser.format_help().split())
+    assert "--weights W [W ...]" in text
+    assert "--num-confidence-buckets N number of equally probable confidence buckets (default: 12)" in text
+    assert "--no-signal {keep,drop}" in text
+    assert "(default: 0.1 0.2 0.7)" in text
+    fields = {name: (kind, field) for name, kind, field in options.fields("a_", eps=0.5)}
+    kind, field = fields["a_eps"]
+    assert (kind, field.default) == (float, 0.5)
+    assert field.metadata["help"] == "Constant added to every std, in units of rewards (default: 0.5)."
+    kind, field = fields["a_weights"]
+    assert kind == list[float]
+    assert field.metadata["help"].startswith("Weights of the GRPO, perceptual and reasoning components")
+    assert fields["a_correction"][1].metadata["choices"] == [0, 1]

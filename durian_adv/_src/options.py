@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from durian_adv._src import checks
@@ -44,12 +45,9 @@ class Option(NamedTuple):
     metavar: str | tuple[str, ...] | None = None
 
 
-def _choice(name: str, choices: tuple[str, ...]) -> Callable[[Any], str]:
-    def check(value: Any) -> str:
-        checks.choice(name, value, choices)
-        return str(value)
-
-    return check
+def _one_of(name: str, choices: tuple[str, ...], value: Any) -> str:
+    checks.choice(name, value, choices)
+    return str(value)
 
 
 def _weights(value: Any) -> tuple[float, ...]:
@@ -75,7 +73,7 @@ OPTIONS = {
         Option(
             "estimator",
             "durian",
-            _choice("estimator", ESTIMATORS),
+            partial(_one_of, "estimator", ESTIMATORS),
             "advantage estimator",
             str,
             str,
@@ -114,7 +112,7 @@ OPTIONS = {
         Option(
             "confidence_reduction",
             "sum",
-            _choice("confidence_reduction", REDUCTIONS),
+            partial(_one_of, "confidence_reduction", REDUCTIONS),
             "reduction of a response's token log-probabilities, in nats, to its confidence",
             str,
             str,
@@ -123,7 +121,7 @@ OPTIONS = {
         Option(
             "no_signal",
             "keep",
-            _choice("no_signal", NO_SIGNAL),
+            partial(_one_of, "no_signal", NO_SIGNAL),
             "role in quantiles and shared stds of prompts whose rewards are all equal",
             str,
             str,
@@ -170,7 +168,7 @@ OPTIONS = {
         Option(
             "weighting",
             "exponential",
-            _choice("weighting", WEIGHTINGS),
+            partial(_one_of, "weighting", WEIGHTINGS),
             "weight of a prompt as a function of its accuracy, for the estimator difficulty_prior",
             str,
             str,
