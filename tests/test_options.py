@@ -179,6 +179,11 @@ def test_an_unknown_name_is_answered_with_the_names_that_are_allowed():
     assert options.checked({"weights": [1, 0, 0]}, allowed=("eps", "weights")) == {"eps": 1e-6, "weights": (1, 0, 0)}
 
 
+def test_a_part_of_the_options_is_checked_alone():
+    assert options.checked({"window": 2}, allowed=("window",)) == {"window": 2}
+    assert [name for name, _, _ in options.fields()] == list(options.OPTIONS)
+
+
 def test_help_and_defaults_are_written_as_on_a_command_line():
     parser = argparse.ArgumentParser(prog="x", usage="x")
     options.add_arguments(parser, ["weights", "num_confidence_buckets", "no_signal", "eps"])

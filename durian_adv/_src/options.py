@@ -195,7 +195,7 @@ def checked(given: Mapping[str, Any], where: str = "", *, allowed: Iterable[str]
         except ArgumentError as error:
             # weights[1] of durian_ is durian_weights[1]
             raise error.renamed(f"{where}{error.name}") from None
-    name = values.get("estimator", "durian")
+    name = values.get("estimator", "")
     if values.get("window") and name.startswith("reinforce"):
         raise ArgumentError(f"{where}window", f"0 for the estimator {name!r}", values["window"])
     return values
@@ -224,15 +224,14 @@ def add_arguments(parser: argparse.ArgumentParser, names: Iterable[str]) -> None
     """Declare options as arguments of a command: ``--num-confidence-buckets`` for ``num_confidence_buckets``."""
     for name in names:
         option = OPTIONS[name]
-        more = {"nargs": option.words} if option.words else {}
         parser.add_argument(
             f"--{name.replace('_', '-')}",
             type=option.parse,
             default=option.default,
             choices=option.choices,
             metavar=option.metavar,
+            nargs=option.words,
             help=f"{option.help} (default: {shown(option.default)})",
-            **more,  # type: ignore[arg-type]  # argparse names the type of each argument
         )
 
 
