@@ -217,7 +217,7 @@ class AdvantageEstimator:
         values = rows.numbers("rewards", rewards, None)
         count, device = len(values), values.device
         prompt, names = rows.ids("prompts", prompts, count, device)
-        usable = values.isfinite() if values.is_floating_point() else torch.ones_like(values, dtype=torch.bool)
+        usable = values.isfinite()
         real = torch.ones_like(usable) if valid is None else rows.flags("valid", valid, count, device)
         metrics = {"durian/unscored_share": _share(~usable[real])}
         usable = usable & real
@@ -307,7 +307,7 @@ class AdvantageEstimator:
         data: dict[str, Any] = {"prompt_index": batch.prompt_index, "valid": batch.valid}
         components = durian_components(batch.rewards, **data, **of_std)
         if chosen["no_signal"] == "drop":
-            data["valid"] = components.has_signal if batch.valid is None else batch.valid & components.has_signal
+            data["valid"] = data["valid"] & components.has_signal
         return components._replace(advantages=self._advantages(batch, data, of_std))
 
     def _advantages(self, batch: layout.Rollouts, data: dict[str, Any], of_std: dict[str, Any]) -> Tensor:
@@ -320,8 +320,9 @@ class AdvantageEstimator:
         if name == "batch_std" and self.options["window"]:
             # batch std is the std of a bucket that all prompts share
             alike = torch.zeros(len(batch.rewards), dtype=torch.float32, device=batch.rewards.device)
-            one_bucket = batch._replace(confidence=alike, visual_entropy=None, category=None, valid=data["valid"])
-            return self._durian(one_bucket, weights=(0.0, 0.0, 1.0), num_confidence_buckets=1).advantages
+            return self._durian(
+                batch._replace(confidence=alike), weights=(0.0, 0.0, 1.0), num_confidence_buckets=1
+            ).advantages
         if name in _WITHOUT_STD:
             return _WITHOUT_STD[name](batch.rewards, **data)
         return _OF_STD[name](batch.rewards, **data, **of_std)
@@ -366,7 +367,7 @@ def _some(values: Mapping[str, Any], *names: str) -> dict[str, Any]:
 
 
 def _share(members: Tensor) -> float:
-    return float(members.double().mean()) if len(members) else float("nan")
+    return float(members.double().mean())  # NaN of nothing
 
 
 def _rollout_numbers(prompt: Tensor, rollouts: Any) -> Tensor:
@@ -387,7 +388,7 @@ def _require_ids(prompt: Tensor, usable: Tensor) -> None:
 
 def _require_one_per_prompt(name: str, score: Tensor, prompt: Tensor, usable: Tensor, names: Sequence[Any]) -> None:
     """Refuse scores that differ within a prompt: its rows share the images, and the kind."""
-    known = usable & ~score.isnan() if score.is_floating_point() else usable
+    known = usable & ~score.isnan()
     values, index = score[known], prompt[known]
     count = len(names)
     low = layout.segment_extreme(values, index, count, "amin")

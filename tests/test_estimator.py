@@ -740,3 +740,62 @@ def test_the_default_device_of_the_caller_changes_nothing(name):
         assert_same_bits(AdvantageEstimator(**options)(**batch), right)
         found = AdvantageEstimator(**options)(**tensors, rollouts=batch["rollouts"])
     assert_same_bits(found, AdvantageEstimator(**options)(**tensors, rollouts=batch["rollouts"]))
+
+
+def test_a_new_estimator_has_the_defaults_of_the_table_and_no_metrics():
+    from durian_adv._src import options
+
+    assert AdvantageEstimator().options == options.checked({})
+    assert AdvantageEstimator().metrics == {}
+
+
+def test_metrics_count_what_is_valid_by_the_threshold_and_the_std_of_the_options():
+    rewards, prompts = [1.0, 0.4, 0.4, 0.0, 1.0, 5.0], ["a", "a", "a", "b", "b", "b"]
+    valid = [True, True, True, True, True, False]
+    estimator = AdvantageEstimator(estimator="dr_grpo", success_threshold=0.3, eps=0.25, correction=0)
+    estimator(rewards, prompts, valid=valid)
+    found = estimator.metrics
+    assert (found["durian/rollouts"], found["durian/prompts"], found["durian/window_prompts"]) == (5, 2, 0)
+    assert found["durian/reward_mean"] == pytest.approx(2.8 / 5)
+    assert found["durian/extreme_success"] == 0  # at 0.5 the first prompt would be an extreme failure
+    assert found["durian/extreme_failure"] == 0
+    dense = torch.tensor([[1.0, 0.4, 0.4], [0.0, 1.0, math.nan]], dtype=torch.float64)
+    assert found["durian/grpo_abs_max"] == float(grpo_advantage(dense, eps=0.25, correction=0).abs().max())
+
+
+def test_prompts_with_one_rollout_each_are_refused_also_where_it_lies_in_several_rows():
+    data = {"rewards": [1.0, 1.0, 0.0, 0.0], "prompts": ["a", "a", "b", "b"], "rollouts": ["x", "x", "y", "y"]}
+    with pytest.raises(ArgumentError, match="got 2 ids for 2 rollouts"):
+        AdvantageEstimator(estimator="grpo")(**data)
+    found = AdvantageEstimator(estimator="reinforce_plus_plus")([1.0, 0.0], ["a", "b"])
+    assert_same_bits(found, baselines.reinforce_plus_plus_advantage(torch.tensor([[1.0], [0.0]]).double())[:, 0])
+
+
+def test_tokens_of_an_invalid_row_say_nothing_of_its_rollout():
+    data = {
+        "rewards": [1.0, 1.0, 0.0, 1.0, 0.0, 0.0],
+        "prompts": ["a", "a", "a", "b", "b", "b"],
+        "rollouts": [0, 0, 1, 2, 3, 4],
+        "valid": [True, False, True, True, True, True],
+    }
+    logprobs = [[-0.1], [-50.0], [-0.2], [-1.0], [-1.0], [-1.0]]
+    options = {"weights": (0.0, 0.0, 1.0), "num_confidence_buckets": 2}
+    found = AdvantageEstimator(**options)(**data, logprobs=logprobs)
+    without = {name: [value for i, value in enumerate(values) if i != 1] for name, values in data.items()}
+    right = AdvantageEstimator(**options)(**without, logprobs=[row for i, row in enumerate(logprobs) if i != 1])
+    assert_same_bits(found[[0, 2, 3, 4, 5]], right)
+    assert found[1] == 0
+
+
+def test_a_score_that_is_not_given_leaves_the_others_where_they_are():
+    batch = make_batch(19)
+    found = AdvantageEstimator()(batch["rewards"], batch["prompts"], visual_entropy=batch["visual_entropy"])
+    right = durian_advantage(batch["rewards"], visual_entropy=batch["visual_entropy"], prompt_index=batch["prompts"])
+    assert_same_bits(found, right)
+
+
+@pytest.mark.parametrize("rewards", [torch.tensor([1, 0, 1, 0]), torch.tensor([True, False, True, False])])
+def test_rewards_of_whole_numbers_are_all_scored(rewards):
+    estimator = AdvantageEstimator(estimator="grpo")
+    assert_same_bits(estimator(rewards, [1, 1, 2, 2]), grpo_advantage(rewards.view(2, 2)).flatten())
+    assert estimator.metrics["durian/unscored_share"] == 0
