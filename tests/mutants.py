@@ -53,7 +53,7 @@ TESTS = {
     "_src.distributed": "distributed",
     "cli.main": "cli",
     "estimator": "estimator",
-    "_src.rows": "estimator",
+    "_src.rows": "rows estimator",
     "_src.options": "options",
     "_src.errors": "messages options",
     "worth": "worth",
