@@ -55,7 +55,7 @@ TESTS = {
     "estimator": "estimator",
     "_src.rows": "rows estimator",
     "_src.options": "options",
-    "_src.errors": "messages options",
+    "_src.errors": "errors",
     "worth": "worth",
     "adapters._preflight": "adapters",
     "adapters._entropy": "adapters",
