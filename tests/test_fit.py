@@ -19,7 +19,7 @@ class Trainer:
 
 
 MODULE = types.ModuleType("released")
-MODULE.Trainer = Trainer
+MODULE.Trainer, MODULE.VERSION, MODULE.plain = Trainer, "1.0", lambda x: x
 
 
 @pytest.mark.parametrize(
@@ -31,6 +31,10 @@ MODULE.Trainer = Trainer
         ((MODULE, "Trainer.Inner.deep", ("x",)), []),
         ((Trainer, "step", ("batch", "gamma")), ["Trainer.step does not take batch, gamma"]),
         ((Trainer, "gone", None), ["Trainer has no gone"]),
+        ((MODULE, "VERSION", None), []),
+        ((MODULE, "VERSION", ("x",)), ["released has no VERSION"]),
+        ((MODULE, "plain", ("x",)), []),
+        ((types.SimpleNamespace(), "gone", None), ["namespace() has no gone"]),
         ((MODULE, "Trainer.Gone.deep", ("x",)), ["released has no Trainer.Gone.deep"]),
     ],
 )
