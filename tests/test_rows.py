@@ -149,3 +149,21 @@ def test_nothing_depends_on_the_default_device_or_dtype():
     assert found.logprobs.dtype == torch.float64
     assert torch.equal(found.logprobs.nan_to_num(9.0), right.logprobs.nan_to_num(9.0))
     assert torch.equal(found.mask, right.mask)
+
+
+def test_confidences_are_of_the_rows_that_are_usable_by_the_reduction_and_the_rollout():
+    logprobs = [[-1.0, -3.0, None], [-50.0], [-2.0], None]
+    options = {"usable": None, "rollout": None}
+    found = rows.confidences(logprobs, None, 4, CPU, reduction="sum", **options)
+    assert found.confidence.tolist()[:3] == [-4.0, -50.0, -2.0]
+    assert math.isnan(found.confidence[3])
+    assert (int(found.nonfinite), int(found.total)) == (1, 5)
+    found = rows.confidences(logprobs, None, 4, CPU, reduction="mean", **options)
+    assert found.confidence.tolist()[:3] == [-2.0, -50.0, -2.0]
+    usable = torch.tensor([True, False, True, True])
+    rollout = torch.tensor([0, 0, 1, 1])
+    found = rows.confidences(logprobs, None, 4, CPU, reduction="sum", usable=usable, rollout=rollout)
+    assert found.confidence.tolist() == [-4.0, -4.0, -2.0, -2.0]
+    padded = torch.tensor([[-1.0, -3.0], [-50.0, 0.0]])
+    found = rows.confidences(padded, None, 2, CPU, reduction="mean", usable=usable[:2], rollout=rollout[:2])
+    assert found.confidence.tolist() == [-2.0, -2.0]
