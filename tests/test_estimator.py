@@ -780,9 +780,11 @@ def test_tokens_of_an_invalid_row_say_nothing_of_its_rollout():
     }
     logprobs = [[-0.1], [-50.0], [-0.2], [-1.0], [-1.0], [-1.0]]
     options = {"weights": (0.0, 0.0, 1.0), "num_confidence_buckets": 2}
-    found = AdvantageEstimator(**options)(**data, logprobs=logprobs)
+    estimator, other = AdvantageEstimator(**options), AdvantageEstimator(**options)
+    found = estimator(**data, logprobs=logprobs)
     without = {name: [value for i, value in enumerate(values) if i != 1] for name, values in data.items()}
-    right = AdvantageEstimator(**options)(**without, logprobs=[row for i, row in enumerate(logprobs) if i != 1])
+    right = other(**without, logprobs=[row for i, row in enumerate(logprobs) if i != 1])
+    assert estimator.metrics["durian/confidence_mean"] == other.metrics["durian/confidence_mean"]
     assert_same_bits(found[[0, 2, 3, 4, 5]], right)
     assert found[1] == 0
 
