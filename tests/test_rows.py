@@ -61,6 +61,14 @@ CPU = torch.device("cpu")
             "mask[0]: expected numbers or None, got could not convert string to float: 'x'",
         ),
         (
+            lambda: rows.has_tokens([["x"]], 1, CPU),
+            "mask[0]: expected numbers or None, got could not convert string to float: 'x'",
+        ),
+        (
+            lambda: rows.has_tokens(torch.ones(1, 2), 2, CPU),
+            "mask: expected 2 entries, one per row, got shape (1, 2)",
+        ),
+        (
             lambda: rows.tokens([5], None, 1, CPU),
             "logprobs[0]: expected a tensor, an array or a list of numbers, got int",
         ),

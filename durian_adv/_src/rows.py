@@ -50,7 +50,7 @@ def numbers(name: str, values: Any, count: int | None, device: torch.device | No
 def flags(name: str, values: Any, count: int, device: torch.device) -> Tensor:
     """Return one truth value per row, bool ``(N,)``; numbers are true unless they are 0."""
     found = numbers(name, values, count, device)
-    return found if found.dtype == torch.bool else (found != 0) & ~found.isnan()
+    return (found != 0) & ~found.isnan()
 
 
 def keys(name: str, values: Any, count: int) -> list[Hashable]:
