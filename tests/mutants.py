@@ -56,7 +56,6 @@ TESTS = {
     "_src.rows": "rows estimator",
     "_src.options": "options",
     "_src.errors": "errors",
-    "worth": "worth",
     "adapters._preflight": "adapters",
     "adapters._entropy": "adapters",
     "adapters._fit": "fit",
