@@ -84,7 +84,7 @@ def reweighted_advantage(
     # The unit in two steps, as weight * unit may leave the range where the advantage does not.
     unit = batch.measured.unit
     below, above = (spread(part, batch.layout) for part in (weights * unit.clamp(max=1.0), unit.clamp(min=1.0)))
-    return restore_rollouts(exact.to_result(batch.centered * below * above, batch.dtype), batch)
+    return restore_rollouts(batch.centered * below * above, batch)
 
 
 def accuracy_weights(

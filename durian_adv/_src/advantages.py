@@ -54,8 +54,8 @@ def batch_of(rewards: Tensor, prompt_index: Tensor | None, valid: Tensor | None)
 
 
 def restore_rollouts(value: Tensor, batch: Batch) -> Tensor:
-    """Bring a result for each rollout, ``(G, B)`` or ``(N,)``, into the caller's form."""
-    return unpack_rollouts(value, batch.layout, batch.shape)
+    """Round a result for each rollout, ``(G, B)`` or ``(N,)``, in the caller's form."""
+    return exact.to_result(unpack_rollouts(value, batch.layout, batch.shape), batch.dtype)
 
 
 def restore_prompts(value: Tensor, batch: Batch) -> Tensor:
@@ -66,7 +66,7 @@ def restore_prompts(value: Tensor, batch: Batch) -> Tensor:
 def scaled(batch: Batch, factor: Tensor) -> Tensor:
     """Return ``centered * factor (B,)`` in the caller's form: estimators of one factor end here."""
     factor = factor.clamp(max=torch.finfo(factor.dtype).max)  # as 0 * inf is not a number
-    return restore_rollouts(exact.to_result(batch.centered * spread(factor, batch.layout), batch.dtype), batch)
+    return restore_rollouts(batch.centered * spread(factor, batch.layout), batch)
 
 
 def largest_valid(labels: Tensor, batch: Batch) -> Tensor:

@@ -113,8 +113,9 @@ def _positions(levels: int | tuple[float, ...], first: int, last: Tensor) -> Ten
         return (torch.cat([steps[:first], up[first:]]) if first else up) // levels
     # float64 as in NumPy; a device without it may round a position that falls beside a whole number
     last = last.to(exact.working_dtype(last.device))
-    exactly = torch.stack([level * last for level in levels])  # a tensor of levels would wait for a GPU
-    return torch.cat([exactly[:first].floor(), exactly[first:].ceil()]).long()
+    exactly = [level * last for level in levels]  # one by one, as a tensor of levels would wait for a GPU
+    rounded = [position.floor() if i < first else position.ceil() for i, position in enumerate(exactly)]
+    return torch.stack(rounded).long()
 
 
 def small_numbers(labels: Tensor) -> Tensor:

@@ -25,9 +25,10 @@ def result_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def to_result(value: Tensor, dtype: torch.dtype) -> Tensor:
-    """Round a working value to ``dtype``; what lies beyond its range becomes its largest number, never inf."""
+    """Round a working value to ``dtype``, contiguous; beyond its range, to its largest number, never to inf."""
     limit = torch.finfo(dtype).max
-    return value.clamp(-limit, limit).to(dtype)
+    # to another dtype, one copy does both; to the same one, `to` returns what it got, transposed or not
+    return value.clamp(-limit, limit).to(dtype, memory_format=torch.contiguous_format).contiguous()
 
 
 def power_of_two(value: Tensor) -> Tensor:

@@ -63,8 +63,8 @@ def pack(value: Tensor, layout: Layout | None, fill: float | bool, dtype: torch.
 
 
 def unpack_rollouts(inner: Tensor, layout: Layout | None, shape: torch.Size) -> Tensor:
-    """Bring a result for each rollout into the caller's form, ``shape``."""
-    return inner if layout is not None else inner[: shape[1]].t().contiguous()
+    """Show a result for each rollout in the caller's form, ``shape``."""
+    return inner if layout is not None else inner[: shape[1]].t()
 
 
 def unpack_prompts(value: Tensor, layout: Layout | None) -> Tensor:
