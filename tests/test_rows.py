@@ -175,3 +175,30 @@ def test_confidences_are_of_the_rows_that_are_usable_by_the_reduction_and_the_ro
     padded = torch.tensor([[-1.0, -3.0], [-50.0, 0.0]])
     found = rows.confidences(padded, None, 2, CPU, reduction="mean", usable=usable[:2], rollout=rollout[:2])
     assert found.confidence.tolist() == [-2.0, -2.0]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda device: [rows.numbers("x", [1.0, None], 2, device), rows.numbers("x", torch.zeros(2), 2, device)],
+        lambda device: [rows.flags("x", [1, 0], 2, device), rows.flags("x", torch.ones(2), 2, device)],
+        lambda device: [rows.ids("x", ["a", "b"], 2, device)[0], rows.ids("x", torch.zeros(2), 2, device)[0]],
+        lambda device: [rows.has_tokens(torch.ones(2, 3), 2, device), rows.has_tokens([[1], None], 2, device)],
+        lambda device: [
+            value
+            for given in (
+                (torch.zeros(2, 3), None),
+                (torch.zeros(2, 3), torch.ones(2, 3)),
+                ([[0.0], [0.0]], [[1], [1]]),
+            )
+            for value in rows.tokens(*given, 2, device)
+            if isinstance(value, torch.Tensor)
+        ],
+        lambda device: list(rows.confidences(torch.zeros(2, 3), None, 2, device, reduction="sum")),
+    ],
+    ids=["numbers", "flags", "ids", "has_tokens", "tokens", "confidences"],
+)
+def test_results_lie_on_the_device_of_the_rewards(call):
+    # "meta" stands for a device that is not the CPU: it has shapes and no values
+    assert {value.device.type for value in call(torch.device("meta"))} == {"meta"}
+    assert {value.device.type for value in call(CPU)} == {"cpu"}
