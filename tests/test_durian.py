@@ -133,7 +133,7 @@ def test_monotone_functions_of_the_scores_change_no_bit(case):
     grid = torch.round(case.entropy.nan_to_num(0.5, 3.0, -3.0) * 8) / 8
     plain = durian_advantage(case.batch.rewards, visual_entropy=grid, confidence=grid, valid=case.batch.valid)
     for function in (math.exp, lambda x: 3 * x - 1e3, lambda x: x**3 + x, math.sinh):
-        # value by value: torch.exp gives equal values of a vector's body and its tail different last bits on some CPUs
+        # value by value: torch.sinh rounds a value in a vector's body and in its tail differently on some CPUs
         scores = torch.tensor([function(value) for value in grid.tolist()], dtype=torch.float64)
         mapped = durian_advantage(case.batch.rewards, visual_entropy=scores, confidence=scores, valid=case.batch.valid)
         assert_same_bits(mapped, plain)
