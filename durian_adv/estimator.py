@@ -17,7 +17,7 @@ from durian_adv._src.errors import ArgumentError
 from durian_adv.diagnostics import durian_metrics
 from durian_adv.window import Window, load_window, windowed_components
 
-__all__ = ["AdvantageEstimator"]
+__all__ = ["AdvantageEstimator", "Record"]
 
 _OF_STD: dict[str, Callable[..., Tensor]] = {
     "grpo": grpo_advantage,
@@ -34,12 +34,39 @@ _POOLED = ("batch_std", "reinforce_plus_plus", "reinforce_plus_plus_baseline")
 _STATE = ("window", "categories", "generator")
 
 
+class Record(NamedTuple):
+    """The M rollouts of a call, one entry each: what they were given, and what they got. Logs are made of it."""
+
+    row: Tensor  # (M,) int64, the row of the call that stands for each rollout
+    prompt: Tensor  # (M,) int64, positions in names; -1 where a row has no prompt
+    names: Sequence[Any]  # the ids of the prompts
+    rewards: Tensor  # (M,), NaN where not scored
+    visual_entropy: Tensor | None  # (M,), NaN where unknown; given, with a weight or without
+    confidence: Tensor | None  # (M,), the same
+    valid: Tensor  # (M,) bool
+    advantages: Tensor  # (M,)
+
+
 class _Batch(NamedTuple):
     """A batch as tensors: one entry per rollout, and the way back to the rows."""
 
     rollouts: layout.Rollouts
     rows: layout.Rows | None  # None where every row is a rollout
     metrics: dict[str, float]  # what was counted on the way
+    names: Sequence[Any]  # ids of the prompts
+    scores: dict[str, Tensor | None]  # of the rows, those without a weight, too
+
+    def record(self, advantages: Tensor) -> Record:
+        """Return the record of the rollouts with their advantages."""
+        found, prompt = self.rollouts, self.rollouts.prompt_index
+        assert prompt is not None
+        assert found.valid is not None
+        row = torch.arange(len(prompt), device=prompt.device) if self.rows is None else self.rows.first
+        scores = {
+            name: getattr(found, name) if values is None or getattr(found, name) is not None else values[row]
+            for name, values in self.scores.items()
+        }
+        return Record(row, prompt, self.names, found.rewards, **scores, valid=found.valid, advantages=advantages)
 
 
 class AdvantageEstimator:
@@ -71,6 +98,7 @@ class AdvantageEstimator:
             estimator counted: ``unscored_share`` and ``empty_share`` (no reward; a mask without a token) of the rows
             that are not ``valid=False``,
             ``nonfinite_token_share`` of the response's tokens, ``window_prompts``.
+        record: the rollouts of the last call with their scores and advantages, a ``Record``; None before the first.
 
     Raises:
         TypeError, ValueError: an option that does not fit, by its name.
@@ -109,6 +137,7 @@ class AdvantageEstimator:
         given = {name: value for name, value in locals().items() if name in options.OPTIONS}
         self.options = options.checked(given)
         self.metrics: dict[str, float] = {}
+        self.record: Record | None = None
         self._window: Window | None = None
         self._categories: dict[Hashable, int] = {}
         self._generator: Tensor | None = None  # the state of the random control's
@@ -167,6 +196,7 @@ class AdvantageEstimator:
             success_threshold=self.options["success_threshold"],
             category=of_rollouts.category,
         )
+        self.record = batch.record(components.advantages)
         if batch.rows is None:
             return components.advantages
         return layout.expand_rollouts(components.advantages, batch.rows)
@@ -229,16 +259,20 @@ class AdvantageEstimator:
         rollout = None if rollouts is None else _rollout_numbers(prompt, rollouts)
         self._check_groups(prompt[real], None if rollout is None else rollout[real])
 
-        if given["confidence"] is None and logprobs is not None and self.needs("confidence"):
+        if given["confidence"] is None and logprobs is not None:
             reduction = self.options["confidence_reduction"]
             found = rows.confidences(logprobs, mask, count, device, reduction=reduction, usable=usable, rollout=rollout)
             given["confidence"] = found.confidence
             metrics["durian/nonfinite_token_share"] = rows.share(found.nonfinite, found.total)
-        scores = self._scores(given, prompt, usable, names)
+        known = {
+            name: None if given[name] is None else rows.numbers(name, given[name], count, device)
+            for name in ("visual_entropy", "confidence")
+        }
+        scores = self._scores(given | known, prompt, usable, names)
         flat = layout.Rollouts(values, prompt_index=prompt, valid=usable, rollout_index=rollout, **scores)
         if rollout is None:
-            return _Batch(flat, None, metrics)
-        return _Batch(*layout.one_row_per_rollout(flat, names), metrics)
+            return _Batch(flat, None, metrics, names, known)
+        return _Batch(*layout.one_row_per_rollout(flat, names), metrics, names, known)
 
     def _scores(
         self, given: dict[str, Any], prompt: Tensor, usable: Tensor, names: Sequence[Any]
@@ -262,8 +296,7 @@ class AdvantageEstimator:
             if name == "category":
                 scores[name] = self._category_numbers(given[name], count, device)
             else:
-                values = rows.numbers(name, given[name], count, device)
-                scores[name] = None if bool(values.isnan().all()) else values
+                scores[name] = None if bool(given[name].isnan().all()) else given[name]
         for name in ("visual_entropy", "category"):
             if (score := scores[name]) is not None:
                 _require_one_per_prompt(name, score, prompt, usable, names)

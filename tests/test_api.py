@@ -21,6 +21,7 @@ PUBLIC_MODULES = (
     "durian_adv.data.curation",
     "durian_adv.diagnostics",
     "durian_adv.data.hints",
+    "durian_adv.data.logs.writer",
     "durian_adv.data.scoring",
     "durian_adv.estimator",
     "durian_adv.weighting",

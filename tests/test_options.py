@@ -97,6 +97,18 @@ def test_an_unknown_option_is_refused_with_those_there_are():
     assert options.require_mapping(types.MappingProxyType({"eps": 1.0}), "x") == {"eps": 1.0}
 
 
+def test_the_folder_of_a_run_is_no_option_of_the_estimator():
+    assert options.of_run({"eps": 0.5}, "x.") == (options.checked({"eps": 0.5}), None)
+    assert options.of_run({"rollout_log": "out/log"}) == (options.checked({}), "out/log")
+    for value in ("", 3, True):
+        with pytest.raises(durian_adv.ArgumentError, match=r"^x\.rollout_log: expected the path of a folder, or None"):
+            options.of_run({"rollout_log": value}, "x.")
+    with pytest.raises(durian_adv.ArgumentError, match=r"^x\.weigths: .*weighting, rollout_log, got an unknown"):
+        options.of_run({"weigths": 1}, "x.")
+    with pytest.raises(durian_adv.ArgumentError, match=r"^rollout_log: expected one of .*weighting, got an unk"):
+        options.checked({"rollout_log": "x"})
+
+
 @pytest.mark.parametrize("name", ["reinforce_plus_plus", "reinforce_plus_plus_baseline"])
 def test_a_window_that_an_estimator_would_not_use_is_refused(name):
     with pytest.raises(durian_adv.ArgumentError, match=rf"^durian\.window: expected 0 for .*'{name}', got 8"):
@@ -110,12 +122,12 @@ def test_configurations_are_made_of_the_table():
     assert config.durian_weights == [0.1, 0.2, 0.7]
     assert made().durian_weights is not config.durian_weights
     for field in dataclasses.fields(made):
-        option = options.OPTIONS[field.name.removeprefix("durian_")]
+        option = {**options.OPTIONS, "rollout_log": options.ROLLOUT_LOG}[field.name.removeprefix("durian_")]
         assert field.metadata["help"].lower().startswith(option.help.lower())
         assert re.search(r"\(default: [^)]+\)\.$", field.metadata["help"])
         assert field.metadata.get("choices") == (None if option.choices is None else list(option.choices))
     given = {f.name.removeprefix("durian_"): getattr(config, f.name) for f in dataclasses.fields(made)}
-    assert options.checked(given) == options.checked({"eps": 1e-4})
+    assert options.of_run(given) == (options.checked({"eps": 1e-4}), None)
 
 
 def test_arguments_of_a_command_are_made_of_the_table():
@@ -181,7 +193,7 @@ def test_an_unknown_name_is_answered_with_the_names_that_are_allowed():
 
 def test_a_part_of_the_options_is_checked_alone():
     assert options.checked({"window": 2}, allowed=("window",)) == {"window": 2}
-    assert [name for name, _, _ in options.fields()] == list(options.OPTIONS)
+    assert [name for name, _, _ in options.fields()] == [*options.OPTIONS, "rollout_log"]
 
 
 def test_help_and_defaults_are_written_as_on_a_command_line():

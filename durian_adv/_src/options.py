@@ -178,6 +178,34 @@ OPTIONS = {
 }
 
 
+def _folder(value: Any) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str) or not value:
+        raise ArgumentError("rollout_log", "the path of a folder, or None", f"{value!r}")
+    return value
+
+
+# what every adapter has beside the options of the estimator, which does nothing on disk
+ROLLOUT_LOG = Option(
+    "rollout_log",
+    None,
+    _folder,
+    "folder for a parquet file of each step's rollouts, with rewards, scores and advantages, for durian-adv report; "
+    "none: nothing is written",
+    str | None,
+    str,
+    metavar="FOLDER",
+)
+_ALL = {**OPTIONS, ROLLOUT_LOG.name: ROLLOUT_LOG}
+
+
+def of_run(given: Mapping[str, Any], where: str = "") -> tuple[dict[str, Any], str | None]:
+    """Return the options of the estimator, as ``checked``, and the folder of the rollout log, None for none."""
+    values = checked(given, where, allowed=_ALL)
+    return values, values.pop(ROLLOUT_LOG.name)
+
+
 def checked(given: Mapping[str, Any], where: str = "", *, allowed: Iterable[str] = OPTIONS) -> dict[str, Any]:
     """Return the options by name, defaults filled in; ``where`` stands before their names in errors.
 
@@ -191,7 +219,7 @@ def checked(given: Mapping[str, Any], where: str = "", *, allowed: Iterable[str]
     values = {}
     for name in names:
         try:
-            values[name] = OPTIONS[name].check(given.get(name, OPTIONS[name].default))
+            values[name] = _ALL[name].check(given.get(name, _ALL[name].default))
         except ArgumentError as error:
             # weights[1] of durian_ is durian_weights[1]
             raise error.renamed(f"{where}{error.name}") from None
@@ -204,7 +232,7 @@ def checked(given: Mapping[str, Any], where: str = "", *, allowed: Iterable[str]
 def fields(prefix: str = "", **defaults: Any) -> list[tuple[str, Any, Any]]:
     """Return fields for ``dataclasses.make_dataclass``: a trainer's configuration, with its own ``defaults``."""
     made = []
-    for option in OPTIONS.values():
+    for option in _ALL.values():
         default = defaults.get(option.name, option.default)
         metadata: dict[str, Any] = {"help": f"{option.help[0].upper()}{option.help[1:]} (default: {shown(default)})."}
         if option.choices is not None:

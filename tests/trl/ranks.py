@@ -1,6 +1,7 @@
 """Train on several ranks and save what each saw. Run by a test under torchrun, and in the test itself on one rank."""
 
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -54,9 +55,18 @@ def scripted(out, world, rollouts=None, **more):
 def main(out):
     world, rank = int(os.environ["WORLD_SIZE"]), int(os.environ["RANK"])
     # transformers 4.57 cannot load the state of an optimizer on several CPU ranks
-    first = scripted(f"{out}/first", world, save_strategy="steps", save_steps=1, save_only_model=True)
+    first = scripted(
+        *(f"{out}/first", world),
+        save_strategy="steps",
+        save_steps=1,
+        save_only_model=True,
+        durian_rollout_log=f"{out}/log",
+    )
     first.train()
-    resumed = scripted(f"{out}/first", world)
+    dist.barrier()  # the main process has written
+    if rank == 0:
+        shutil.copytree(f"{out}/log", f"{out}/log-of-first")
+    resumed = scripted(f"{out}/first", world, durian_rollout_log=f"{out}/log")
     resumed.train(resume_from_checkpoint=f"{out}/first/checkpoint-1")
     generated = recorded.make(
         "qwen25vl",

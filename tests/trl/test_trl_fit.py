@@ -44,9 +44,10 @@ def test_the_command_line_sets_every_option(parser):
         "durian_correction": 0,
         "durian_success_threshold": 0.3,
         "durian_weighting": "focal",
+        "durian_rollout_log": "out/log",
     }
     assert sorted(values) == OWN
-    assert {f"durian_{name}" for name in OPTIONS} | {"durian_features"} == set(OWN)
+    assert {f"durian_{name}" for name in OPTIONS} | {"durian_features", "durian_rollout_log"} == set(OWN)
     words = []
     for name, value in values.items():
         words += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
@@ -59,6 +60,7 @@ def test_the_command_line_sets_every_option(parser):
             expected = {"eps": 1e-4}.get(name, option.default)
             assert value == (list(expected) if isinstance(expected, tuple) else expected), name
         assert made.durian_features == "patches"
+        assert made.durian_rollout_log is None
     assert defaults.durian_weights is not config().durian_weights  # nothing is shared
 
 

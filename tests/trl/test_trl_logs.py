@@ -5,8 +5,22 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
+from trl import GRPOTrainer
 
 from durian_adv.data.logs.steps import Options, read_log
+
+
+class OfTRL(GRPOTrainer):
+    """TRL's own trainer, which keeps its rewards."""
+
+    def __init__(self, *args, **kwargs):
+        self.batches = []
+        super().__init__(*args, **kwargs)
+
+    def _calculate_rewards(self, *args, **kwargs):
+        per_func = super()._calculate_rewards(*args, **kwargs)
+        self.batches.append({"per_func": per_func.clone()})
+        return per_func
 
 
 def vowels(completions, log_extra=None, **_):
@@ -29,6 +43,7 @@ def test_the_completions_of_a_training_are_the_rollouts_that_it_saw(make, tmp_pa
     weights = [0.75, 0.5]
     trainer = make(
         family,
+        trainer=OfTRL,
         reward_funcs=[tiny.letters, vowels],
         train_dataset=one_text(images),
         reward_weights=weights,
@@ -52,7 +67,8 @@ def test_the_completions_of_a_training_are_the_rollouts_that_it_saw(make, tmp_pa
 
 
 def test_rewards_without_weights_are_found_beside_other_columns(make):
-    trainer = make("qwen_text", reward_funcs=[tiny.letters, vowels], log_completions=True, num_completions_to_print=1)
+    options = {"reward_funcs": [tiny.letters, vowels], "log_completions": True, "num_completions_to_print": 1}
+    trainer = make("qwen_text", trainer=OfTRL, **options)
     trainer.train()
     log = read_log([Path(trainer.args.output_dir)], Options())
     for step, batch in zip(log.steps, trainer.batches, strict=True):

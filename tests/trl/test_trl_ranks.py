@@ -8,6 +8,7 @@ import pytest
 import ranks
 import tiny
 import torch
+from rollout_logs import rows_of
 from test_trl_training import expected_entropy
 
 from durian_adv import durian_advantage
@@ -23,7 +24,11 @@ def saved(tmp_path_factory):
     done = subprocess.run([*torchrun, HERE / "ranks.py", out], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("Use more prompts") == 1  # the main process warns
-    return [torch.load(out / f"rank{rank}.pt", weights_only=False) for rank in range(2)]
+    found = [torch.load(out / f"rank{rank}.pt", weights_only=False) for rank in range(2)]
+    for rank in found:
+        rank["files"] = [rows_of(out / name) for name in ("log-of-first", "log")]
+        rank["aside"] = sorted(path.name for path in (out / "log").glob("*.replaced"))
+    return found
 
 
 def pairs(saved, run):
@@ -39,6 +44,22 @@ def test_ranks_agree_on_everything_that_is_gathered(saved, run):
         assert one["table"] == other["table"]
         assert not torch.equal(one["advantages"], other["advantages"])
     assert saved[0]["logs"] == saved[1]["logs"]
+
+
+def test_one_rank_writes_the_log_of_the_whole_batch(saved):
+    written, resumed = saved[0]["files"]
+    assert list(written) == list(resumed) == ["step_00000001.parquet", "step_00000002.parquet"]
+    for rows, (one, other) in zip(written.values(), pairs(saved, "first"), strict=True):
+        assert [row["advantage"] for row in rows] == torch.cat([one["advantages"], other["advantages"]]).tolist()
+        numbers = one["numbers"] + other["numbers"]
+        assert [row["group"] for row in rows] == [i // 4 for i in range(12)]
+        assert len({(row["prompt"], number) for row, number in zip(rows, numbers, strict=True)}) == 3
+        assert [row["confidence"] for row in rows] == one["confidence"].flatten().tolist()
+    assert resumed["step_00000001.parquet"] == written["step_00000001.parquet"]
+    (one, other) = pairs(saved, "resumed")[0]
+    again = [row["advantage"] for row in resumed["step_00000002.parquet"]]
+    assert again == torch.cat([one["advantages"], other["advantages"]]).tolist()
+    assert saved[0]["aside"] == ["step_00000002.parquet.replaced"]
 
 
 def test_a_prompt_lies_on_both_ranks(saved):

@@ -9,7 +9,7 @@ from trl import GRPOConfig
 
 from durian_adv._src import checks
 from durian_adv._src.errors import ArgumentError
-from durian_adv._src.options import OPTIONS, checked, fields
+from durian_adv._src.options import OPTIONS, fields, of_run
 from durian_adv.data.scoring import towers
 
 PREFIX = "durian_"
@@ -43,7 +43,7 @@ class DurianConfig(_Fields):
     def __post_init__(self) -> None:
         """Check the options, before any model is loaded."""
         super().__post_init__()
-        checked(self.durian_options, PREFIX)
+        of_run({**self.durian_options, "rollout_log": self.durian_rollout_log}, PREFIX)
         checks.choice("durian_features", self.durian_features, towers.FEATURES)
         if self.scale_rewards != "group":
             raise ArgumentError(
@@ -94,6 +94,9 @@ class DurianGRPOConfig(DurianConfig, GRPOConfig):
         durian_weighting (`str`, *optional*, defaults to `"exponential"`):
             Weight of a prompt as a function of its accuracy, for the estimator `"difficulty_prior"`: `"linear"`,
             `"exponential"`, `"power"`, `"focal"`, `"logarithmic"`, `"logistic"` or `"uniform"`.
+        durian_rollout_log (`str`, *optional*):
+            Folder for a parquet file of each generation batch, with rewards, scores and advantages, for
+            `durian-adv report`. `None`: nothing is written.
         durian_features (`str`, *optional*, defaults to `"patches"`):
             Features of an image for its entropy: `"patches"` of the vision tower, before they are merged or projected,
             or the `"projected"` tokens that the language model sees.

@@ -21,8 +21,10 @@ from durian_adv._src.errors import ArgumentError, ArgumentTypeError
 from durian_adv.adapters._fit import accepts, misfits
 from durian_adv.adapters._preflight import prompts_check
 from durian_adv.adapters.trl.config import DurianConfig
+from durian_adv.data.logs.rows import label
+from durian_adv.data.logs.writer import PROMPT_ID, RolloutLog, content_id
 from durian_adv.data.scoring import towers
-from durian_adv.estimator import AdvantageEstimator
+from durian_adv.estimator import AdvantageEstimator, Record
 
 OLDEST_TESTED, NEWEST_TESTED = "1.0.0", "1.16.0"
 STATE_FILE = "durian_window.pt"
@@ -37,12 +39,23 @@ _METHODS = {
     "_save_checkpoint": ("model", "trial"),
     "_set_signature_columns_if_needed": (),
 }
-_ATTRIBUTES = ("accelerator", "num_generations", "num_generations_eval", "reward_weights", "_logs", "_metrics")
+_ATTRIBUTES = (
+    "accelerator",
+    "num_generations",
+    "num_generations_eval",
+    "reward_weights",
+    "_logs",
+    "_metrics",
+    "log_completions",
+)
 # What a forward on images takes beside tokens, by the names under which TRL keeps it
 _IMAGE_INPUTS = (
     *("pixel_values", "image_grid_thw", "num_images", "num_tiles", "pixel_attention_mask", "spatial_shapes"),
     *("image_sizes", "token_type_ids", "mm_token_type_ids", "image_position_ids"),
 )
+_LOGPROBS = ("sampling_per_token_logps", "old_per_token_logps")
+# what stands in TRL's table of completions beside its own columns, with durian_ before it
+_TABLE = ("prompt", "group", "reward", "visual_entropy", "confidence", "category", "valid")
 
 _Trainer: Any = GRPOTrainer if TYPE_CHECKING else object
 
@@ -88,15 +101,20 @@ class DurianMixin(_Trainer):
         super().__init__(*args, **kwargs)
         for misfit in misfits((self, name, None) for name in _ATTRIBUTES):
             raise _misfit(misfit)
-        if "advantages" not in self._logs:
-            raise _misfit("no advantages in the completions table")
+        for column in ("advantages", "extra", "prompt"):
+            if column not in self._logs:
+                raise _misfit(f"no {column} in the completions table")
         self._set_signature_columns_if_needed()
         # kept where unused columns are removed
-        self._signature_columns.extend(("visual_entropy", "category"))
+        self._signature_columns.extend(("visual_entropy", "category", PROMPT_ID))
         self._vision = towers.find_vision(self.model)
         self._estimator = AdvantageEstimator(**self.args.durian_options)
         self._rewards_per_func: Tensor | None = None
         self._warned_of_few_prompts = False
+        folder = self.args.durian_rollout_log
+        self._is_logged = folder is not None or self.log_completions
+        # every rank has the whole batch: one writes
+        self._log = RolloutLog(folder) if folder is not None and self.accelerator.is_main_process else None
 
     def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Tensor:
         self._rewards_per_func = super()._calculate_rewards(*args, **kwargs)
@@ -110,6 +128,7 @@ class DurianMixin(_Trainer):
             output: dict[str, Any] = super()._generate_and_score_completions(inputs)
         rewards = self._rewards(len(inputs), group)
         if group == 1:  # in evaluation: nothing to compare a completion with, and TRL's own advantages are 0
+            self._extend_table(dict.fromkeys(_TABLE), len(rewards))
             return output
         with torch.no_grad():
             scores, counted = self._scores(inputs, output, group, caught)
@@ -125,11 +144,43 @@ class DurianMixin(_Trainer):
         for _ in range(min(len(advantages), len(table))):
             table.pop()  # TRL's own
         table.extend(advantages.tolist())
+        self._keep(inputs, group, estimator.record if mode == "train" else None, len(advantages))
         # of the whole batch, so the same on every rank; TRL logs means over steps: those where a number is defined
         for name, value in (estimator.metrics | counted).items():
             if not math.isnan(value):
                 self._metrics[mode][name].append(value)
         return output
+
+    def _keep(self, inputs: list[dict[str, Any]], group: int, record: Record | None, count: int) -> None:
+        """Put the rollouts of a batch into the rollout log and TRL's table; None is an evaluation's, in neither."""
+        columns: dict[str, Any] = dict.fromkeys(_TABLE)
+        if record is not None and self._is_logged:
+            # of every prompt one completion on some rank, as in _watch_images
+            ids = gather_object([None if i % group else _prompt_id(example) for i, example in enumerate(inputs)])
+            firsts = [next(known for known in ids[i : i + group] if known is not None) for i in range(0, count, group)]
+            prompts = [firsts[i // group] for i in range(count)]
+            category = gather_object([example.get("category") for example in inputs])
+            if self._log is not None:
+                texts = [str(label(prompt)) for prompt in list(self._logs["prompt"])[-count:]]
+                step = self.state.global_step + 1
+                self._log.write(step, record, prompts=prompts, texts=texts, category=category)
+            columns = {
+                "prompt": prompts,
+                "group": record.prompt,
+                "reward": record.rewards,
+                "visual_entropy": record.visual_entropy,
+                "confidence": record.confidence,
+                "category": category,
+                "valid": record.valid,
+            }
+        self._extend_table(columns, count)
+
+    def _extend_table(self, columns: dict[str, Any], count: int) -> None:
+        """Put columns of a batch into TRL's table of completions, None for those that are not known."""
+        if self.log_completions:
+            for name, values in columns.items():
+                given = values.tolist() if isinstance(values, Tensor) else values
+                self._logs["extra"][f"durian_{name}"].extend([None] * count if given is None else given)
 
     def _evaluator(self, prompts: int) -> AdvantageEstimator:
         """Return an estimator for other prompts, perhaps with other numbers of completions: apart from the window."""
@@ -160,9 +211,11 @@ class DurianMixin(_Trainer):
         counted = {}
         # to the estimator one token stands for all of a completion
         scores = {"mask": self.accelerator.gather(rows.has_tokens(mask, len(mask), mask.device))[:, None]}
-        if self._estimator.needs("visual_entropy"):
+        # a log has scores without a weight, too, where they cost nothing
+        if self._estimator.needs("visual_entropy") or (self._is_logged and _has_column(inputs)):
             scores["visual_entropy"] = self._gathered_entropies(inputs, output, group, caught)
-        if self._estimator.needs("confidence"):
+        at_hand = any(output.get(name) is not None for name in _LOGPROBS)
+        if self._estimator.needs("confidence") or (self._is_logged and at_hand):
             found = rows.confidences(
                 self._logprobs(output, mask),
                 mask,
@@ -235,7 +288,7 @@ class DurianMixin(_Trainer):
 
     def _logprobs(self, output: dict[str, Any], mask: Tensor) -> Tensor:
         """Return the log-probabilities of this rank's completions, the cheapest at hand."""
-        for name in ("sampling_per_token_logps", "old_per_token_logps"):
+        for name in _LOGPROBS:
             if output.get(name) is not None:
                 return output[name]  # type: ignore[no-any-return]  # TRL is not typed
         images = {name: output[name] for name in _IMAGE_INPUTS if output.get(name) is not None}
@@ -308,6 +361,13 @@ def _misfit(what: str) -> RuntimeError:
 
 def _has_column(inputs: list[dict[str, Any]]) -> bool:
     return any("visual_entropy" in example for example in inputs)
+
+
+def _prompt_id(example: dict[str, Any]) -> str:
+    """Return the dataset's id of a prompt, else one made of what it asks."""
+    if example.get(PROMPT_ID) is not None:
+        return str(example[PROMPT_ID])
+    return content_id(example.get("prompt"), example.get("image"), example.get("images"))
 
 
 def _num_images(example: dict[str, Any]) -> int:

@@ -6,6 +6,7 @@ from typing import Any
 
 from durian_adv.data.logs.formats import (
     areal,
+    durian,
     easyr1,
     nemo_rl,
     plain,
@@ -24,6 +25,7 @@ from durian_adv.data.logs.formats.base import Format
 FORMATS: dict[str, Format] = {
     format.name: format
     for format in (
+        durian.FORMAT,
         nemo_rl.FORMAT,
         prime_rl.FORMAT,
         roll.FORMAT,

@@ -41,7 +41,7 @@ def find(paths: Sequence[Path]) -> Files:
             continue
         files = [file for file in path.rglob("*") if file.is_file() and not _hidden(file.relative_to(path))]
         files.sort(key=lambda file: natural(str(file)))
-        those = [file for file in files if _suffix(file) in SUFFIXES and file.name not in NO_ROLLOUTS]
+        those = [file for file in files if _suffix(file) in SUFFIXES and not _is_other(file)]
         if not those:
             raise ValueError(f"{path}: expected a folder with files such as *.jsonl or *.parquet, got none")
         _check_subsets(path, those)
@@ -128,6 +128,11 @@ class _Counted(io.RawIOBase):
         if place > self._furthest:
             self._progress(place - self._furthest)
             self._furthest = place
+
+
+def _is_other(path: Path) -> bool:
+    """Whether a file holds no rollouts, or was not finished by a run that was killed."""
+    return path.name in NO_ROLLOUTS or Path(path.stem).suffix == ".partial"
 
 
 def _hidden(path: Path) -> bool:
