@@ -11,12 +11,32 @@ from studies.law.structure import Structure
 from studies.law.worth import worth
 
 PATH = Path(__file__).parent / "declaration.json"
+TASK = Path(__file__).parent / "records" / "task.json"  # what `check` measured on the pilots' seeds
 REWARDED = replace(PLAIN, format_weight=0.1, format_rate=0.95)
 RATIOS, UNITS, TIE_BREAKS = (1.0, 2.0, 4.0, 9.0), (1.0, 0.5, 0.25, 0.1), (0.0, 0.01, 0.03, 0.1)
+DOSES = {name: [f"{dose:g}" for dose in doses]
+         for name, doses in (("variance", RATIOS), ("unit", UNITS), ("tie_break", TIE_BREAKS))}  # fmt: skip
 STEPS, SEEDS = 200, 20
 
+AMENDMENTS = {
+    "when": "2026-11-29 16:03 UTC, before the first pilot of a learning rate and before any run that counts",
+    "scores": "the correlation with the kind is measured after the filter, and the mean of the two scores replaces 0.8"
+    " in the predictions; what the scores know beside the kind is the noise of the picture, and the policy's own"
+    " log-probability",
+    "optimizer": "Adam, one update per step on the rollouts just sampled, so that no ratio is ever clipped; no KL term",
+    "held_out": "2,048 prompts per seed; the accuracy of sampling is computed exactly, summed over all responses",
+    "filter": "at most 4,096 prompts are tried per step; a step that finds fewer than 512 takes those it found",
+    "learning_rates": "3 rates a factor of 2 apart instead of 5, growing while the best is at an edge; 2 seeds instead"
+    " of 4; at R = 1 and 9 only, and interpolated between them; the rate is the top of the parabola through the best"
+    " rate and its neighbors. Reason: one shared core and two hours",
+    "order": "doses in the order 9, 1, 4, 2 instead of 1, 2, 4, 9: if time ends the experiment, the largest predicted"
+    " difference and the control are there. Nothing is compared at a dose before all its seeds and arms are there",
+    "arms": "kept and dropped are one arm under the filter and are run once",
+    "second_and_third": "unit and tie_break are run after the variance doses, if there is time, in the same way",
+}
+
 PLAN = {
-    "status": "declared, not run",
+    "status": "amended before the first pilot; see amendments",
     "question": "Do differences in held-out accuracy between normalizations follow the worth that the law predicts?",
     "task": {
         "policy": "a sequence policy of about 30,000 parameters that perceives a picture, then computes step by step",
@@ -32,6 +52,7 @@ PLAN = {
         "scores": f"visual entropy and confidence, correlated {QUALITY} with the kind; the correlation measured in the"
         " pilots replaces this number in the predictions before the first run that counts",
     },
+    "amendments": AMENDMENTS,
     "arms": {
         "GRPO": "grpo_advantage",
         "batch std": "batch_std_advantage",
@@ -84,7 +105,8 @@ def predictions() -> dict[str, dict[str, dict[str, float]]]:
     for name, doses in structures().items():
         for dose, structure in doses.items():
             given = outcomes(structure)
-            of_dose = {arm: round(worth(given, factor).value, 3) for arm, factor in estimators(given).items()}
+            arms = estimators(given, quality())
+            of_dose = {arm: round(worth(given, factor).value, 3) for arm, factor in arms.items()}
             found.setdefault(name, {})[dose] = of_dose
     return found
 
@@ -92,7 +114,19 @@ def predictions() -> dict[str, dict[str, dict[str, float]]]:
 def declare() -> dict[str, Any]:
     """Return the whole declaration."""
     noise = {f"{ratio:g}": round(noise_for(ratio, REWARDED, filtered=True), 3) for ratio in RATIOS}
-    return PLAN | {"noise_std_by_ratio": noise, "predicted_worth": predictions()}
+    return PLAN | {"measured_task": measured(), "noise_std_by_ratio": noise, "predicted_worth": predictions()}
+
+
+def measured() -> dict[str, Any]:
+    """Return what the task was found to have."""
+    found: dict[str, Any] = json.loads(TASK.read_text(encoding="utf-8"))
+    return found
+
+
+def quality() -> float:
+    """Return the correlation of the scores with the kind, the mean of both."""
+    first, second = measured()["correlation"]
+    return float(first + second) / 2
 
 
 def write() -> None:
