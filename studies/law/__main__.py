@@ -11,7 +11,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("page", help="write docs/law.md, docs/which-normalization.md and their pictures: 20 s")
     commands.add_parser("declare", help="write the declaration of the experiment, with what the law predicts: 5 s")
-    commands.add_parser("check", help="measure what the task was to have: accuracies, errors, scores, noise over signal")
+    commands.add_parser("check", help="measure what the task was to have: accuracies, errors, scores")
     commands.add_parser("collect", help="fold finished runs into the table of records")
     for name, about in (
         ("pilot", "train the pilots that choose the learning rates"),
@@ -20,7 +20,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         command = commands.add_parser(name, help=about)
         command.add_argument("outcome", nargs="?", default="variance", choices=DOSES, help="default: %(default)s")
         command.add_argument("--part", default="1/1", help="k/n: only the k-th of n parts of the seeds (default: 1/1)")
-    commands.choices["run"].add_argument("--doses", nargs="*", default=[], help="some doses only (default: all, in order)")
+    run = commands.choices["run"]
+    run.add_argument("--doses", nargs="*", default=[], help="some doses only (default: all, in the declared order)")
     options = parser.parse_args(arguments)
     if "part" in options:
         part, _, parts = options.part.partition("/")

@@ -29,10 +29,11 @@ def check(seed: Seed) -> dict[str, object]:
     signal = (right > 0) & (right < GROUP)
     entropy, confidence = training.scores(prompts, sampling.logprobs(made, prompts, seen, found).mean(1))
     misread, miscomputed = errors(prompts, found)
+    of_kind = [abs(float(np.corrcoef(score[signal], prompts.kind[signal])[0, 1])) for score in (entropy, confidence)]
     return {
         "signal": signal.double().mean().item(),
         "extreme": ((right == 1) | (right == GROUP - 1)).sum().item() / signal.sum().item(),
-        "correlation": [abs(float(np.corrcoef(score[signal], prompts.kind[signal])[0, 1])) for score in (entropy, confidence)],
+        "correlation": of_kind,
         "errors": [misread.sum().item(), miscomputed.sum().item(), (misread & miscomputed).sum().item()],
         "perception": by_bucket(entropy, misread.sum(1), 3),
         "reasoning": by_bucket(confidence, miscomputed.sum(1), 10),
@@ -83,7 +84,7 @@ def main() -> None:
 def _mean(values: list[object]) -> object:
     first = values[0]
     if isinstance(first, dict):
-        return {key: _mean([value[key] for value in values]) for key in first}  # type: ignore[index]
+        return {key: _mean([value[key] for value in values]) for key in first}
     if isinstance(first, list):
-        return [_mean(list(some)) for some in zip(*values, strict=True)]  # type: ignore[call-overload]
-    return float(f"{np.mean(values):.4g}")  # type: ignore[arg-type]
+        return [_mean(list(some)) for some in zip(*values, strict=True)]
+    return float(f"{np.mean(values):.4g}")

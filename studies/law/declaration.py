@@ -28,7 +28,10 @@ AMENDMENTS = {
     "filter": "at most 4,096 prompts are tried per step; a step that finds fewer than 512 takes those it found",
     "learning_rates": "3 rates a factor of 2 apart instead of 5, growing while the best is at an edge; 2 seeds instead"
     " of 4; at R = 1 and 9 only, and interpolated between them; the rate is the top of the parabola through the best"
-    " rate and its neighbors. Reason: one shared core and two hours",
+    " rate and its neighbors. At R = 1, where kinds do not differ and the law gives them one factor, Durian, random"
+    " buckets and std by kind take batch std's rate. Reason: a part of one shared core for two hours",
+    "slope": "through the origin, as no predicted difference is no difference; one per seed, observed differences of"
+    " that seed on predicted ones, and Student's t over seeds; curves are straight between exams and beyond the last",
     "order": "doses in the order 9, 1, 4, 2 instead of 1, 2, 4, 9: if time ends the experiment, the largest predicted"
     " difference and the control are there. Nothing is compared at a dose before all its seeds and arms are there",
     "arms": "kept and dropped are one arm under the filter and are run once",

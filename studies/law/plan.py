@@ -10,8 +10,17 @@ from studies.law import declaration, task, training
 from studies.law.training import Dose
 
 ARMS = ("GRPO", "batch std", "Durian, dropped", "random buckets", "std by kind")  # kept is dropped where all differ
-ORDER = {"variance": ("9", "1", "4", "2"), "unit": ("0.1", "1", "0.25", "0.5"), "tie_break": ("0.1", "0", "0.03", "0.01")}
+ORDER = {
+    "variance": ("9", "1", "4", "2"),
+    "unit": ("0.1", "1", "0.25", "0.5"),
+    "tie_break": ("0.1", "0", "0.03", "0.01"),
+}
 PILOTED = 2  # of the doses of an outcome, the first ones of its order: the ends; rates between them are interpolated
+ALIKE = (
+    "Durian, dropped",
+    "random buckets",
+    "std by kind",
+)  # one factor for all where kinds do not differ: batch std's
 PILOT_SEEDS, SEEDS = (1000, 1001), tuple(range(20))
 RATES = (0.002, 0.004, 0.008)  # of Adam; grows by factors of 2 while the best is at an edge
 Found = Mapping[str, Record]
@@ -32,7 +41,9 @@ class Run:
     def name(self) -> str:
         """Return the record's path below the results, without its ending."""
         folder = f"{self.outcome}-{self.dose}"
-        return f"pilot-{folder}-{self.rate:g}/{self.arm}-{self.seed}" if self.pilot else f"{folder}/{self.arm}-{self.seed:03}"
+        return (
+            f"pilot-{folder}-{self.rate:g}/{self.arm}-{self.seed}" if self.pilot else f"{folder}/{self.arm}-{self.seed}"
+        )
 
 
 def dose_of(outcome: str, dose: str) -> Dose:
@@ -76,6 +87,7 @@ def pilot_runs(outcome: str, found: Found) -> list[Run]:
         for dose in ORDER[outcome][:PILOTED]
         for seed in PILOT_SEEDS
         for arm in arms_of(outcome)
+        if _piloted(outcome, dose, arm) == arm
         for rate in grid(outcome, dose, arm, found)
     ]
 
@@ -112,9 +124,17 @@ def rate_of(outcome: str, dose: str, arm: str, found: Found) -> float:
     """
     order = declaration.DOSES[outcome]
     ends = [dose for dose in order if dose in ORDER[outcome][:PILOTED]]
-    best = [_top(sweep(outcome, end, arm, found, grid(outcome, end, arm, found))) for end in ends]
+    best = []
+    for end in ends:
+        piloted = _piloted(outcome, end, arm)
+        best.append(_top(sweep(outcome, end, piloted, found, grid(outcome, end, piloted, found))))
     places = [order.index(end) for end in ends]
     return float(f"{2 ** np.interp(order.index(dose), places, best):.2g}")
+
+
+def _piloted(outcome: str, dose: str, arm: str) -> str:
+    """Return the arm whose pilots choose an arm's rate at a dose."""
+    return "batch std" if outcome != "tie_break" and dose == "1" and arm in ALIKE else arm
 
 
 def _top(means: dict[float, float]) -> float:

@@ -48,7 +48,7 @@ def parts(flat: Tensor) -> Parts:
 
 
 def initial(generator: torch.Generator, format_rate: float) -> Tensor:
-    """Draw parameters: normal weights of variance 2 / inputs, less in the last layers, and the format kept at a rate."""
+    """Draw parameters: normal weights of variance 2 / inputs, last layers smaller, and the format kept at a rate."""
     flat = torch.zeros(size())
     made = parts(flat)
     for weight, _ in (*made.reader, *made.computer):

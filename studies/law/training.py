@@ -1,4 +1,4 @@
-"""One run: a warm policy, 200 steps of RL with one arm, and its held-out accuracy, which is computed and not sampled."""
+"""One run: a warm policy, 200 steps of RL with one arm, and its held-out accuracy, computed and not sampled."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -152,7 +152,10 @@ def load_seed(number: int, cache: Path) -> Seed:
 
 @torch.no_grad()
 def train(seed: Seed, arm: str, dose: Dose, rate: float, steps: int = STEPS) -> tuple[list[dict[str, float]], float]:
-    """Train one arm; return a row per exam, with means since the last one, and the worth that its first steps have by `predicted_worth`."""
+    """Train one arm; return a row per exam, with means since the last one, and the worth that its first steps have.
+
+    The worth is what `predicted_worth` makes of the rollouts of those steps.
+    """
     flat = seed.warm.clone()
     parameter, grad = torch.nn.Parameter(flat), torch.zeros_like(flat)
     parameter.grad, made, out = grad, net.parts(flat), net.parts(grad)
@@ -251,6 +254,7 @@ def _mean(rows: list[dict[str, float]]) -> dict[str, float]:
 
 
 def _worth(first: list[tuple[Batch, Tensor]]) -> float:
-    rewards, correct, kind = (torch.cat([getattr(b, name) for b, _ in first]) for name in ("rewards", "correct", "kind"))
+    names = ("rewards", "correct", "kind")
+    rewards, correct, kind = (torch.cat([getattr(batch, name) for batch, _ in first]) for name in names)
     of_arm = {"arm": torch.cat([a for _, a in first])}
     return predicted_worth(rewards, of_arm, correctness=correct, category=kind)["arm"].worth
