@@ -15,6 +15,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     commands.add_parser("collect", help="fold finished runs into the table of records")
     for name, about in (
         ("pilot", "train the pilots that choose the learning rates"),
+        (
+            "expect",
+            "write down the rates that the pilots chose, and the differences expected: before the runs that count",
+        ),
         ("run", "train every run that has no record yet, 4 to 6 s each; stop and repeat at will"),
     ):
         command = commands.add_parser(name, help=about)
@@ -53,7 +57,7 @@ def experiment(options: argparse.Namespace) -> None:
     import torch
 
     from studies.evidence import records
-    from studies.law import checks, plan, runner
+    from studies.law import checks, expectation, plan, runner
 
     torch.set_num_threads(1)  # runs side by side are faster than one on all cores, and results stay the same
     if options.command == "check":
@@ -62,6 +66,8 @@ def experiment(options: argparse.Namespace) -> None:
         print(f"{runner.TABLE}: {records.collect(runner.FOLDER, runner.TABLE)} new runs")
     elif options.command == "pilot":
         runner.run_all(lambda found: plan.pilot_runs(options.outcome, found), part=options.part)
+    elif options.command == "expect":
+        expectation.write(options.outcome, runner.found())
     else:
         doses = tuple(options.doses)
         runner.run_all(lambda found: plan.main_runs(options.outcome, found, doses), part=options.part)

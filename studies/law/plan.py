@@ -87,7 +87,7 @@ def pilot_runs(outcome: str, found: Found) -> list[Run]:
         for dose in ORDER[outcome][:PILOTED]
         for seed in PILOT_SEEDS
         for arm in arms_of(outcome)
-        if _piloted(outcome, dose, arm) == arm
+        if piloted(outcome, dose, arm) == arm
         for rate in grid(outcome, dose, arm, found)
     ]
 
@@ -126,13 +126,13 @@ def rate_of(outcome: str, dose: str, arm: str, found: Found) -> float:
     ends = [dose for dose in order if dose in ORDER[outcome][:PILOTED]]
     best = []
     for end in ends:
-        piloted = _piloted(outcome, end, arm)
-        best.append(_top(sweep(outcome, end, piloted, found, grid(outcome, end, piloted, found))))
+        chosen = piloted(outcome, end, arm)
+        best.append(_top(sweep(outcome, end, chosen, found, grid(outcome, end, chosen, found))))
     places = [order.index(end) for end in ends]
     return float(f"{2 ** np.interp(order.index(dose), places, best):.2g}")
 
 
-def _piloted(outcome: str, dose: str, arm: str) -> str:
+def piloted(outcome: str, dose: str, arm: str) -> str:
     """Return the arm whose pilots choose an arm's rate at a dose."""
     return "batch std" if outcome != "tie_break" and dose == "1" and arm in ALIKE else arm
 

@@ -56,7 +56,7 @@ def sample(made: Parts, prompts: Prompts, seen: Seen, uniform: Tensor) -> Rollou
 
 def logprobs(made: Parts, prompts: Prompts, seen: Seen, rollouts: Rollouts) -> Tensor:
     """Return the log-probability of each response ``(n, G)``, summed over its tokens."""
-    reading = torch.zeros(len(prompts), DEPTH + 1, SYMBOLS)
+    reading = seen.reader[-1].new_zeros(len(prompts), DEPTH + 1, SYMBOLS)
     reading[prompts.counts] = seen.reader[-1]
     of_read = reading.gather(2, rollouts.read.transpose(1, 2)).sum(1)
     of_result = seen.computer[-1].flatten()[rollouts.place * SYMBOLS + rollouts.result]
