@@ -128,7 +128,8 @@ def verdict(low: float, high: float) -> str:
 
 def reached(dose: Dose, arm: str, baseline: str = "GRPO") -> float:
     """Return after how many steps an arm's mean curve is where the baseline ended; NaN if it is not."""
-    curve, target = dose.accuracy[dose.arms.index(arm)].mean(0), dose.last(baseline).mean()
+    curve, others = (dose.accuracy[dose.arms.index(name)].mean(0) for name in (arm, baseline))
+    target = others[-1]
     above = np.nonzero(curve >= target)[0]
     if not len(above):
         return float("nan")

@@ -8,6 +8,7 @@ from studies.law.structure import PAPER_FIRST, Kind, Structure
 
 QUALITY = 0.8  # of the scores, where nothing else is said
 PLAIN = Kind(PAPER_FIRST)
+REWARDED = replace(PLAIN, format_weight=0.1, format_rate=0.95)  # the rewards of the experiment
 
 
 @dataclass(frozen=True)
@@ -66,4 +67,10 @@ def cases() -> dict[str, Case]:
         "noise 9": Case("two kinds, variances 1 and 9", noisy_kinds(9.0)),
         "noise 9, tie-break": Case("the same + a tie-break of std 0.02", noisy_kinds(9.0, tied)),
         "noise 9, G = 4": Case("two kinds, variances 1 and 9, 4 rollouts", noisy_kinds(9.0, rollouts=4)),
+    } | {
+        f"tested {ratio:g}": Case(
+            f"0.9 accuracy + 0.1 format, two kinds, variances 1 and {ratio:g}; groups all right or all wrong replaced",
+            noisy_kinds(ratio, REWARDED, filtered=True),
+        )
+        for ratio in (1.0, 2.0, 4.0, 9.0)
     }

@@ -5,14 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from studies.law.cases import PLAIN, QUALITY, estimators, noise_for, noisy_kinds
+from studies.law.cases import QUALITY, REWARDED, estimators, noise_for, noisy_kinds
 from studies.law.outcomes import outcomes
 from studies.law.structure import Structure
 from studies.law.worth import worth
 
 PATH = Path(__file__).parent / "declaration.json"
 TASK = Path(__file__).parent / "records" / "task.json"  # what `check` measured on the pilots' seeds
-REWARDED = replace(PLAIN, format_weight=0.1, format_rate=0.95)
 RATIOS, UNITS, TIE_BREAKS = (1.0, 2.0, 4.0, 9.0), (1.0, 0.5, 0.25, 0.1), (0.0, 0.01, 0.03, 0.1)
 DOSES = {name: [f"{dose:g}" for dose in doses]
          for name, doses in (("variance", RATIOS), ("unit", UNITS), ("tie_break", TIE_BREAKS))}  # fmt: skip

@@ -1,4 +1,4 @@
-"""The differences that are expected before the runs that count, in points: the pilots' curves at the predicted worths."""
+"""The differences expected before the runs that count, in points: the pilots' curves at the predicted worths."""
 
 import json
 from pathlib import Path

@@ -13,7 +13,7 @@ from studies.evidence import page as measured_page
 from studies.evidence.comparison import Difference
 from studies.evidence.conditions import CONDITIONS
 from studies.evidence.markdown import table
-from studies.law import declaration, prose
+from studies.law import analysis, declaration, prose, results
 from studies.law.cases import QUALITY, Case, cases, estimators, noisy_kinds
 from studies.law.factors import by_kind, constant, difficulty, durian, grpo, kind, pooled_by_kind
 from studies.law.outcomes import outcomes
@@ -29,7 +29,7 @@ from studies.law.worth import (
 )
 
 LAW, WHICH = ROOT / "docs" / "law.md", ROOT / "docs" / "which-normalization.md"
-PICTURE = ROOT / "docs" / "law" / "worth.png"
+PICTURE, TEST = ROOT / "docs" / "law" / "worth.png", ROOT / "docs" / "law" / "test.png"
 CURVES = Path(__file__).parent / "records" / "curves.csv"
 QUALITIES = (0.0, 0.5, 0.7, 0.8, 0.9, 1.0)
 CLOSE = 0.02  # of worth: estimators this near the best of a row are as good
@@ -142,7 +142,7 @@ def law() -> str:
         prose.KINDS, ratio_table(), prose.AFTER_KINDS.format(**numbers), prose.SMALL_TERMS.format(**numbers),
         prose.ALL.format(**numbers), worth_table(some, found), "![Worth over the ratio of variances, and over the"
         " quality of scores](law/worth.png)", prose.SCORES.format(**numbers), prose.LOG, prose.LIMITS,
-        prose.DECLARED.format(**numbers),
+        results.section(results.committed()), prose.PREDICTED,
         *(predicted_table(name) for name in ("variance", "unit", "tie_break")), prose.CLOSING,
     ]  # fmt: skip
     return "\n\n".join(part.strip() for part in parts) + "\n"
@@ -154,12 +154,13 @@ def which() -> str:
     found = worths(some)
     rows = []
     for name, advice in prose.ADVICE.items():
-        rows.append([some[name].about, advice, *_row(found[name]), seen.get(name, "")])
+        trained = results.of_case(name.removeprefix("tested "), results.committed()) if "tested" in name else ""
+        rows.append([some[name].about, advice, *_row(found[name]), seen.get(name, trained)])
     arms = list(next(iter(found.values())))
     parts = [
         prose.WHICH,
         table(["your rewards", "take", *arms, "measured"], rows),
-        prose.READING.format(close=CLOSE, format_loss=_lost()),
+        prose.READING.format(close=CLOSE, format_loss=_lost(), tested=results.tested(results.committed())),
     ]
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
@@ -192,6 +193,8 @@ def main() -> None:
     write_curves(found)
     PICTURE.parent.mkdir(exist_ok=True)
     figures.draw(found, PICTURE, CURVES)
+    if doses := analysis.complete(results.OUTCOME, results.committed()):
+        figures.draw_test(results.points(doses), analysis.compare(list(doses.values()), [analysis.PRIMARY]), TEST)
     LAW.write_text(law(), encoding="utf-8")
     WHICH.write_text(which(), encoding="utf-8")
     print(f"written: {LAW.relative_to(ROOT)}, {WHICH.relative_to(ROOT)} and {PICTURE.relative_to(ROOT)}")

@@ -6,7 +6,7 @@ import json
 from PIL import Image
 
 from benchmarks import figures
-from studies.law import declaration, page
+from studies.law import analysis, declaration, expectation, page, results, runner
 
 
 def test_the_pages_are_those_the_law_makes():
@@ -26,6 +26,19 @@ def test_the_picture_is_drawn_from_the_laws_curves():
     assert rows == made, "run python -m studies.law page"
     with Image.open(page.PICTURE) as image:
         assert image.text["Records"] == figures.digest([page.CURVES]), "run python -m studies.law page"
+
+
+def test_the_picture_of_the_test_is_drawn_from_the_committed_runs():
+    if not analysis.complete(results.OUTCOME, results.committed()):
+        assert not page.TEST.exists()
+        return
+    with Image.open(page.TEST) as image:
+        assert image.text["Records"] == figures.digest([runner.TABLE]), "run python -m studies.law page"
+
+
+def test_what_was_expected_follows_from_the_pilots():
+    kept = json.loads(expectation.PATH.read_text(encoding="utf-8"))
+    assert kept["variance"] == expectation.expected("variance", results.committed()), "run python -m studies.law expect"
 
 
 def test_what_was_declared_is_what_the_law_predicts():

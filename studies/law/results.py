@@ -1,0 +1,157 @@
+"""The experiment on the page: tables and sentences made from the committed records, of the doses that are complete."""
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from textwrap import fill
+
+import numpy as np
+
+from studies.evidence import records
+from studies.evidence.comparison import interval
+from studies.evidence.markdown import table
+from studies.law import analysis, declaration, plan, prose, runner
+from studies.law.analysis import PRIMARY, REFERENCE, Difference, Dose
+from studies.law.plan import Found
+
+OUTCOME = "variance"
+
+
+def committed(path: Path = runner.TABLE) -> Found:
+    """Return the runs of the table."""
+    return records.read_table(path)
+
+
+def section(found: Found) -> str:
+    """Return the section on the experiment."""
+    doses = analysis.complete(OUTCOME, found)
+    parts = [prose.TEST.format(**_numbers(found)), progress(found)]
+    if doses:
+        parts += [
+            verdicts(doses), "![Predicted and measured differences with their intervals](law/test.png)", primary(doses),
+            prose.ARMS_TABLE, arms_table(doses),
+        ]  # fmt: skip
+    return "\n\n".join(part.strip() for part in parts)
+
+
+def progress(found: Found) -> str:
+    """Say which doses are complete, and how the rest is run."""
+    parts = []
+    for outcome in declaration.DOSES:
+        for dose, number in analysis.counted(outcome, found).items():
+            whole = len(plan.arms_of(outcome)) * len(plan.SEEDS)
+            if number:
+                parts.append(f"{outcome} {dose}: {number} of {whole}")
+    missing = [dose for dose, n in analysis.counted(OUTCOME, found).items() if n < len(plan.ARMS) * len(plan.SEEDS)]
+    pilots = sum(name.startswith("pilot") for name in found)
+    seconds = np.mean([record.head["cpu_seconds"] for record in found.values()]) if found else np.nan
+    text = f"**What has been run.** {pilots} pilots"
+    text += f", and of the runs that count: {'; '.join(parts)}." if parts else ", and none of the runs that count."
+    text += f" A run takes {seconds:.1f} seconds of one core."
+    if missing:
+        text += (
+            f" Not complete, and so not compared with anything: R = {', '.join(missing)}."
+            " `python -m studies.law run` goes on where it stopped, `collect` adds finished runs to the table, `page`"
+            " writes this page."
+        )
+    return fill(f"{text} The second and third outcome (units, tie-breaks) have not been run.", 120)
+
+
+def verdicts(doses: Mapping[str, Dose]) -> str:
+    """Say what the declaration says of these results."""
+    beyond = [dose for name, dose in doses.items() if name != "1"]
+    found = analysis.compare(list(doses.values()), [PRIMARY])
+    lines = [f"- **{PRIMARY[0]} minus {PRIMARY[1]}**: {'; '.join(f'R = {d.dose}: {_measured(d)}' for d in found)}."]
+    if beyond:
+        each = analysis.slopes(beyond)
+        low, high = interval(each)
+        said = analysis.verdict(low, high)
+        lines.insert(0, (
+            f"- **The law {said}** by the declared criterion: the slope of observed on predicted differences, all arms"
+            f" minus {REFERENCE} at R = {', '.join(dose.name for dose in beyond)}, is {each.mean():.2f}"
+            f" [{low:.2f}, {high:.2f}] over {len(each)} seeds."
+        ))  # fmt: skip
+    if len(found) > 1:
+        grows = all(one.mean < other.mean for one, other in pairwise(found))
+        lines.append(f"- That difference {'grows' if grows else 'does **not** grow'} with R over the complete doses.")
+    return "\n".join(lines)
+
+
+def primary(doses: Mapping[str, Dose]) -> str:
+    """Return the table of the primary outcome."""
+    found = analysis.compare(list(doses.values()), [PRIMARY])
+    corrected = analysis.corrected(found, len(declaration.DOSES[OUTCOME]))
+    rows = [
+        [d.dose, f"{d.seeds}", f"{100 * d.predicted:+.2f}", _measured(d), _p(d.p), _p(p)]
+        for d, p in zip(found, corrected, strict=True)
+    ]
+    head = ["R", "seeds", "predicted", "measured", "p", "p, Holm over four doses"]
+    return f"{PRIMARY[0]} minus {PRIMARY[1]}, in points of held-out accuracy:\n\n{table(head, rows)}"
+
+
+def arms_table(doses: Mapping[str, Dose]) -> str:
+    """Return every arm at every dose: worths, and differences from a std by kind and from GRPO."""
+    rows = []
+    for dose in doses.values():
+        for arm in dose.arms:
+            by_kind, of_grpo = (analysis.compare([dose], [(arm, other)])[0] for other in (REFERENCE, "GRPO"))
+            reached = analysis.reached(dose, arm)
+            rows.append([
+                dose.name, arm, f"{dose.worth[arm]:.2f}", f"{dose.measured_worth[dose.arms.index(arm)].mean():.2f}",
+                f"{100 * dose.last(arm).mean():.2f}%", *(["", ""] if arm == REFERENCE else
+                [f"{100 * by_kind.predicted:+.2f}", _measured(by_kind)]), "" if arm == "GRPO" else _measured(of_grpo),
+                "never" if np.isnan(reached) else f"{reached:.0f}",
+            ])  # fmt: skip
+    head = ["R", "arm", "worth, predicted", "worth, first 20 steps", "last accuracy", "minus std by kind, predicted",
+            "measured", "minus GRPO, measured", "steps to GRPO's last accuracy"]  # fmt: skip
+    return table(head, rows)
+
+
+def of_case(dose: str, found: Found) -> str:
+    """Return what was measured at a dose, for the page of the decision; nothing if it is not complete."""
+    doses = analysis.complete(OUTCOME, found)
+    if dose not in doses:
+        return ""
+    pairs = [
+        ("Durian, dropped", "batch std"),
+        ("Durian, dropped", "GRPO"),
+        ("std by kind", "GRPO"),
+        ("batch std", "GRPO"),
+    ]
+    return "; ".join(f"{d.arm} minus {d.baseline} {_measured(d)}" for d in analysis.compare([doses[dose]], pairs)) + (
+        f", {len(plan.SEEDS)} seeds"
+    )
+
+
+def tested(found: Found) -> str:
+    """Return what the test says to somebody who must decide."""
+    doses = analysis.complete(OUTCOME, found)
+    return (verdicts(doses) if doses else prose.UNTESTED).strip()
+
+
+def points(doses: Mapping[str, Dose]) -> list[Difference]:
+    """Return what the picture shows: every arm minus std by kind at every complete dose."""
+    pairs = [(arm, REFERENCE) for arm in plan.ARMS if arm != REFERENCE]
+    return analysis.compare(list(doses.values()), pairs)
+
+
+def _numbers(found: Found) -> dict[str, object]:
+    task = declaration.measured()
+    return {
+        "signal": 100 * task["signal"], "extreme": 100 * task["extreme"], "quality": declaration.quality(),
+        "perception": _listed(task["perception"]), "reasoning": _listed(task["reasoning"]),
+        "noise_1": task["noise_over_signal"]["1"], "noise_9": task["noise_over_signal"]["9"],
+        "seeds": len(plan.SEEDS), "pilot_seeds": len(plan.PILOT_SEEDS),
+    }  # fmt: skip
+
+
+def _listed(values: Sequence[float]) -> str:
+    return " / ".join(f"{value:.1f}" for value in values)
+
+
+def _measured(d: Difference) -> str:
+    return f"{100 * d.mean:+.2f} [{100 * d.low:+.2f}, {100 * d.high:+.2f}]"
+
+
+def _p(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
