@@ -14,6 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.records import ROOT
 from studies.evidence import records
 from studies.evidence.records import Record
 from studies.law import analysis, checks, declaration, plan, policy, rollouts, runner, task, training
@@ -237,40 +238,39 @@ def test_the_plan_has_every_arm_and_seed_of_every_dose_and_no_seed_of_a_pilot(ou
 SCRIPT = """
 import sys, torch
 from pathlib import Path
-from studies.law import plan, runner, training
-torch.set_num_threads(1)
+from studies.law import training
+from tests.test_law_experiment import go_on
 training.POOL, training.EXAM_EVERY = 1 << 14, 5
-runs = [plan.Run("unit", "1", arm, 7, 0.004) for arm in ("GRPO", "batch std", "std by kind")]
-folder = Path(sys.argv[1])
-places = dict(folder=folder / "runs", table=folder / "no.parquet", cache=folder)
-runner.run_all(lambda found: runs, **places, steps=int(sys.argv[2]))
+go_on(Path(sys.argv[1]))
 """
 
 
-def in_a_process(folder, steps=10):
-    return subprocess.Popen([sys.executable, "-c", SCRIPT, str(folder), str(steps)], stderr=subprocess.PIPE)
+def go_on(folder):
+    runs = [Run("unit", "1", arm, 7, 0.004) for arm in ("GRPO", "batch std", "std by kind")]
+    return runner.run_all(
+        lambda _: runs, folder=folder / "runs", table=folder / "no.parquet", cache=folder / "warm", steps=10
+    )
 
 
-def test_a_killed_plan_goes_on_where_it_was_with_the_same_numbers(tmp_path, seed, cache, monkeypatch):
-    shutil.copy(cache / "0007.pt", tmp_path)
+def test_a_killed_plan_goes_on_where_it_was_with_the_same_numbers(tmp_path, seed, cache, monkeypatch, capfd):
+    shutil.copytree(cache, tmp_path / "warm")
     path = tmp_path / "runs" / "unit-1"
-    process = in_a_process(tmp_path)
+    process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(tmp_path)], cwd=ROOT)
     while not list(path.glob("*.csv")) and process.poll() is None:
         time.sleep(0.02)
     process.kill()
-    process.communicate()
+    process.wait()
     first = {file.name: file.read_bytes() for file in path.glob("*.csv")}
     assert 1 <= len(first) <= 3
-    process = in_a_process(tmp_path)
-    assert b"runs" in process.communicate()[1]
-    assert process.returncode == 0
+    monkeypatch.setattr(training, "POOL", 1 << 14)
+    monkeypatch.setattr(training, "EXAM_EVERY", 5)
+    assert go_on(tmp_path) == 3 - len(first)
     assert {name: (path / name).read_bytes() for name in first} == first
     found = records.read_folder(tmp_path / "runs")
     assert len(found) == 3
-    monkeypatch.setattr(training, "POOL", 1 << 14)
-    monkeypatch.setattr(training, "EXAM_EVERY", 5)
-    again = runner.perform(Run("unit", "1", "batch std", 7, 0.004), training.load_seed(7, cache), steps=10)
-    assert again.steps == found["unit-1/batch std-7"].steps
+    again = runner.perform(Run("unit", "1", "GRPO", 7, 0.004), training.load_seed(7, cache), steps=10)
+    assert again.steps == found["unit-1/GRPO-7"].steps  # the first was made by the process
+    assert "runs" in capfd.readouterr().err
 
 
 def test_records_of_other_settings_are_refused_and_parts_share_the_seeds():
