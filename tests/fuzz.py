@@ -343,7 +343,9 @@ def outcomes(rewards, prompt_index, valid, success_threshold):
 
 
 def warning(rewards, prompt_index, **chosen):
-    parts = durian_adv.durian_components(rewards, prompt_index=prompt_index, **chosen | {"no_signal": "keep"})
+    if chosen["no_signal"] == "drop":  # which takes prompts off the count, as the oracle does not
+        chosen["no_signal"] = "keep"
+    parts = durian_adv.durian_components(rewards, prompt_index=prompt_index, **chosen)
     counts = {name: chosen[name] for name in ("entropy_quantiles", "num_confidence_buckets")}
     return diagnostics.few_prompts_warning(parts, prompt_index=prompt_index, **counts)
 
