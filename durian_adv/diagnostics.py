@@ -23,6 +23,7 @@ from durian_adv._src.layout import (
     pack,
     sum_of_any_size,
 )
+from durian_adv._src.options import NO_SIGNAL
 
 
 class PromptOutcomes(NamedTuple):
@@ -51,6 +52,7 @@ def durian_metrics(
     success_threshold: float = 0.5,
     category: Tensor | None = None,
     rollout_index: Tensor | None = None,
+    no_signal: str = "keep",
 ) -> dict[str, float]:
     r"""Turn components and the rewards they came from into a flat dict of numbers, all keys under ``durian/``.
 
@@ -69,7 +71,8 @@ def durian_metrics(
       :math:`\sum |A|`, of all effective prompts; ``grpo_update_share_...``: the same of GRPO's advantages;
     * ``prompt_std_min``, ``prompt_std_mean``: over effective prompts;
     * ``visual_entropy_mean``, ``visual_entropy_std``, ``confidence_mean``, ``confidence_std``: over prompts with a
-      finite score; ``visual_entropy_missing_share``, ``confidence_missing_share``: NaN among the prompts;
+      finite score; ``visual_entropy_missing_share``, ``confidence_missing_share``: NaN among the prompts, with
+      ``no_signal="drop"`` among those that have signal, as the others have no score then;
     * ``entropy_bucket_K_prompts``, ``confidence_bucket_K_prompts``: prompts in bucket K, without those that have no
       score, up to the last bucket that holds one; ``perceptual_std_K``, ``reasoning_std_K``: the std they share
       (absent for an empty bucket); ``entropy_bucket_K_error_share``, ``confidence_bucket_K_error_share``: its share of
@@ -90,6 +93,7 @@ def durian_metrics(
         success_threshold: a rollout is correct if its reward exceeds this.
         category: as given to it.
         rollout_index: as given to it; a rollout counts once.
+        no_signal: as given to it.
 
     Raises:
         TypeError, ValueError: a wrong dtype, shape or number, with the argument's name.
@@ -112,6 +116,7 @@ def durian_metrics(
     if category is not None:
         check_of_prompts("category", checks.tensor("category", category, integer=True), rewards)
     check_rollout_index(rollout_index, prompt_index, rewards)
+    checks.choice("no_signal", no_signal, NO_SIGNAL)
     given = Rollouts(rewards.detach(), None, None, prompt_index, valid, category, rollout_index)
     given, components = Rollouts._make(map(_on_host, given)), DurianComponents._make(map(_on_host, components))
     if rollout_index is not None:
@@ -119,12 +124,13 @@ def durian_metrics(
         components = DurianComponents._make(None if value is None else value[rows.first] for value in components)
     batch = batch_of(given.rewards, given.prompt_index, given.valid)
     outcomes = _outcomes(batch, given.rewards, success_threshold)
+    counted = outcomes.effective if no_signal == "drop" else outcomes.rollouts > 0
     found = (
         _of_groups(batch, outcomes)
         | _of_advantages(components, batch, outcomes)
         | _of_update(components, batch, outcomes)
-        | _of_scores("visual_entropy", "entropy_bucket", "perceptual_std", components, batch, outcomes)
-        | _of_scores("confidence", "confidence_bucket", "reasoning_std", components, batch, outcomes)
+        | _of_scores("visual_entropy", "entropy_bucket", "perceptual_std", components, batch, outcomes, counted)
+        | _of_scores("confidence", "confidence_bucket", "reasoning_std", components, batch, outcomes, counted)
         | _of_categories(components, given.category, batch, outcomes)
     )
     largest = torch.finfo(torch.float64).max
@@ -394,12 +400,14 @@ def _of_scores(
     components: DurianComponents,
     batch: Batch,
     outcomes: PromptOutcomes,
+    used: Tensor,
 ) -> dict[str, Tensor]:
+    """``used``: the prompts that quantiles are taken over."""
     if getattr(components, score_name) is None:
         return {}
     fields = (getattr(components, name) for name in (score_name, bucket_name, std_name))
     score, bucket, std = (by_prompt(field, batch.layout) for field in fields)
-    score, used = score.double(), outcomes.rollouts > 0
+    score = score.double()
     finite, scored = used & score.isfinite(), used & ~score.isnan()
     mean = _mean(score, finite)
     found = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import fractions
 import io
 import itertools
 import math
@@ -219,6 +221,30 @@ def test_no_order_of_the_rows_changes_a_bit_now_or_later(seed):
         assert {k: repr(v) for k, v in shuffled.metrics.items()} == {k: repr(v) for k, v in straight.metrics.items()}
 
 
+@pytest.mark.parametrize("scalars", [list, lambda values: list(values.numpy())], ids=["tensors", "arrays"])
+@pytest.mark.parametrize("name", ["prompts", "rollouts", "category"])
+def test_ids_may_be_scalars_of_tensors_and_arrays(name, scalars):
+    """A tensor equals no other as the key of a dict: every row would be a rollout, or a kind, of its own."""
+    data = {
+        "rewards": [1.0, 1.0, 0.0, 1.0, 0.0, 0.0],
+        "prompts": torch.tensor([5, 5, 5, 7, 7, 7]),
+        "rollouts": torch.tensor([0, 0, 1, 0, 1, 1]),
+        "category": torch.tensor([3, 3, 3, 4, 4, 4]),
+    }
+    options = {"weights": (0.5, 0.0, 0.0, 0.5)}
+    right = AdvantageEstimator(**options)(**data)
+    assert_same_bits(AdvantageEstimator(**options)(**{**data, name: scalars(data[name])}), right)
+
+
+def test_a_row_of_a_tensor_may_be_a_category():
+    batch = make_batch(13)
+    pairs = torch.stack([batch["category"], -batch["category"]], 1)
+    options = {"weights": (0.1, 0.2, 0.3, 0.4)}
+    right = AdvantageEstimator(**options)(**batch)
+    for rows_of in (pairs, pairs.numpy()):
+        assert_same_bits(AdvantageEstimator(**options)(**{**batch, "category": rows_of}), right)
+
+
 def test_a_row_without_a_token_is_invalid():
     """Trainers let such a row, rejected or aborted, vote: they give [-0.360, -0.566, -0.566, 0]."""
     estimator = AdvantageEstimator(estimator="grpo")
@@ -243,7 +269,7 @@ def test_a_rollout_in_several_rows_counts_once():
 
 
 def test_a_reward_on_the_last_turn_alone_is_told():
-    with pytest.raises(ArgumentError, match=r"^rewards: expected one value .* 0\.0 and 1\.0 .* of prompt a$"):
+    with pytest.raises(ArgumentError, match=r"^rewards: expected one value .* 0\.0 and 1\.0 in a rollout of prompt a$"):
         AdvantageEstimator(estimator="grpo")([0.0, 0.0, 1.0, 0.0], ["a"] * 4, rollouts=["x", "x", "x", "y"])
 
 
@@ -393,6 +419,32 @@ def test_with_a_window_it_is_windowed_components_bit_for_bit_also_from_a_state(s
         estimator.load_state_dict(torch.load(saved, weights_only=True))
 
 
+KINDS_OF_CATEGORIES = {
+    "strings of an array": lambda i: np.str_(f"kind {i}"),
+    "integers of an array": np.int64,
+    "uuids": lambda i: uuid.UUID(int=i),
+    "dates": lambda i: datetime.date(2026, 1, 1 + i),
+    "tuples": lambda i: ("kind", fractions.Fraction(i, 7), None),
+    "plain": lambda i: (f"kind {i}", i, i / 2, b"kind", True)[i % 5],
+}
+
+
+@pytest.mark.parametrize("kind", KINDS_OF_CATEGORIES)
+def test_categories_of_any_class_are_known_again_after_a_restart(kind):
+    """The state is read by ``weights_only=True``, which loads no other classes than plain ones."""
+    options = {"weights": (0.5, 0.0, 0.0, 0.5), "window": 20}
+    straight, stopped = AdvantageEstimator(**options), AdvantageEstimator(**options)
+    for seed in (23, 24, 25):
+        batch = make_batch(seed)
+        batch["category"] = [KINDS_OF_CATEGORIES[kind](i) for i in batch["category"].tolist()]
+        assert_same_bits(stopped(**batch), straight(**batch))
+        saved = io.BytesIO()
+        torch.save(stopped.state_dict(), saved)
+        saved.seek(0)
+        stopped = AdvantageEstimator(**options)
+        stopped.load_state_dict(torch.load(saved, weights_only=True))
+
+
 def test_batch_std_has_a_window_too():
     first, second = make_batch(20), make_batch(21)
     estimator = AdvantageEstimator(estimator="batch_std", window=100)
@@ -437,6 +489,12 @@ FINE = {"rewards": [1.0, 0.0, 1.0, 0.0], "prompts": ["a", "a", "b", "b"], "confi
         ({}, {"prompts": ["a", None, "b", "b"]}, r"prompts\[1\]: expected an id, for a row that is valid, got None"),
         ({}, {"prompts": ["a", math.nan, "b", "b"]}, r"prompts\[1\]: expected an id"),
         ({}, {"prompts": [[1], [1], [2], [2]]}, "prompts: expected hashable ids, got unhashable type"),
+        ({}, {"prompts": list(torch.zeros(4, 2))}, "prompts: expected hashable ids, got a tensor of several numbers"),
+        (
+            {"weights": (0, 0, 0.5, 0.5)},
+            {"category": [["x"]] * 4},
+            "category: expected hashable ids, got unhashable type: 'list'",
+        ),
         ({}, {"prompts": ["a"]}, "prompts: expected 4 entries, one per row, got 1"),
         ({}, {"prompts": "aabb"}, "prompts: expected a tensor, an array or a list.*got str"),
         ({}, {"prompts": torch.zeros(4, 1, 1)}, r"prompts: expected shape \(N,\)"),
@@ -500,10 +558,12 @@ def test_an_empty_batch_gives_an_empty_result(name):
         {},
         {"window": 3, "categories": {}, "generator": None},
         {"window": {"rewards": 1}, "categories": {}, "generator": None},
+        {"window": None, "categories": [1], "generator": None},
+        {"window": None, "categories": {}, "generator": 7},
     ],
 )
 def test_a_state_that_is_none_of_its_own_is_refused(state):
-    with pytest.raises(ArgumentError, match=r"^(state|window): expected "):
+    with pytest.raises(ArgumentError, match=r"^(state(\['\w+'\])?|window): expected "):
         AdvantageEstimator(window=4).load_state_dict(state)
 
 
@@ -525,6 +585,13 @@ def test_inputs_are_left_as_they_are_and_results_require_no_grad():
 def test_narrow_rewards_give_float32(dtype):
     rewards = torch.tensor([1, 0, 0, 1, 1, 0]).to(dtype)
     assert AdvantageEstimator(estimator="grpo")(rewards, [1, 1, 1, 2, 2, 2]).dtype == torch.float32
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64, torch.int64, torch.bool])
+def test_an_array_of_rewards_is_its_tensor(dtype):
+    rewards = torch.tensor([1, 0, 0, 1, 1, 0]).to(dtype)
+    estimator = AdvantageEstimator(estimator="grpo")
+    assert_same_bits(estimator(rewards.numpy(), [1, 1, 1, 2, 2, 2]), estimator(rewards, [1, 1, 1, 2, 2, 2]))
 
 
 def test_metrics_are_those_of_the_components_and_what_was_counted():
@@ -593,6 +660,23 @@ def test_rows_that_are_no_rollouts_do_not_hide_one_prompt_or_ids_of_rows():
         AdvantageEstimator()([1.0, 0.0, 0.0, 0.0], ["a", "a", "b", "c"], confidence=[1.0] * 4, valid=valid)
     with pytest.raises(ArgumentError, match="expected ids that the rollouts of a prompt share, got 2 ids"):
         AdvantageEstimator()([1.0, 0.0, 0.0, 0.0], ["a", "b", "c", "c"], confidence=[1.0] * 4, valid=valid)
+
+
+@pytest.mark.parametrize("rollouts", [None, [0, 1, 0, 1]])
+def test_a_cut_rollout_makes_no_prompt_a_row(rollouts):
+    """Of two prompts of two rollouts one each was cut: nothing to learn, and no reason to stop a training."""
+    given = {"rewards": [1.0, 0.0, 1.0, 0.0], "prompts": list("aabb"), "confidence": [1.0, 2.0, 3.0, 4.0]}
+    found = AdvantageEstimator()(**given, rollouts=rollouts, valid=[True, False, False, True])
+    assert found.tolist() == [0.0] * 4
+
+
+def test_a_score_that_was_dropped_is_not_missing():
+    batch = {"rewards": [1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0], "prompts": list("aabbccdd")}
+    for no_signal, mean in (("keep", 2.5), ("drop", 3.0)):
+        estimator = AdvantageEstimator(weights=(0.5, 0.5, 0.0), no_signal=no_signal)
+        estimator(**batch, visual_entropy=[1.0, 1.0, 2.0, 2.0, 3.0, 3.0, 4.0, 4.0])
+        assert estimator.metrics["durian/visual_entropy_missing_share"] == 0
+        assert estimator.metrics["durian/visual_entropy_mean"] == mean
 
 
 def test_a_row_without_log_probabilities_may_have_a_mask():

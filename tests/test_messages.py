@@ -530,6 +530,11 @@ MESSAGES = [
         ValueError,
         "rewards: expected shape (B, G), or (N,) with prompt_index, got (4,)",
     ),
+    (
+        lambda: durian_metrics(PARTS, R, no_signal="no"),
+        ValueError,
+        "no_signal: expected one of 'keep', 'drop', got 'no'",
+    ),
     (lambda: durian_metrics(PARTS, R, valid=R), TypeError, "valid: expected dtype torch.bool, got torch.float32"),
     (lambda: prompt_outcomes(F4), ValueError, "rewards: expected shape (B, G), or (N,) with prompt_index, got (4,)"),
     (

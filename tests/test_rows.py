@@ -1,6 +1,7 @@
 """From what trainers have to tensors: every form of numbers, ids and tokens, and every message."""
 
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -73,6 +74,14 @@ CPU = torch.device("cpu")
             "logprobs[0]: expected a tensor, an array or a list of numbers, got int",
         ),
         (
+            lambda: rows.tokens(np.array([["x"]]), None, 1, CPU),
+            "logprobs[0]: expected numbers or None, got could not convert string to float: np.str_('x')",
+        ),
+        (
+            lambda: rows.numbers("x", np.array(1.0), None),
+            "x: expected one entry per row, got shape ()",
+        ),
+        (
             lambda: rows.tokens([torch.zeros(1, 2)], None, 1, CPU),
             "logprobs[0]: expected one number per token, got shape (1, 2)",
         ),
@@ -107,8 +116,8 @@ def test_ids_are_numbered_by_their_order_as_values(values, numbers, names):
 
 
 def test_ids_that_cannot_be_compared_are_ordered_by_type_and_text():
-    assert rows.ordered("x", [b"z", "b", 3, "a", 1, b"a"]) == [b"a", b"z", 1, 3, "a", "b"]
-    assert rows.ordered("x", ["b", None, "a"]) == ["a", "b"]
+    assert rows.ordered([b"z", "b", 3, "a", 1, b"a"]) == [b"a", b"z", 1, 3, "a", "b"]
+    assert rows.ordered(["b", None, "a"]) == ["a", "b"]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
@@ -132,6 +141,20 @@ def test_none_among_tokens_does_not_count_as_a_log_probability_nor_in_a_mask():
     assert rows.has_tokens([[None, 0], None, [0, 2], []], 4, CPU).tolist() == [False, True, True, False]
     assert rows.has_tokens(torch.tensor([[0, 0], [0, 3]]), 2, CPU).tolist() == [False, True]
     assert rows.has_tokens(np.array([[0, 0], [0, 3]]), 2, CPU).tolist() == [False, True]
+
+
+def test_arrays_keep_their_dtype_and_are_read_whoever_may_write_to_them():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for dtype in (np.float16, np.float32, np.float64, np.int32, np.uint8, np.bool_):
+            values = np.array([1, 0], dtype)
+            values.flags.writeable = False
+            assert rows.numbers("x", values, 2).dtype == torch.from_numpy(np.zeros(1, dtype)).dtype
+            assert rows.ids("x", values, 2, CPU)[0].tolist() == [1, 0]
+            assert rows.tokens(np.broadcast_to(values, (3, 2)), None, 3, CPU).logprobs[2].tolist() == [1, 0]
+    for dtype in (">f4", ">i8", np.longdouble):  # which torch has not
+        assert rows.numbers("x", np.array([1, 300], dtype), 2).tolist() == [1, 300]
+    assert rows.numbers("x", np.array([1, 300], np.longdouble), 2).dtype == torch.float64
 
 
 def test_arrays_of_any_layout_are_read():

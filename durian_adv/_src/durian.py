@@ -22,6 +22,7 @@ from durian_adv._src.advantages import (
 from durian_adv._src.buckets import bucket_numbers, num_buckets, small_numbers
 from durian_adv._src.errors import ArgumentError
 from durian_adv._src.layout import Rollouts, Rows, pack
+from durian_adv._src.options import NO_SIGNAL
 
 
 class DurianComponents(NamedTuple):
@@ -49,7 +50,6 @@ class DurianComponents(NamedTuple):
 
 _OF_ROLLOUTS = ("advantages", "grpo", "perceptual", "reasoning", "category")
 _SCORES = ("visual_entropy", "confidence")
-_NO_SIGNAL = ("keep", "drop")
 
 
 class Options(NamedTuple):
@@ -409,7 +409,7 @@ def check(rollouts: Rollouts, options: Options) -> Checked:
         raise ArgumentError("weights", "4 numbers with category, the last one its own", len(weights))
     present = (True, visual_entropy is not None, confidence is not None, category is not None)
     left = left_weights(weights, present[: len(weights)])
-    checks.choice("no_signal", options.no_signal, _NO_SIGNAL)
+    checks.choice("no_signal", options.no_signal, NO_SIGNAL)
     entropy_levels = checks.levels("entropy_quantiles", options.entropy_quantiles)
     confidence_levels = checks.bucket_count("num_confidence_buckets", options.num_confidence_buckets)
     eps, correction = checks.epsilon(options.eps), checks.correction(options.correction)

@@ -142,7 +142,8 @@ def one_row_per_rollout(given: Rollouts, prompt_names: Sequence[object] | None =
 
     Args:
         given: checked arguments, with ``prompt_index`` and ``rollout_index``.
-        prompt_names: what errors call the prompts, where ``prompt_index`` numbers them from 0; None: by their index.
+        prompt_names: what errors call the prompts, where ``prompt_index`` and ``rollout_index`` are not the caller's
+            but number them from 0; None: by their index.
 
     Returns:
         The batch with M rows, without ``rollout_index``; and the way back, for ``expand_rollouts`` and
@@ -165,8 +166,12 @@ def one_row_per_rollout(given: Rollouts, prompt_names: Sequence[object] | None =
 
     rows = _rows(prompt_index, rollout_index, counted, name_of)
 
+    def place_of(row: int) -> str:
+        rollout = f"rollout {int(rollout_index[row])}" if prompt_names is None else "a rollout"
+        return f"{rollout} of prompt {name_of(row)}"
+
     def agreed(name: str, score: Tensor) -> Tensor:
-        return _agreed(name, score.detach().to(working), rows, rollout_index, name_of)
+        return _agreed(name, score.detach().to(working), rows, place_of)
 
     agreed("rewards", values)
     reduced = Rollouts(
@@ -213,7 +218,7 @@ def _rows(prompt_index: Tensor, rollout_index: Tensor, valid: Tensor, name_of: C
     return rows
 
 
-def _agreed(name: str, values: Tensor, rows: Rows, rollout_index: Tensor, name_of: Callable[[int], object]) -> Tensor:
+def _agreed(name: str, values: Tensor, rows: Rows, place_of: Callable[[int], str]) -> Tensor:
     """Return the one value ``(M,)`` that the valid rows of each rollout know; NaN where they know none."""
     known = rows.valid & ~values.isnan()
     low, high = (
@@ -222,13 +227,9 @@ def _agreed(name: str, values: Tensor, rows: Rows, rollout_index: Tensor, name_o
     differ = low < high
     if differ.any():
         which = int(differ.nonzero()[0])
-        row = int(rows.first[which])
-        raise ArgumentError(
-            name,
-            "one value in all valid rows of a rollout",
-            f"{low[which].item()!r} and {high[which].item()!r} in rollout {int(rollout_index[row])} "
-            f"of prompt {name_of(row)}",
-        )
+        both = f"{low[which].item()!r} and {high[which].item()!r}"
+        place = place_of(int(rows.first[which]))
+        raise ArgumentError(name, "one value in all valid rows of a rollout", f"{both} in {place}")
     return torch.where(low == high, low, torch.nan)
 
 

@@ -36,12 +36,15 @@ class Confidences(NamedTuple):
 
 
 def numbers(name: str, values: Any, count: int | None, device: torch.device | None = None) -> Tensor:
-    """Return one number per row, ``(N,)``: NaN for None. Lists become float64.
+    """Return one number per row, ``(N,)``: NaN for None. Lists become float64; arrays keep their dtype.
 
     Raises:
         ArgumentError: not one number or None per row.
     """
-    found = checks.tensor(name, values) if isinstance(values, Tensor) else torch.from_numpy(_floats(name, values))
+    if isinstance(values, Tensor):
+        found = checks.tensor(name, values)
+    else:
+        found = _of_array(values) if _is_numeric(values) else torch.from_numpy(_floats(name, values))
     _check_rows(name, found, count)
     checks.ndim(name, found, 1, "(N,)")
     return found if device is None else found.to(device)
@@ -54,12 +57,28 @@ def flags(name: str, values: Any, count: int, device: torch.device) -> Tensor:
 
 
 def keys(name: str, values: Any, count: int) -> list[Hashable]:
-    """Return one hashable id per row; None for NaN, which equals nothing."""
-    if isinstance(values, Tensor):
-        values = values.tolist()
-    if isinstance(values, np.ndarray) and values.ndim == 2:
-        values = list(map(tuple, values))
-    return [None if key != key else key for key in _sequence(name, values, count)]
+    """Return one hashable id per row, a tuple for a row of a tensor or array ``(N, K)``; None for NaN.
+
+    Raises:
+        ArgumentError: not one hashable id per row.
+    """
+    if isinstance(values, (Tensor, np.ndarray)) and values.ndim == 2:
+        values = list(map(tuple, values.tolist()))
+    return [_key(name, value) for value in _sequence(name, values, count)]
+
+
+def _key(name: str, value: Any) -> Hashable:
+    """Return an id as plain Python has it, as a tensor of one number would equal no other of the same number."""
+    if isinstance(value, np.generic) or (isinstance(value, Tensor) and value.ndim == 0):
+        value = value.item()
+    try:
+        if isinstance(value, Tensor):
+            raise TypeError("a tensor of several numbers")
+        hash(value)
+        known: Hashable = None if value != value else value  # NaN equals nothing
+    except TypeError as error:
+        raise ArgumentTypeError(name, "hashable ids", str(error)) from None
+    return known
 
 
 def ids(name: str, values: Any, count: int, device: torch.device) -> tuple[Tensor, Sequence[Any]]:
@@ -70,24 +89,21 @@ def ids(name: str, values: Any, count: int, device: torch.device) -> tuple[Tenso
     Raises:
         ArgumentError: not one hashable id per row.
     """
-    if isinstance(values, np.ndarray) and values.dtype.kind in "biuf":
-        values = torch.from_numpy(np.ascontiguousarray(values))
+    if _is_numeric(values):
+        values = _of_array(values)
     if isinstance(values, Tensor):
         number, names = _tensor_ids(name, values, count)
         return number.to(device), names
     found = keys(name, values, count)
-    names = ordered(name, found)
+    names = ordered(found)
     place = {key: i for i, key in enumerate(names)}
     number = torch.tensor([MISSING if key is None else place[key] for key in found], dtype=torch.int64, device=device)
     return number, names
 
 
-def ordered(name: str, keys: Sequence[Hashable]) -> list[Hashable]:
+def ordered(keys: Sequence[Hashable]) -> list[Hashable]:
     """Return the distinct ids but None, sorted: by value where they can be compared, else by type and text."""
-    try:
-        distinct = [key for key in dict.fromkeys(keys) if key is not None]
-    except TypeError as error:
-        raise ArgumentTypeError(name, "hashable ids", str(error)) from None
+    distinct = [key for key in dict.fromkeys(keys) if key is not None]
     try:
         return sorted(distinct)  # type: ignore[type-var]  # what cannot be compared is sorted below
     except TypeError:
@@ -193,13 +209,21 @@ def _row(name: str, number: int, row: Any, gap: float) -> Tensor:
 
 
 def _is_padded(values: Any) -> bool:
-    return isinstance(values, Tensor) or (isinstance(values, np.ndarray) and values.dtype != object)
+    return isinstance(values, Tensor) or _is_numeric(values)
+
+
+def _is_numeric(values: Any) -> bool:
+    return isinstance(values, np.ndarray) and values.dtype.kind in "biuf"
+
+
+def _of_array(values: np.ndarray[Any, Any]) -> Tensor:
+    """Return an array of numbers as a tensor of its dtype; float64 for one that torch has not."""
+    values = np.require(values, values.dtype.newbyteorder("="), "CW")  # what is read-only would be warned of
+    return torch.from_numpy(values.astype(np.float64) if values.dtype == np.longdouble else values)
 
 
 def _padded(name: str, values: Any, count: int) -> Tensor:
-    found = (
-        checks.tensor(name, values) if isinstance(values, Tensor) else torch.from_numpy(np.ascontiguousarray(values))
-    )
+    found = checks.tensor(name, values) if isinstance(values, Tensor) else _of_array(values)
     checks.ndim(name, found, 2, "(N, T)")
     _check_rows(name, found, count)
     return found

@@ -38,6 +38,7 @@ def run(options: argparse.Namespace) -> None:
             prompt_index=step.prompt_index,
             success_threshold=log.success_threshold,
             category=step.category if len(chosen["weights"]) == 4 else None,
+            no_signal=chosen["no_signal"],
         )
         row = ({} if step.name is None else {"step": step.name}) | json_lines.without_nan(found)
         print(json.dumps(row, allow_nan=False))
