@@ -218,7 +218,7 @@ def _is_numeric(values: Any) -> bool:
 
 def _of_array(values: np.ndarray[Any, Any]) -> Tensor:
     """Return an array of numbers as a tensor of its dtype; float64 for one that torch has not."""
-    values = np.require(values, values.dtype.newbyteorder("="), "CW")  # what is read-only would be warned of
+    values = np.require(values, values.dtype.newbyteorder("="), ["C", "W"])  # what is read-only would be warned of
     return torch.from_numpy(values.astype(np.float64) if values.dtype == np.longdouble else values)
 
 
