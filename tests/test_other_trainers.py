@@ -1,34 +1,33 @@
-"""The example for slime in docs/other-trainers.md, on the fields and calls that slime had when it was written.
+"""The page "Any other trainer", and its example for slime and miles, on the fields and calls that these had.
 
-With ``SLIME``, the path of a checkout, and what slime needs installed, its own ``Sample`` and ``RolloutManager`` are
-used; it is not on PyPI. SkyRL is, so its example is tested in an environment of its own: tests/others.
+With ``SLIME`` or ``MILES``, the path of a checkout, and what it needs installed, the trainer's own ``Sample`` and its own
+conversion to training data are used; neither is on PyPI. Examples for trainers that are: tests/others.
 """
 
 import ast
 import math
 import os
 import re
-import sys
+import subprocess
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from elsewhere import EXAMPLES, PAGE, checkout, example
 
 from durian_adv import durian_advantage, sequence_confidence
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "other-trainers.md"
-SLIME = os.environ.get("SLIME") or None
 ARGS = SimpleNamespace(reward_key=None)
 
 
 @dataclass
 class Pinned:
-    """Fields of ``slime.utils.types.Sample`` that the example reads, as in slime 0.3.1, revision 624b824."""
+    """Fields of ``Sample`` that the example reads: slime 0.3.1, revision 624b824, and miles, revision 31f1ca9."""
 
     group_index: int | None = None
     index: int | None = None
+    rollout_id: int | None = None
     response_length: int = 0
     reward: float | dict | None = None
     loss_mask: list[int] | None = None
@@ -40,24 +39,21 @@ class Pinned:
         return self.reward if not args.reward_key else self.reward[args.reward_key]
 
 
-@pytest.fixture(scope="module")
-def sample():
-    if SLIME is None:
+@pytest.fixture(scope="module", params=["slime", "miles"])
+def sample(request):
+    path = checkout(request.param.upper())
+    if path is None:
         return Pinned
-    sys.path.insert(0, SLIME)
-    from slime.utils.types import Sample
-
+    types = pytest.importorskip(f"{request.param}.utils.types")
     assert {name: type(value) for name, value in vars(Pinned()).items()}.items() <= {
-        name: type(value) for name, value in vars(Sample()).items()
+        name: type(value) for name, value in vars(types.Sample()).items()
     }.items()
-    return Sample
+    return types.Sample
 
 
 @pytest.fixture(scope="module")
 def rewards():
-    names = {}
-    exec(re.search(r"<!-- slime -->\n```python\n(.*?)```", PAGE.read_text(), re.DOTALL).group(1), names)
-    return names["rewards"]
+    return example("slime")["rewards"]
 
 
 def samples(made, prompts=16, rollouts=4):
@@ -69,6 +65,7 @@ def samples(made, prompts=16, rollouts=4):
             made(
                 group_index=7 * prompt,  # ids go on from step to step
                 index=at,
+                rollout_id=[None, 10 * at][prompt % 2],
                 response_length=length,
                 reward=float(at % (prompt + 1) == 0),
                 loss_mask=None if at % 3 else [1] * length,
@@ -79,19 +76,73 @@ def samples(made, prompts=16, rollouts=4):
     return out
 
 
+# --- the page -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_example_is_at_most_25_lines(name):
+    assert len([line for line in EXAMPLES[name].splitlines() if line.strip()]) <= 25
+    assert max(map(len, EXAMPLES[name].splitlines())) <= 120
+
+
+def test_every_trainer_of_the_table_has_its_section():
+    table = re.findall(r"^\| \[(.+?)\]\(#(.+?)\)", PAGE.read_text(), re.MULTILINE)
+    sections = {re.sub(r"\W+", "-", title.lower()) for title in re.findall("^## (.+)$", PAGE.read_text(), re.MULTILINE)}
+    assert len(table) == 8
+    assert {section for _, section in table} <= sections
+
+
+@pytest.mark.parametrize("name", ["slime", "miles", "NeMo_RL", "rLLM", "prime_rl", "torchtitan"])
+def test_a_checkout_is_the_revision_that_the_page_names(name):
+    path = os.environ.get(name.upper())
+    if not path:
+        pytest.skip(f"{name.upper()}, the path of a checkout, is not given")
+    said = subprocess.run(["git", "-C", path, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout
+    (row,) = re.findall(rf"^\| \[{name.replace('_', '-')}\].*$", PAGE.read_text(), re.MULTILINE)
+    assert said[:7] in row or "0.7.0" in row
+
+
+# --- slime and miles ----------------------------------------------------------------------------------
+
+
 def test_the_example_gives_the_librarys_advantages(rewards, sample):
     given = samples(sample)
     raw, got = rewards(ARGS, given)
     assert raw == [one.reward for one in given]
     entropy = [one.metadata.get("visual_entropy") or math.nan for one in given]
     expected = durian_advantage(
-        torch.tensor(raw),
+        torch.tensor(raw, dtype=torch.float64),
         prompt_index=torch.tensor([one.group_index for one in given]),
-        visual_entropy=torch.tensor(entropy),
-        confidence=torch.stack([sequence_confidence(torch.tensor(one.rollout_log_probs)) for one in given]),
+        visual_entropy=torch.tensor(entropy, dtype=torch.float64),
+        confidence=torch.stack(
+            [sequence_confidence(torch.tensor(one.rollout_log_probs, dtype=torch.float64)) for one in given]
+        ),
     )
-    torch.testing.assert_close(torch.tensor(got), expected)
+    assert got == expected.tolist()
     assert any(got)
+
+
+ABORTED = {"group_index": None, "reward": None, "rollout_log_probs": None, "loss_mask": None, "response_length": 0}
+
+
+@pytest.mark.parametrize("reward_key", [None, "score"])
+def test_an_aborted_sample_gets_0_and_changes_nothing_else(rewards, sample, reward_key):
+    args = SimpleNamespace(reward_key=reward_key)
+
+    def batch():
+        made = samples(sample)
+        for one in made:
+            one.reward = {"score": one.reward, "other": 9.0} if reward_key else one.reward
+        return made
+
+    clean_raw, clean = rewards(args, batch())
+    given = batch()
+    for at in (0, 17, 40):
+        given.insert(at, sample(**ABORTED, index=1000 + at, rollout_id=1000 + at))
+    raw, got = rewards(args, given)
+    assert [raw.pop(at) for at in (40, 17, 0)] == [got.pop(at) for at in (40, 17, 0)] == [0, 0, 0]
+    assert got == clean
+    assert raw == clean_raw
 
 
 def test_removed_and_unscored_samples_influence_nothing(rewards, sample):
@@ -100,8 +151,7 @@ def test_removed_and_unscored_samples_influence_nothing(rewards, sample):
     given[3].remove_sample, given[3].reward = True, 1e30
     given[8].reward = None
     raw, got = rewards(ARGS, given)
-    assert raw[8] is None
-    assert got[3] == got[8] == 0
+    assert raw[8] == got[3] == got[8] == 0
     assert [value for at, value in enumerate(got) if at not in (3, 8)] == clean
 
 
@@ -115,9 +165,52 @@ def test_masked_tokens_do_not_count(rewards, sample):
     assert rewards(ARGS, given)[1] == before
 
 
-@pytest.mark.skipif(SLIME is None, reason="SLIME, the path of a checkout, is not given")
-def test_slimes_own_conversion_takes_what_the_example_returns(rewards, sample):
-    source = (Path(SLIME) / "slime/ray/rollout.py").read_text()
+def split(one, made):
+    """A rollout that was compacted into two samples: what its rollout function returns in its place."""
+    parts = [slice(0, one.response_length // 2), slice(one.response_length // 2, None)]
+    given = {"group_index": one.group_index, "index": one.index, "reward": one.reward, "metadata": one.metadata}
+    return [
+        made(
+            **given,
+            rollout_id=one.index,
+            response_length=len(one.rollout_log_probs[part]),
+            rollout_log_probs=one.rollout_log_probs[part],
+        )
+        for part in parts
+    ]
+
+
+def test_the_samples_of_one_rollout_count_once(rewards, sample):
+    given = samples(sample)
+    _, whole = rewards(ARGS, given)
+    rows = [split(one, sample) if one.index % 3 == 0 and one.response_length > 1 else [one] for one in given]
+    _, got = rewards(ARGS, [one for row in rows for one in row])
+    sizes = [len(row) for row in rows]
+    assert max(sizes) == 2
+    expected = torch.tensor(whole, dtype=torch.float64).repeat_interleave(torch.tensor(sizes))
+    torch.testing.assert_close(torch.tensor(got, dtype=torch.float64), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_samples_of_one_rollout_that_disagree_are_refused(rewards, sample):
+    given = [part for one in samples(sample, 2, 2) for part in split(one, sample)]
+    given[0].reward += 1
+    with pytest.raises(ValueError, match="rollout"):
+        rewards(ARGS, given)
+
+
+# --- in a checkout ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def slime():
+    path = checkout("SLIME")
+    if path is None:
+        pytest.skip("SLIME, the path of a checkout, is not given")
+    return path
+
+
+def test_slimes_own_conversion_takes_what_the_example_returns(slime, rewards):
+    source = (slime / "slime/ray/rollout.py").read_text()
     assert "self.custom_reward_post_process_func(self.args, samples)" in source
     methods = [
         node
@@ -126,8 +219,9 @@ def test_slimes_own_conversion_takes_what_the_example_returns(rewards, sample):
         and node.name in ("_post_process_rewards", "_convert_samples_to_train_data")
     ]
     from slime.utils.data import get_source
+    from slime.utils.types import Sample
 
-    space = {"torch": torch, "Sample": sample, "get_source": get_source}
+    space = {"torch": torch, "Sample": Sample, "get_source": get_source}
     exec("\n".join(map(ast.unparse, methods)), space)
     manager = SimpleNamespace(
         args=SimpleNamespace(reward_key=None, rollout_top_p=1.0),
@@ -135,12 +229,11 @@ def test_slimes_own_conversion_takes_what_the_example_returns(rewards, sample):
         custom_convert_samples_to_train_data_func=None,
     )
     manager._post_process_rewards = lambda given: space["_post_process_rewards"](manager, given)
-    given = samples(sample)
-    data = space["_convert_samples_to_train_data"](manager, given)
-    raw, advantages = rewards(ARGS, samples(sample))
+    data = space["_convert_samples_to_train_data"](manager, samples(Sample))
+    raw, advantages = rewards(ARGS, samples(Sample))
     assert data["rewards"] == advantages
     assert data["raw_reward"] == raw
-    utilities = ast.parse((Path(SLIME) / "slime/utils/ppo_utils.py").read_text())
+    utilities = ast.parse((slime / "slime/utils/ppo_utils.py").read_text())
     (spread,) = (n for n in utilities.body if isinstance(n, ast.FunctionDef) and n.name == "get_grpo_returns")
     exec(ast.unparse(spread), space)
     returns = space["get_grpo_returns"](
@@ -148,3 +241,61 @@ def test_slimes_own_conversion_takes_what_the_example_returns(rewards, sample):
     )
     for one, value in zip(returns, advantages, strict=True):
         assert bool((one == torch.tensor(value)).all())
+
+
+@pytest.fixture(scope="module")
+def miles():
+    if checkout("MILES") is None:
+        pytest.skip("MILES, the path of a checkout, is not given")
+    conversion = pytest.importorskip("miles.ray.rollout.train_data_conversion")
+    return conversion, pytest.importorskip("miles.ray.rollout.rollout_data_conversion")
+
+
+MILES_ARGS = SimpleNamespace(
+    reward_key=None,
+    advantage_estimator="grpo",
+    rewards_normalization=True,
+    grpo_std_normalization=True,
+    disable_rollout_trim_samples=True,
+    use_dynamic_global_batch_size=False,
+    multi_lora=False,
+    multi_lora_n_adapters=0,
+)
+
+
+def nested(made):
+    """A step as a rollout function of miles returns it: groups of rollouts, of which some are lists of samples."""
+    groups = {}
+    for one in samples(made):
+        one.rollout_id = one.index
+        parts = split(one, made) if one.index % 3 == 0 and one.response_length > 1 else [one]
+        groups.setdefault(one.group_index, []).append(parts)
+    return list(groups.values())
+
+
+def converted(miles, data, function):
+    conversion, flat = miles
+    rows, metadata = flat.postprocess_rollout_data(MILES_ARGS, data, train_parallel_config=None)
+    return rows, conversion.convert_samples_to_train_data(MILES_ARGS, rows, metadata, None, function)
+
+
+def test_miles_own_conversion_takes_what_the_example_returns_of_nested_samples(miles, rewards):
+    from miles.utils.types import Sample
+
+    rows, data = converted(miles, nested(Sample), rewards)
+    raw, advantages = rewards(ARGS, rows)
+    assert len(rows) > 64
+    assert data["rewards"] == advantages
+    assert data["raw_reward"] == raw
+    assert any(advantages)
+
+
+def test_the_grpo_component_is_miles_own_on_nested_samples(miles):
+    from miles.utils.types import Sample
+
+    names = example("slime")
+    names["estimator"].options["weights"] = (1.0, 0.0, 0.0)
+    _, own = converted(miles, nested(Sample), None)
+    _, ours = converted(miles, nested(Sample), names["rewards"])
+    torch.testing.assert_close(torch.tensor(ours["rewards"]), torch.tensor(own["rewards"]), rtol=0, atol=2e-6)
+    assert any(own["rewards"])

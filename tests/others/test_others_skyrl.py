@@ -7,7 +7,9 @@ import pytest
 import torch
 from skyrl.backends.skyrl_train.training_batch import TrainingInputBatch, pad_training_input_batch
 from skyrl.backends.skyrl_train.utils import ppo_utils
+from elsewhere import example
 from skyrl.train.config import SkyRLTrainConfig
+from skyrl.train.entrypoints import main_base
 from skyrl.train.entrypoints.main_base import BasePPOExp
 from skyrl.train.trainer import RayPPOTrainer
 
@@ -15,6 +17,11 @@ from durian_adv import durian_components, sequence_confidence
 from durian_adv.diagnostics import durian_metrics
 
 PROMPTS, ROLLOUTS, TOKENS = 32, 4, 6
+
+
+@pytest.fixture(scope="module")
+def names():
+    return example("skyrl")
 
 
 def batch(pad_size=0):
@@ -82,12 +89,29 @@ def test_the_grpo_component_is_skyrls_grpo():
     assert not ours[~signal].any()
 
 
-def test_the_experiment_makes_the_trainer_of_the_example(names):
-    assert issubclass(names["DurianTrainer"], RayPPOTrainer)
-    assert issubclass(names["DurianExp"], BasePPOExp)
-    own = inspect.signature(BasePPOExp.get_trainer).parameters
-    assert list(inspect.signature(names["DurianExp"].get_trainer).parameters) == list(own)
-    assert set(own) - {"self"} <= set(inspect.signature(RayPPOTrainer.__init__).parameters)
+def test_the_experiment_makes_the_trainer_of_the_example(names, monkeypatch):
+    """BasePPOExp calls get_trainer with names, all of which RayPPOTrainer takes."""
+    called = {}
+    monkeypatch.setattr(RayPPOTrainer, "__init__", lambda self, **parts: called.update(parts))
+    parts = set(inspect.signature(BasePPOExp.get_trainer).parameters) - {"self"}
+    made = names["DurianExp"].get_trainer(object.__new__(names["DurianExp"]), **dict.fromkeys(parts))
+    assert type(made) is names["DurianTrainer"]
+    assert set(called) == parts
+    source = inspect.getsource(main_base)
+    assert "self.get_trainer(\n            cfg=self.cfg," in source
+
+
+def test_main_starts_what_the_example_puts_in_its_place(names):
+    """SkyRL's main looks its entry point up when it runs."""
+    assert "ray.get(skyrl_entrypoint.remote(cfg))" in inspect.getsource(main_base.main)
+    assert "BasePPOExp(cfg)" in inspect.getsource(main_base.skyrl_entrypoint._function)
+
+
+def test_step_wise_trajectories_are_refused(names):
+    made = trainer(names["DurianTrainer"])
+    made.cfg.generator.step_wise_trajectories = True
+    with pytest.raises(ValueError, match="step_wise_trajectories"):
+        made.compute_advantages_and_returns(batch())
 
 
 def test_an_estimator_of_the_registry_sees_no_log_probabilities():

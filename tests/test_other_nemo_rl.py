@@ -1,0 +1,182 @@
+"""The example for NeMo-RL in docs/other-trainers.md.
+
+With ``NEMO_RL``, the path of a checkout, and what it needs installed: its own classes, its own batches, and a step of its own
+``grpo_train``, whose policy and environment, which need GPUs, are stand-ins. Without one: the signatures of revision 7ea279a.
+"""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from elsewhere import checkout, example, stand_in
+
+from durian_adv import durian_components, sequence_confidence
+from durian_adv.diagnostics import durian_metrics
+from durian_adv.estimator import AdvantageEstimator
+
+PROMPTS, ROLLOUTS, TOKENS = 16, 4, 12
+
+
+@pytest.fixture(scope="module")
+def nemo_rl():
+    """Its module ``nemo_rl.algorithms.grpo``; None without a checkout."""
+    if checkout("NEMO_RL") is None:
+        return None
+    return pytest.importorskip("nemo_rl.algorithms.grpo")
+
+
+@pytest.fixture
+def names(nemo_rl, monkeypatch):
+    if nemo_rl is None:
+        stand_in(monkeypatch, "nemo_rl.algorithms.grpo")
+        stand_in(monkeypatch, "nemo_rl.algorithms", grpo=None)
+    return example("nemo-rl")
+
+
+def estimator(names, **options):
+    names["AdvantageEstimator"] = lambda: AdvantageEstimator(**options)
+    return names["DurianAdvantageEstimator"](None, None)
+
+
+def batch(seed=0, **more):
+    """What compute_advantage gets: ids are the prompt's tokens, padded; masks are of tokens times samples."""
+    draw = torch.Generator().manual_seed(seed)
+    prompts = torch.randint(5, 50, (PROMPTS, 7), generator=draw).repeat_interleave(ROLLOUTS, 0)
+    rows = PROMPTS * ROLLOUTS
+    lengths = torch.randint(1, TOKENS - 2, (rows, 1), generator=draw)
+    mask = ((torch.arange(TOKENS) >= 2) & (torch.arange(TOKENS) < 2 + lengths)).float()
+    order = torch.randperm(rows, generator=draw)
+    return {
+        "prompt_ids": prompts[order],
+        "rewards": torch.randint(0, 2, (rows,), generator=draw).float(),
+        "mask": mask,
+        "repeated_batch": more,
+        "logprobs_policy": -torch.rand(rows, TOKENS, generator=draw),
+        "logprobs_reference": None,
+    }
+
+
+def prompt_numbers(given):
+    return torch.unique(given["prompt_ids"], dim=0, return_inverse=True)[1]
+
+
+@pytest.mark.parametrize("images", [False, True])
+def test_the_example_gives_the_librarys_advantages_and_metrics(names, images):
+    given = batch()
+    index = prompt_numbers(given)
+    entropy = index / 3 if images else None
+    if images:
+        given["repeated_batch"] = {"extra_env_info": [{"visual_entropy": x} for x in entropy.tolist()]}
+    made = estimator(names)
+    got = made.compute_advantage(**given)
+    more = {"prompt_index": index, "valid": given["mask"].bool().any(1)}
+    confidence = sequence_confidence(given["logprobs_policy"], given["mask"])
+    parts = durian_components(given["rewards"], confidence=confidence, visual_entropy=entropy, **more)
+    assert torch.equal(got, parts.advantages[:, None] * given["mask"])
+    assert bool(got.any())
+    metrics = durian_metrics(parts, given["rewards"], **more)
+    assert {name: made.last_metrics[name] for name in metrics} == metrics
+
+
+def test_a_masked_sample_gets_0_and_changes_nothing_else(names):
+    """``loss_multiplier`` 0, or a log-probability error: NeMo-RL hands over a mask without a token."""
+    given = batch()
+    keep = torch.arange(PROMPTS * ROLLOUTS) % 7 != 0
+    clean = {name: value[keep] if isinstance(value, torch.Tensor) else value for name, value in given.items()}
+    expected = estimator(names).compute_advantage(**clean)
+    given["mask"] = given["mask"] * keep[:, None]
+    given["rewards"] = given["rewards"].masked_fill(~keep, 1e30)
+    got = estimator(names).compute_advantage(**given)
+    assert torch.equal(got[keep], expected)
+    assert not got[~keep].any()
+
+
+def test_one_question_on_two_images_is_two_prompts(names):
+    """Their tokens are the same, and so are NeMo-RL's ids; the rows of the data set are not."""
+    given = batch()
+    index = prompt_numbers(given)
+    given["prompt_ids"] = given["prompt_ids"][:1].expand(len(index), -1)
+    given["repeated_batch"] = {"idx": index.tolist()}
+    got = estimator(names).compute_advantage(**given)
+    assert torch.equal(got, estimator(names).compute_advantage(**batch()))
+
+
+def test_entropies_that_differ_within_a_prompt_are_refused(names):
+    given = batch()
+    rows = len(given["rewards"])
+    given["repeated_batch"] = {"extra_env_info": [{"visual_entropy": float(i)} for i in range(rows)]}
+    with pytest.raises(ValueError, match="visual_entropy: expected one value for all rows of a prompt"):
+        estimator(names).compute_advantage(**given)
+
+
+@pytest.mark.parametrize("missing", [None, torch.zeros(PROMPTS * ROLLOUTS, TOKENS)])
+def test_placeholders_in_place_of_log_probabilities_are_refused(names, missing):
+    """With ``force_on_policy_ratio`` they are 0, and every prompt would be in one bucket."""
+    with pytest.raises(ValueError, match="force_on_policy_ratio"):
+        estimator(names).compute_advantage(**{**batch(), "logprobs_policy": missing})
+
+
+# --- in a checkout ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def own(nemo_rl):
+    """NeMo-RL's own estimator, with and without leave-one-out."""
+    if nemo_rl is None:
+        pytest.skip("NEMO_RL, the path of a checkout, is not given")
+    from nemo_rl.algorithms import advantage_estimator
+
+    kept = getattr(advantage_estimator, "AdvEstimatorConfig", dict)
+    if kept is not dict and not hasattr(kept, "model_fields"):  # 0.7: a typed dict
+        kept = dict
+
+    def make(leave_one_out):
+        config = kept(name="grpo", normalize_rewards=True, use_leave_one_out_baseline=leave_one_out)
+        return advantage_estimator.GRPOAdvantageEstimator(config, None)
+
+    return make
+
+
+def in_its_own_dict(given):
+    from nemo_rl.distributed.batched_data_dict import BatchedDataDict
+
+    index = prompt_numbers(given)
+    more = {"total_reward": given["rewards"], "idx": index.tolist(), "extra_env_info": [None] * len(index)}
+    return {**given, "repeated_batch": BatchedDataDict(more)}
+
+
+def test_the_grpo_component_is_nemo_rls_without_leave_one_out(own, names):
+    given = in_its_own_dict(batch())
+    expected = own(False).compute_advantage(**given) * given["mask"]
+    got = estimator(names, weights=(1, 0, 0)).compute_advantage(**given)
+    torch.testing.assert_close(got, expected, rtol=0, atol=2e-6)
+    assert bool(expected.any())
+
+
+def test_leave_one_out_is_no_weighting_of_ours(own, names):
+    """What the page says of it: the only success among its rollouts is not scaled at all."""
+    given = batch()
+    index = prompt_numbers(given)
+    given["rewards"] = torch.zeros_like(given["rewards"])
+    for prompt in range(PROMPTS):
+        given["rewards"][(index == prompt).nonzero()[0]] = 1.0
+    theirs = own(True).compute_advantage(**given)[:, 0]
+    ours = estimator(names, weights=(1, 0, 0)).compute_advantage(**given).amax(1)
+    single = given["rewards"] == 1
+    torch.testing.assert_close(theirs[single], torch.ones(PROMPTS), rtol=1e-6, atol=0)
+    torch.testing.assert_close(ours[single], torch.full((PROMPTS,), 1.5), rtol=1e-5, atol=0)  # 0.75 / 0.5
+
+
+def test_nemo_rl_makes_the_example_where_its_configuration_says_grpo(nemo_rl, own, names, monkeypatch):
+    made = type(own(False))
+    config = {"name": "grpo", "normalize_rewards": True, "use_leave_one_out_baseline": False}
+    master = SimpleNamespace(grpo=SimpleNamespace(adv_estimator=SimpleNamespace(**config)), loss_fn=None)
+    if not hasattr(nemo_rl.MasterConfig.model_fields["grpo"].annotation, "model_fields"):  # 0.7
+        master.grpo = {"adv_estimator": config}
+    assert type(nemo_rl._create_advantage_estimator(master)) is made
+    monkeypatch.setattr(nemo_rl, "GRPOAdvantageEstimator", names["DurianAdvantageEstimator"])
+    assert type(nemo_rl._create_advantage_estimator(master)) is names["DurianAdvantageEstimator"]
+    for module in ("grpo_sync", "single_controller_utils.setup"):  # both call that same function
+        path = checkout("NEMO_RL") / "nemo_rl/algorithms" / (module.replace(".", "/") + ".py")
+        if path.exists():
+            assert "_create_advantage_estimator(" in path.read_text()
