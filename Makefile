@@ -90,8 +90,10 @@ $(VENV)-easyr1/.parent: $(VENV)-easyr1/.installed
 	$(@D)/bin/pip install --quiet --no-deps verl==0.2
 	touch $@
 
-test-others: $(VENV)-others/.installed  ## the example for SkyRL in docs/other-trainers.md
-	$(VENV)-others/bin/pytest tests/others
+# SkyRL is 0.4.0 on Python 3.12 (PYTHON=python3.12 VENV=.venv-3.12), 0.3.0 before. SLIME, MILES, NEMO_RL, RLLM, PRIME_RL and
+# TORCHTITAN are paths of checkouts, for which requirements/others-checkouts.txt has to be installed; without one, stand-ins
+test-others: $(VENV)-others/.installed  ## the examples of docs/other-trainers.md
+	$(VENV)-others/bin/pytest -c tests/others/pytest.ini tests/others tests/test_other_*.py
 
 # --- measurements ---
 

@@ -1,4 +1,4 @@
-"""The examples of docs/other-trainers.md as they stand there, and checkouts of trainers that are on no package index."""
+"""The examples of docs/other-trainers.md as they stand, and checkouts of trainers that are on no package index."""
 
 from __future__ import annotations
 

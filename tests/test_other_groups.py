@@ -1,11 +1,12 @@
 """The examples for prime-rl and torchtitan in docs/other-trainers.md, which score one group at a time.
 
-With ``PRIME_RL`` or ``TORCHTITAN``, the path of a checkout, and what it needs installed: their own classes. Without one: the
-fields and calls of revisions 559b447 and b5bcd76.
+With ``PRIME_RL`` or ``TORCHTITAN``, the path of a checkout, and what it needs installed: their own classes. Without
+one: the fields and calls of revisions 559b447 and b5bcd76.
 """
 
 import asyncio
 import importlib
+import itertools
 import sys
 from types import ModuleType, SimpleNamespace
 
@@ -40,7 +41,7 @@ def expected(groups, size=512):
     """The same groups, one call of the library's window after another."""
     window, out = None, []
     for group in groups:
-        tokens = [torch.tensor(sum(turns, []), dtype=torch.float64) for _, turns in group]
+        tokens = [torch.tensor(list(itertools.chain(*turns)), dtype=torch.float64) for _, turns in group]
         parts, window = windowed_components(
             torch.tensor([[reward for reward, _ in group]], dtype=torch.float64),
             confidence=torch.stack([sequence_confidence(row) for row in tokens])[None],
@@ -84,9 +85,7 @@ def trainable(episodes):
 @pytest.fixture
 def prime(prime_rl, monkeypatch):
     if prime_rl is None:
-        stand_in(
-            monkeypatch, "prime_rl.orchestrator.algo.base", Algorithm=Algorithm, iter_trainable_traces=trainable
-        )
+        stand_in(monkeypatch, "prime_rl.orchestrator.algo.base", Algorithm=Algorithm, iter_trainable_traces=trainable)
         stand_in(monkeypatch, "prime_rl.orchestrator.algo.routing", assign_advantages=assign)
     return example("prime-rl")
 
@@ -126,9 +125,7 @@ def episode(prime_rl, reward, turns, ok=True, trainable=True):
         rewards={"reward": vf.Reward(score=reward)},
         ok=ok,
     )
-    return vf.Episode(
-        env=vf.EnvInfo(id="e", name="e"), task=trace.task, group=vf.GroupInfo(id="g"), traces=[trace]
-    )
+    return vf.Episode(env=vf.EnvInfo(id="e", name="e"), task=trace.task, group=vf.GroupInfo(id="g"), traces=[trace])
 
 
 def scored(algorithm, episodes):
@@ -250,9 +247,7 @@ def test_torchtitan_scores_groups_by_the_window(titan, torchtitan):
     groups = data()
     estimator = titan["DurianAdvantage"].Config(window=8).build()
     got = [estimator(rollout_group(torchtitan, number, group)) for number, group in enumerate(groups)]
-    torch.testing.assert_close(
-        torch.tensor(got, dtype=torch.float64), expected(groups, size=8), rtol=1e-12, atol=1e-12
-    )
+    torch.testing.assert_close(torch.tensor(got, dtype=torch.float64), expected(groups, size=8), rtol=1e-12, atol=1e-12)
 
 
 def test_torchtitans_own_estimator_is_ours_without_std(titan, torchtitan):

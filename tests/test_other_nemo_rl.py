@@ -1,7 +1,8 @@
 """The example for NeMo-RL in docs/other-trainers.md.
 
-With ``NEMO_RL``, the path of a checkout, and what it needs installed: its own classes, its own batches, and a step of its own
-``grpo_train``, whose policy and environment, which need GPUs, are stand-ins. Without one: the signatures of revision 7ea279a.
+With ``NEMO_RL``, the path of a checkout, and what it needs installed: its own classes, its own batches, and a step of
+its own ``grpo_train``, whose policy and environment, which need GPUs, are stand-ins. Without one: the signatures of
+revision 7ea279a.
 """
 
 from types import SimpleNamespace

@@ -1,10 +1,11 @@
 """The example for rLLM in docs/other-trainers.md.
 
-With ``RLLM``, the path of a checkout, and what it needs installed: its own groups, registry and advantage stage. Without one:
-the fields and calls of revision 9beb6e0.
+With ``RLLM``, the path of a checkout, and what it needs installed: its own groups, registry and advantage stage.
+Without one: the fields and calls of revision 9beb6e0.
 """
 
 import enum
+import itertools
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,7 +19,7 @@ from durian_adv.estimator import AdvantageEstimator
 PROMPTS, ROLLOUTS = 16, 4
 
 
-class Names(str, enum.Enum):
+class Names(enum.StrEnum):
     """rLLM's estimators; an unknown name is OTHER."""
 
     GRPO = "grpo"
@@ -82,7 +83,7 @@ def expected(given, **options):
     trajectories = [trajectory for group in given for trajectory in group.trajectories]
     tokens = [[x for step in one.steps for x in step.logprobs] for one in trajectories]
     confidence = sequence_confidence(
-        torch.tensor(sum(tokens, []), dtype=torch.float64), lengths=[len(row) for row in tokens]
+        torch.tensor(list(itertools.chain(*tokens)), dtype=torch.float64), lengths=[len(row) for row in tokens]
     )
     rewards = torch.tensor([one.reward for one in trajectories], dtype=torch.float64)
     index = torch.arange(PROMPTS).repeat_interleave(ROLLOUTS)
@@ -154,4 +155,4 @@ def test_the_grpo_component_is_rllms(stage, names, types):
     _, ours = stage(groups(types), "durian")
     for one, other in zip(own, ours, strict=True):
         assert other == pytest.approx(one, rel=1e-12, abs=1e-9)
-    assert any(sum(own, []))
+    assert any(itertools.chain(*own))

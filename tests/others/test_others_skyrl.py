@@ -5,9 +5,9 @@ import inspect
 import numpy as np
 import pytest
 import torch
+from elsewhere import example
 from skyrl.backends.skyrl_train.training_batch import TrainingInputBatch, pad_training_input_batch
 from skyrl.backends.skyrl_train.utils import ppo_utils
-from elsewhere import example
 from skyrl.train.config import SkyRLTrainConfig
 from skyrl.train.entrypoints import main_base
 from skyrl.train.entrypoints.main_base import BasePPOExp

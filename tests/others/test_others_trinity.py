@@ -119,7 +119,10 @@ class Kept:
 
 
 def test_trinitys_own_pipeline_runs_it_by_its_path_with_its_options(tmp_path, monkeypatch):
-    """Its validator fills the configuration in, its pipeline makes the operator and runs a serialized step through it."""
+    """Its validator fills in the configuration, its pipeline makes the operator and runs a serialized step.
+
+    Only ``prepare`` and the buffers are left out, which import vLLM and start Ray.
+    """
     Path(tmp_path, "durian_trinity.py").write_text(EXAMPLES["trinity"])
     monkeypatch.syspath_prepend(tmp_path)
     config = Config()
