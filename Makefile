@@ -10,7 +10,7 @@ VENV_BENCH ?= .venv-bench
 TOPICS := advantage confidence entropy
 
 .PHONY: test lint records format types unit compiled package nightly demo bench evidence evidence-all docs dist fuzz endurance mutants clean
-.PHONY: test-trl test-entropy test-verl train-verl test-openrlhf test-easyr1 test-others
+.PHONY: test-trl test-entropy test-verl train-verl test-verl-older test-openrlhf test-openrlhf-older test-easyr1 test-others
 .PHONY: bench-verl bench-openrlhf bench-easyr1
 
 # JOBS checks at a time, the longest first; what a check prints comes in one piece if this make can do that
@@ -77,8 +77,30 @@ test-verl: $(VENV)-verl/.installed  ## the verl adapter, with a short training b
 train-verl: $(VENV)-verl/.installed  ## whole trainings by main_ppo on text and images, v0 and v1: 15 minutes
 	$(VENV)-verl/bin/pytest tests/verl -m training
 
-test-openrlhf: $(VENV)-openrlhf/.installed  ## the OpenRLHF adapter on the OpenRLHF tested
+# older releases, each without what it requires, before the environment that has it
+VERL_OLDER := 0.6.1 0.7.0 0.7.1 0.8.0
+test-verl-older: $(VERL_OLDER:%=$(VENV)-verl-older/older/%/.installed)  ## the verl adapter on verl without the v1 trainer
+	for version in $(VERL_OLDER); do \
+		PYTHONPATH=$(abspath $(VENV)-verl-older)/older/$$version $(VENV)-verl-older/bin/pytest tests/verl || exit 1; \
+	done
+
+$(VENV)-verl-older/older/%/.installed: | $(VENV)-verl-older/.installed
+	$(VENV)-verl-older/bin/pip install --quiet --no-deps --target $(@D) verl==$*
+	touch $@
+
+test-openrlhf: $(VENV)-openrlhf/.installed  ## the OpenRLHF adapter on the newest OpenRLHF tested
 	$(VENV)-openrlhf/bin/pytest tests/openrlhf
+
+OPENRLHF_OLDER := 0.10.2 0.10.3 0.10.4 0.11.0 0.11.1
+OPENRLHF_REFUSED := 0.8.11 0.9.10 0.10.0 0.10.1
+test-openrlhf-older: $(patsubst %,$(VENV)-openrlhf/older/%/.installed,$(OPENRLHF_OLDER) $(OPENRLHF_REFUSED))  ## older OpenRLHF, refused ones too
+	for version in $(OPENRLHF_REFUSED) $(OPENRLHF_OLDER); do \
+		PYTHONPATH=$(abspath $(VENV)-openrlhf)/older/$$version $(VENV)-openrlhf/bin/pytest tests/openrlhf || exit 1; \
+	done
+
+$(VENV)-openrlhf/older/%/.installed: | $(VENV)-openrlhf/.installed
+	$(VENV)-openrlhf/bin/pip install --quiet --no-deps --target $(@D) openrlhf==$*
+	touch $@
 
 # EasyR1 is on no package index: EASYR1 is the path of a checkout (docs/easyr1.md). Without it its tests run on verl 0.2, the
 # release it was made from, and say what that leaves out.

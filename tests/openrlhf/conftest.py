@@ -1,5 +1,6 @@
 """Settings of the OpenRLHF tests: nothing is fetched, one thread, and names for the two packages that need a GPU."""
 
+import importlib.metadata
 import os
 import sys
 from pathlib import Path
@@ -13,7 +14,17 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "trl"))  # for the tin
 
 import pytest
 import torch
+from packaging.version import Version
 from transformers.utils import logging
+
+from durian_adv.adapters.openrlhf.settings import OLDEST_TESTED
+
+WORKS = Version(importlib.metadata.version("openrlhf")) >= Version(OLDEST_TESTED)
+collect_ignore = [
+    file.name
+    for file in Path(__file__).parent.glob("test_*.py")
+    if WORKS == (file.name == "test_openrlhf_refused.py")  # all the others if it does not work
+]
 
 torch.set_num_threads(1)
 logging.set_verbosity_error()

@@ -24,7 +24,8 @@ def run(options, *arguments):
     """Run the driver as Ray's job supervisor does, with a runtime environment that its own ``ray.init`` adds to."""
     environment = {"worker_process_setup_hook": settings.HOOK, "env_vars": {settings.OPTIONS: options}}
     job = {"RAY_JOB_CONFIG_JSON_ENV_VAR": json.dumps({"runtime_env": environment, "metadata": {}})}
-    path = os.pathsep.join(map(str, (HERE, HERE / "absent", HERE.parent / "trl")))
+    own = filter(None, [os.environ.get("PYTHONPATH")])  # where an older OpenRLHF lies
+    path = os.pathsep.join(map(str, (HERE, HERE / "absent", HERE.parent / "trl", *own)))
     return subprocess.run(
         [sys.executable, HERE / "in_ray.py", *arguments],
         env={**os.environ, **job, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},

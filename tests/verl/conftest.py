@@ -6,6 +6,11 @@ import tempfile
 import training
 
 os.environ.update(training.environment())
+ONE_OF = {
+    True: ("test_verl_logs.py", "test_verl_plugin.py", "test_verl_preflight.py", "test_verl_queue.py"),
+    False: ("test_verl_older.py",),  # what the others test where there is v0 alone
+}
+collect_ignore = ONE_OF[not training.V1]
 
 import pytest
 import torch

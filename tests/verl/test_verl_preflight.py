@@ -123,7 +123,7 @@ def test_a_vision_tower_that_is_trained_is_told(data):
     frozen = found(data, "whole", **{"actor_rollout_ref__actor__freeze_vision_tower": True})["vision tower"]
     assert frozen.state == "warning"
     assert frozen.finding.endswith(
-        f"verl {adapter.TESTED} does nothing with actor_rollout_ref.actor.freeze_vision_tower"
+        f"verl {verl.__version__} does nothing with actor_rollout_ref.actor.freeze_vision_tower"
     )
     lora = {"actor_rollout_ref__model__lora_rank": 8}
     assert found(data, "whole", **lora)["vision tower"].state == "warning"

@@ -1,5 +1,6 @@
 """``python -m verl.trainer.main_ppo`` in a process of its own, on a CPU, with tiny models."""
 
+import importlib.metadata
 import json
 import os
 import subprocess
@@ -8,8 +9,13 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
+from packaging.version import Version
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
+VERL = Version(importlib.metadata.version("verl"))
+V1 = Version("0.9") <= VERL  # which brought the v1 trainer, platforms, and plugins that load themselves
+ADAPTER = "durian_adv.adapters.verl"
 
 
 class Run(NamedTuple):
@@ -22,8 +28,8 @@ def environment(**more):
     """What the processes of a run need to know; Ray hands it on to all of them."""
     return {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(HERE), str(ROOT)]),
-        "VERL_USE_EXTERNAL_MODULES": "verl_cpu,tiny",
+        "PYTHONPATH": os.pathsep.join([str(HERE), str(ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep),
+        "VERL_USE_EXTERNAL_MODULES": "verl_cpu,tiny" if V1 else f"verl_cpu,tiny,{ADAPTER}",
         "VERL_PLATFORM": "cpu",
         "VERL_LOGGING_LEVEL": "WARN",
         "OMP_NUM_THREADS": "1",
@@ -39,8 +45,7 @@ def overrides(model, data, reward="letters", estimator="durian", mode="sync", st
     """The command line of a small run; ``mode`` is v0 or a mode of the v1 trainer."""
     names = {
         "algorithm.adv_estimator": estimator,
-        "trainer.use_v1": mode != "v0",
-        "trainer.device": "cpu",
+        "trainer.device": "cpu" if V1 else "cuda",  # of which Ray is told that there is one
         "trainer.n_gpus_per_node": 1,
         "trainer.nnodes": 1,
         "trainer.logger": "[console,file]",
@@ -85,6 +90,13 @@ def overrides(model, data, reward="letters", estimator="durian", mode="sync", st
         "+ray_kwargs.ray_init.include_dashboard": False,
         "+ray_kwargs.ray_init.object_store_memory": 200_000_000,
     }
+    if Version("0.7.1") > VERL:
+        names = {name.replace("reward.custom_", "custom_"): value for name, value in names.items()}
+        del names["reward.num_workers"]
+    if Version("0.8") > VERL:
+        del names["transfer_queue.backend.SimpleStorage.num_data_storage_units"]
+    if V1:
+        names["trainer.use_v1"] = mode != "v0"
     if mode != "v0":
         names["trainer.v1.trainer_mode"] = mode
     if images:

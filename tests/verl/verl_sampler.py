@@ -1,6 +1,7 @@
 """Rollouts by a Hugging Face model in a Ray actor of its own, behind verl's interfaces for rollout servers."""
 
 import ray
+import tiny
 import torch
 import transformers
 from verl.workers.rollout.base import BaseRollout
@@ -16,7 +17,7 @@ class Server:
         kind = transformers.AutoModelForImageTextToText if self.has_images else transformers.AutoModelForCausalLM
         self.model = kind.from_config(self.config, dtype=torch.float32).eval()
         self.eos = transformers.AutoTokenizer.from_pretrained(path).eos_token_id
-        self.images = transformers.Qwen2VLImageProcessorPil.from_pretrained(path) if self.has_images else None
+        self.images = tiny.ImageProcessor.from_pretrained(path) if self.has_images else None
         self.length, self.step = length, 0
 
     def load(self, state, step):

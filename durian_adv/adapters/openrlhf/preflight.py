@@ -90,10 +90,10 @@ def _openrlhf() -> Check:
     except importlib.metadata.PackageNotFoundError:
         return Check("problem", "OpenRLHF", "not installed here; ask in the environment of the run")
     try:
+        _check_arguments()  # first: they can be read where OpenRLHF cannot be imported
         from durian_adv.adapters.openrlhf import maker
 
         maker.check_fit()
-        _check_arguments()
     except ImportError as error:
         return _not_imported(error, version)
     except (AttributeError, RuntimeError) as error:

@@ -15,7 +15,8 @@ from durian_adv.data.scoring import towers as vision
 HOOK = "durian_adv.adapters.openrlhf.setup"
 OPTIONS = "DURIAN_OPTIONS"
 ENTROPY_METHOD = "durian_entropy"
-TESTED = "0.11.2"
+OLDEST_TESTED, NEWEST_TESTED = "0.10.2", "0.11.2"
+TESTED = f"{OLDEST_TESTED} to {NEWEST_TESTED}"
 ESTIMATOR = "group_norm"
 
 # eps is OpenRLHF's own, so that weights [1, 0, 0] are its group_norm; the paper's runs add 1e-6
@@ -96,5 +97,6 @@ def misfit(what: str) -> RuntimeError:
     except importlib.metadata.PackageNotFoundError:
         found = "of an unknown version"
     return RuntimeError(
-        f"OpenRLHF {found} does not fit durian_adv.adapters.openrlhf, which was tested with {TESTED}: {what}"
+        f"OpenRLHF {found} does not fit durian_adv.adapters.openrlhf, which was tested with {TESTED}: {what}. Install one "
+        "of these"
     )

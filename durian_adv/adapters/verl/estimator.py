@@ -38,7 +38,8 @@ logger = logging.getLogger(__name__)
 
 NAME = "durian"
 OPTIONS = "algorithm.durian"
-TESTED = "0.9.1"
+OLDEST_TESTED, NEWEST_TESTED = "0.6.1", "0.9.1"
+TESTED = f"{OLDEST_TESTED} to {NEWEST_TESTED}"
 
 Column = Callable[[str], Iterable[Any] | None]
 
@@ -214,7 +215,7 @@ def check_config(config: Any) -> AdvantageEstimator:
         raise ArgumentError(
             "transfer_queue.enable",
             f"false, as with verl {version} (main_ppo_sync) padding would count as prompts: use verl.trainer.main_ppo, "
-            f"or verl {TESTED}",
+            f"or verl {NEWEST_TESTED}",
             "true",
         )
     return AdvantageEstimator(**options_of(config.algorithm))
@@ -451,7 +452,7 @@ def _refuse_misfits() -> None:
     if _misfits:
         raise RuntimeError(
             f"verl {importlib.metadata.version('verl')} does not fit durian_adv, which was tested with {TESTED}: "
-            f"{'; '.join(_misfits)}"
+            f"{'; '.join(_misfits)}. Install one of these"
         )
 
 

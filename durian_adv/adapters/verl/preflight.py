@@ -100,7 +100,7 @@ def _plugin(config: Any) -> Check:
     by_entry_point = "durian_adv.adapters.verl.plugin" in sys.modules  # which nothing else imports
     by_option = MODULE in _external(config)
     trainer = adapter.trainer_of(config)
-    if by_entry_point or MODULE in named or (by_option and trainer in ("v0", "v1")):
+    if by_entry_point or MODULE in named or (by_option and _external_reaches(trainer)):
         versions = f"verl {verl.__version__} loads durian_adv {durian_adv.__version__}"
         return Check("ok", "plugin", f"{versions}; tested with verl {adapter.TESTED}")
     text = (
@@ -108,8 +108,13 @@ def _plugin(config: Any) -> Check:
         f"VERL_USE_EXTERNAL_MODULES={MODULE} for all of the run's processes"
     )
     if by_option:
-        text += f", and {trainer} does not load actor_rollout_ref.model.external_lib where the estimator is needed"
+        text += f", as {trainer} does not load actor_rollout_ref.model.external_lib where the estimator is needed"
     return Check("problem", "plugin", text)
+
+
+def _external_reaches(trainer: str) -> bool:
+    """Tell whether a trainer loads the modules of external_lib in the process that computes advantages."""
+    return trainer in ("v0", "v1") and importlib.util.find_spec("verl.trainer.ppo.v1") is not None  # since verl 0.9
 
 
 @dataclasses.dataclass
@@ -209,7 +214,7 @@ def _tower(config: Any) -> Check:
         return Check("ok", "vision tower", f"{text} exact if that is the whole tower")
     text = "trained: entropies computed beforehand are those of the model before training, an approximation"
     if config.actor_rollout_ref.actor.get("freeze_vision_tower", False):
-        text += f". verl {adapter.TESTED} does nothing with actor_rollout_ref.actor.freeze_vision_tower"
+        text += f". verl {verl.__version__} does nothing with actor_rollout_ref.actor.freeze_vision_tower"
     return Check("warning", "vision tower", text)
 
 
@@ -242,7 +247,7 @@ def _workers(config: Any) -> Iterator[Check]:
     takes_config = inspect.signature(get_ppo_ray_runtime_env).parameters  # since verl 0.9
     own = get_ppo_ray_runtime_env(config) if takes_config else get_ppo_ray_runtime_env()
     environment = {**own, **given.pop("runtime_env", {})}
-    external = _external(config) if adapter.trainer_of(config) in ("v0", "v1") else []
+    external = _external(config) if _external_reaches(adapter.trainer_of(config)) else []
     yield from _ray.asked_on_every_node(_loaded, external, **given, runtime_env=environment)
 
 

@@ -1,0 +1,162 @@
+"""verl 0.6 to 0.8, which have v0 alone and load no plugin by themselves: what works, and what is refused before it runs."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+import tiny
+import training
+import verl
+from packaging.version import Version
+from verl.trainer.ppo import core_algos, ray_trainer
+
+from durian_adv.adapters.verl import estimator as adapter
+from durian_adv.adapters.verl.preflight import checks
+
+SYNC = importlib.util.find_spec("verl.trainer.main_ppo_sync") is not None  # of verl 0.8 alone
+
+
+def test_this_verl_is_one_of_those_tested():
+    assert Version(adapter.OLDEST_TESTED) <= training.VERL < Version(adapter.NEWEST_TESTED)
+    assert not training.V1
+
+
+def in_a_process_of_its_own(modules):
+    """What verl has when these are its external modules."""
+    code = (
+        "import json, verl\n"
+        "from verl.trainer import main_ppo\n"
+        "from verl.trainer.ppo import core_algos, ray_trainer as r\n"
+        "owners = [main_ppo.run_ppo, r.compute_advantage, r.compute_data_metrics, r.RayPPOTrainer._create_dataloader]\n"
+        "known = 'durian' in core_algos.ADV_ESTIMATOR_REGISTRY\n"
+        "print('FOUND' + json.dumps([known, sum(hasattr(owner, 'durian') for owner in owners)]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        env=training.environment(VERL_USE_EXTERNAL_MODULES=modules),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("FOUND")] or [done.stderr]
+    return json.loads(line.removeprefix("FOUND"))
+
+
+def test_the_variable_brings_the_estimator_and_without_it_verl_does_not_know_its_name():
+    assert in_a_process_of_its_own(f"verl_cpu,{training.ADAPTER}") == [True, 4]
+    assert in_a_process_of_its_own("verl_cpu") == [False, 0]
+
+
+def test_nothing_that_is_used_is_missing():
+    assert adapter._misfits == []
+    assert core_algos.get_adv_estimator_fn("durian") is adapter.durian_estimator
+    for changed in (ray_trainer.compute_advantage, ray_trainer.RayPPOTrainer._create_dataloader):
+        assert changed.durian
+
+
+# ----- before a run -----
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    pictures = [b"1", b"2", b"3", b"4"]
+    rows = {
+        "text": tiny.rows(4),
+        "column": tiny.rows(4, pictures, [1.0, 2.0, 3.0, 4.0], column=True, extra="other"),
+        "extra_info": tiny.rows(4, pictures, [1.0, 2.0, 3.0, 4.0]),
+    }
+    return {name: tiny.save_rows(folder / f"{name}.parquet", made) for name, made in rows.items()}
+
+
+def found(data, which, **options):
+    words = training.overrides("model", data[which], mode="v0", **{"data.train_batch_size": 48, **options})
+    return {check.subject: check for check in checks(["--no-ray", *words])}
+
+
+def test_the_preflight_reads_the_configuration_of_this_verl(data, monkeypatch):
+    text = found(data, "text")
+    assert {check.state for check in text.values()} == {"ok"}
+    assert text["plugin"].finding.startswith(f"verl {verl.__version__} loads durian_adv")
+    assert text["prompts"].finding == "48 prompts per batch, 4.0 per bucket in 12 buckets of confidence"
+    assert found(data, "extra_info")["entropy"].state == "ok"
+    assert found(data, "column")["entropy"].state == "warning"  # does not reach v0; the reward function must return it
+    misspelt = found(data, "text", **{"+algorithm.durian.wieghts": "[1,0,0]"})["options"]
+    assert misspelt.state == "problem"
+    assert misspelt.finding.startswith("algorithm.durian.wieghts: expected one of")
+
+
+def test_the_preflight_names_the_variable_that_this_verl_needs(data, monkeypatch):
+    monkeypatch.setenv("VERL_USE_EXTERNAL_MODULES", "verl_cpu,tiny")
+    check = found(data, "text")["plugin"]
+    assert check.state == "problem"
+    assert f"verl {verl.__version__} does not load durian_adv" in check.finding
+    assert f"set VERL_USE_EXTERNAL_MODULES={training.ADAPTER}" in check.finding
+
+
+def test_the_preflight_knows_that_external_lib_is_loaded_by_the_models_workers_alone(data, monkeypatch):
+    monkeypatch.setenv("VERL_USE_EXTERNAL_MODULES", "verl_cpu,tiny")
+    check = found(data, "text", **{"actor_rollout_ref.model.external_lib": training.ADAPTER})["plugin"]
+    assert check.state == "problem"
+    assert check.finding.endswith("as v0 does not load actor_rollout_ref.model.external_lib where the estimator is needed")
+
+
+@pytest.mark.training
+@pytest.mark.skipif(training.VERL < Version("0.8"), reason="verl 0.8 is the oldest that trains on a CPU here")
+@pytest.mark.parametrize("program", ["main_ppo", "main_ppo_sync"])
+def test_a_run_with_external_lib_stops_as_verl_does_not_know_the_name(data, tmp_path, program):
+    options = {"actor_rollout_ref.model.external_lib": training.ADAPTER}
+    words = training.overrides(tiny.save_text_model(tmp_path), data["text"], mode="v0", **options)
+    given = {"VERL_USE_EXTERNAL_MODULES": "verl_cpu,tiny"}
+    run = training.train(words, module=f"verl.trainer.{program}", **given)
+    assert run.status != 0
+    assert "Unknown advantage estimator simply: durian" in run.text
+    assert not run.steps
+
+
+def test_the_preflight_asks_a_worker_of_ray(data):
+    command = [str(Path(sys.executable).with_name("durian-adv")), "preflight", "verl"]
+    words = training.overrides("model", data["text"], mode="v0")
+    for modules, status in ((f"verl_cpu,tiny,{training.ADAPTER}", 0), ("verl_cpu,tiny", 2)):
+        with tempfile.TemporaryDirectory(prefix="verl") as folder:  # a short path: Ray's sockets lie in it
+            run = subprocess.run(
+                [*command, *words, f"+ray_kwargs.ray_init._temp_dir={folder}"],
+                env=training.environment(VERL_USE_EXTERNAL_MODULES=modules),
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+        assert run.returncode == status, run.stdout + run.stderr
+        (worker,) = [line for line in run.stdout.splitlines() if " workers: node " in line]
+        assert worker.startswith("ok " if status == 0 else "problem ")
+        assert ("loads durian_adv" if status == 0 else "verl does not know the estimator durian") in worker
+
+
+# ----- main_ppo_sync of verl 0.8, whose trainer keeps its batches in a queue -----
+
+
+def test_the_preflight_names_the_program_that_is_refused(data):
+    checked = found(data, "text")
+    assert ("program" in checked) == SYNC
+    if SYNC:
+        assert checked["program"].finding == (
+            f"verl.trainer.main_ppo; durian is refused in verl.trainer.main_ppo_sync of verl {verl.__version__}"
+        )
+
+
+REFUSED = f"ArgumentError: transfer_queue.enable: expected false, as with verl {verl.__version__} (main_ppo_sync)"
+
+
+@pytest.mark.skipif(not SYNC, reason="this verl has no main_ppo_sync")
+def test_main_ppo_sync_is_refused_before_it_starts_anything(data, tmp_path):
+    options = {"+algorithm.durian.estimator": "batch_std"}  # which needs nothing that could be missing
+    words = training.overrides(tiny.save_text_model(tmp_path), data["text"], mode="v0", **options)
+    run = training.train(words, module="verl.trainer.main_ppo_sync")
+    assert run.status != 0
+    assert REFUSED in run.text, run.text[-5000:]
+    assert "use verl.trainer.main_ppo, or verl 0.9" in run.text
+    assert not run.steps
