@@ -79,13 +79,18 @@ train-verl: $(VENV)-verl/.installed  ## whole trainings by main_ppo on text and 
 
 # older releases, each without what it requires, before the environment that has it
 VERL_OLDER := 0.6.1 0.7.0 0.7.1 0.8.0
-test-verl-older: $(VERL_OLDER:%=$(VENV)-verl-older/older/%/.installed)  ## the verl adapter on verl without the v1 trainer
+test-verl-older: $(VERL_OLDER:%=$(VENV)-verl-older/older/%/.installed) $(VENV)-verl/older/0.9.0/.installed  ## the verl adapter on older verl
 	for version in $(VERL_OLDER); do \
 		PYTHONPATH=$(abspath $(VENV)-verl-older)/older/$$version $(VENV)-verl-older/bin/pytest tests/verl || exit 1; \
 	done
+	PYTHONPATH=$(abspath $(VENV)-verl)/older/0.9.0 $(VENV)-verl/bin/pytest tests/verl
 
 $(VENV)-verl-older/older/%/.installed: | $(VENV)-verl-older/.installed
 	$(VENV)-verl-older/bin/pip install --quiet --no-deps --target $(@D) verl==$*
+	touch $@
+
+$(VENV)-verl/older/%/.installed: | $(VENV)-verl/.installed
+	$(VENV)-verl/bin/pip install --quiet --no-deps --target $(@D) verl==$*
 	touch $@
 
 test-openrlhf: $(VENV)-openrlhf/.installed  ## the OpenRLHF adapter on the newest OpenRLHF tested

@@ -136,3 +136,18 @@ def test_a_requirement_that_an_extra_forgets_is_missed(extra, forgotten):
     assert len(less[extra]) == len(EXTRAS[extra]) - 1
     name = f"durian-adv[{extra}]"
     assert imported_alone(name, files(PARTS[name]), less) == f"ModuleNotFoundError: No module named {forgotten!r}"
+
+
+# what an extra for a trainer may name: packages that trainers forget, and TRL, whose oldest and newest both satisfy it
+BESIDE = {"trl": {"requests", "trl"}, "verl": {"wrapt"}, "openrlhf": {"wrapt"}}
+# pinned or bounded by a trainer that was run: verl 0.6.1 to 0.8.0, and this package's own floors
+THERE = {"trl": "1.0.0", "numpy": "1.26.4", "torch": "2.6.0", "einops": "0.8.0"}
+
+
+@pytest.mark.parametrize("extra", BESIDE)
+def test_an_extra_moves_no_trainer_and_nothing_that_a_trainer_pins(extra):
+    required = [Requirement(line) for line in EXTRAS[""] + EXTRAS[extra]]
+    assert {canonicalize_name(one.name) for one in required} <= BESIDE[extra] | {"torch", "numpy", "einops"}
+    for one in required:
+        assert {bound.operator for bound in one.specifier} <= {">="}, one  # an upper bound would move what is newer
+        assert one.name not in THERE or one.specifier.contains(THERE[one.name]), one

@@ -5,7 +5,7 @@ from benchmarks import records, verl_cost
 
 def test_the_documentation_shows_the_record():
     measurements, origin = records.read(verl_cost.RECORD)
-    assert origin.packages.startswith("verl 0.9.1")
+    assert origin.packages.startswith("verl ")
     assert measurements[0].candidate == measurements[0].baseline == "verl, grpo"
     page = (records.ROOT / "docs/verl.md").read_text(encoding="utf-8")
     tables = verl_cost.tables(measurements)

@@ -23,7 +23,7 @@ WORKS = Version(importlib.metadata.version("openrlhf")) >= Version(OLDEST_TESTED
 collect_ignore = [
     file.name
     for file in Path(__file__).parent.glob("test_*.py")
-    if WORKS == (file.name == "test_openrlhf_refused.py")  # all the others if it does not work
+    if (file.name == "test_openrlhf_refused.py") == WORKS  # all the others if it does not work
 ]
 
 torch.set_num_threads(1)

@@ -16,7 +16,6 @@ from transformers import AutoModelForImageTextToText
 from verl.workers.config import HFModelConfig
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngine
 
-from durian_adv.adapters.verl import estimator as adapter
 from durian_adv.adapters.verl import preflight
 from durian_adv.adapters.verl.preflight import checks
 

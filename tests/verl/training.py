@@ -14,6 +14,7 @@ from packaging.version import Version
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 VERL = Version(importlib.metadata.version("verl"))
+TRAINS = Version("0.7.1") <= VERL  # on a CPU, with what is here
 V1 = Version("0.9") <= VERL  # which brought the v1 trainer, platforms, and plugins that load themselves
 ADAPTER = "durian_adv.adapters.verl"
 
@@ -95,6 +96,8 @@ def overrides(model, data, reward="letters", estimator="durian", mode="sync", st
         del names["reward.num_workers"]
     if Version("0.8") > VERL:
         del names["transfer_queue.backend.SimpleStorage.num_data_storage_units"]
+    if Version("0.7.1") <= VERL < Version("0.8"):
+        names["trainer.use_legacy_worker_impl"] = "disable"  # the others need a GPU
     if V1:
         names["trainer.use_v1"] = mode != "v0"
     if mode != "v0":

@@ -97,6 +97,6 @@ def misfit(what: str) -> RuntimeError:
     except importlib.metadata.PackageNotFoundError:
         found = "of an unknown version"
     return RuntimeError(
-        f"OpenRLHF {found} does not fit durian_adv.adapters.openrlhf, which was tested with {TESTED}: {what}. Install one "
-        "of these"
+        f"OpenRLHF {found} does not fit durian_adv.adapters.openrlhf, which was tested with {TESTED}: {what}. "
+        "Install one of these"
     )
