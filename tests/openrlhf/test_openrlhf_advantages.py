@@ -1,6 +1,7 @@
 """On the released experience maker: Durian's advantages in the place of group_norm's, and nothing else changed."""
 
 import copy
+import inspect
 import json
 
 import pytest
@@ -226,13 +227,14 @@ def test_in_the_loss_an_advantage_reaches_all_tokens_of_its_response_and_no_othe
     ]
     (batch,) = released.advantages(DurianExperienceMaker, answers, args)
     logprobs = batch.action_log_probs.clone().requires_grad_()
+    sizes = {"batch_num_tokens": batch.action_mask.sum(), "global_batch_size": torch.tensor(4)}
+    taken = inspect.signature(PolicyLoss.forward).parameters  # OpenRLHF 0.10.2 takes none of them
     loss = PolicyLoss()(
         logprobs,
         batch.action_log_probs,
         batch.advantages,
         action_mask=batch.action_mask,
-        batch_num_tokens=batch.action_mask.sum(),
-        global_batch_size=torch.tensor(4),
+        **{name: size for name, size in sizes.items() if name in taken},
     )[0]
     loss.backward()
     sign = torch.tensor([-1.0, 1, -1, 1])[:, None]

@@ -171,7 +171,7 @@ def test_an_openrlhf_with_flat_arguments_is_a_problem(monkeypatch, tmp_path):
     monkeypatch.setattr(preflight.importlib.util, "find_spec", lambda name: spec)
     check = found()["OpenRLHF"]
     assert check.state == "problem"
-    assert check.finding.endswith("no rollout.n_samples_per_prompt among its arguments")
+    assert check.finding.endswith("no rollout.n_samples_per_prompt among its arguments. Install one of these")
 
 
 @pytest.mark.parametrize(
