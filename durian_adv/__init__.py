@@ -1,5 +1,6 @@
 """Difficulty-aware advantage normalization (Durian) for RL with language models, as pure tensor functions."""
 
+from durian_adv._src import interrupts as _interrupts  # noqa: F401  # first, as torch takes seconds
 from durian_adv._src.advantages import combine_advantages, grpo_advantage, shared_std_advantage
 from durian_adv._src.buckets import quantile_buckets
 from durian_adv._src.certified import certified_entropy_buckets, certified_entropy_intervals

@@ -32,6 +32,7 @@ from durian_adv.data.scoring import EntropyScorer, cache, csv_file, json_rows, l
 from durian_adv.data.scoring import data as sources
 from durian_adv.data.scoring.cache import Cache, CacheError
 from durian_adv.data.scoring.efficientnet import EfficientNetEncoder
+from durian_adv.data.scoring.elsewhere import medium_of
 from durian_adv.data.scoring.images import FORMATS, content
 
 COMMAND = [sys.executable, "-c", "import sys; from durian_adv.cli import main; sys.exit(main(sys.argv[1:]))"]
@@ -393,6 +394,88 @@ def test_a_row_that_cannot_be_scored_is_counted_and_said(folder, tmp_path, capsy
     assert main([*arguments, "--other-inputs", "allow"]) == 0
     (summary,) = capsys.readouterr().err.splitlines()
     assert summary.endswith(f"({what} 1)")
+
+
+MP4 = b"\0\0\0\x18ftypmp42" + bytes(16)
+ELSEWHERE = {  # by what the cell holds, whatever its column is called
+    "a video": ["clips/a.MP4", "https://x.org/my clip.webm?t=3", {"bytes": MP4, "path": None}, [{"path": "a.mov"}], MP4,
+                b"\x1aE\xdf\xa3 webm", {"type": "video_url", "video_url": {"url": "a.mkv"}}],
+    "a sound": ["a.wav", {"bytes": b"RIFF\x24\0\0\0WAVEfmt "}, "data:audio/wav;base64,AA==", b"ID3\x04",
+                b"\xff\xfb\x90"],
+    "a file": ["docs/b.pdf", b"%PDF-1.7"],
+    "an image": ["photos/0.png", {"bytes": b"\x89PNG\r\n"}, b"\xff\xd8\xff\xe0", ["data:image/png;base64,AA=="],
+                 b"RIFF\x24\0\0\0WEBP", b"\0\0\0\x18ftypavif"],
+}  # fmt: skip
+CELLS = [(kind, cell) for kind, cells in ELSEWHERE.items() for cell in cells]
+
+
+@pytest.mark.parametrize(("kind", "cell"), CELLS, ids=[f"{kind}-{place}" for place, (kind, _) in enumerate(CELLS)])
+def test_an_input_in_a_column_of_any_name_is_counted_and_said(folder, tmp_path, capsys, kind, cell):
+    suffix = ".parquet" if isinstance(cell, bytes) or "bytes" in cell else ".jsonl"  # JSON holds no bytes
+    rows = [{"images": "photos/1.png", "clip": None}, {"images": None, "clip": cell}, {"images": None, "clip": None}]
+    given, out = table_of(rows, tmp_path / f"in{suffix}"), tmp_path / f"out{suffix}"
+    assert main(["entropy", str(given), str(out), "--other-inputs", "error", *FLAGS]) == 2
+    assert not out.exists()
+    assert main(["entropy", str(given), str(out), *FLAGS]) == 0
+    _, warning, summary = capsys.readouterr().err.splitlines()
+    assert f" 2: {kind} in the column 'clip', which has no visual entropy: the row's is NaN" in warning
+    assert f"1 rows without entropy for their other inputs ({kind} in the column 'clip' 1)" in summary
+    first, *others = entropies(out)
+    assert first == value_of(1)
+    assert all(value is None or np.isnan(value) for value in others)
+
+
+def test_an_input_beside_images_is_said_once_and_the_entropy_stays(folder, tmp_path, capsys):
+    rows = [{"images": "photos/1.png", "source": "a.mp4", "place": [1, 2]}] * 3
+    for suffix in (".jsonl", ".parquet"):
+        given, out = table_of(rows, tmp_path / f"in{suffix}"), tmp_path / f"out{suffix}"
+        assert main(["entropy", str(given), str(out), *FLAGS]) == 0
+        assert entropies(out) == [value_of(1)] * 3
+        (summary,) = capsys.readouterr().err.splitlines()
+        assert "3 rows with images and a video in the column 'source', which is not in their entropy" in summary
+
+
+TEXTS = [
+    "What is in clip.mp4?",
+    "It ends in a name: clip.mp4",
+    "a.mp4\nb",
+    "no dot",
+    "",
+    "x" * 2000 + ".mp4",
+    "4.5",
+    "a.b",
+]
+
+
+def test_texts_and_numbers_are_no_input(folder, tmp_path, capsys):
+    rows = [{"images": None, "question": text, "tokens": [1, 2], "answer": {"text": text}, "n": 3} for text in TEXTS]
+    given = table_of([{"images": "photos/1.png"}, *rows], tmp_path / "in.jsonl")
+    assert main(["entropy", str(given), str(tmp_path / "out.jsonl"), *FLAGS]) == 0
+    assert "other inputs" not in capsys.readouterr().err
+
+
+def test_a_csv_file_tells_a_video_by_its_name(folder, tmp_path, capsys):
+    (tmp_path / "in.csv").write_text("image,clip\nphotos/1.png,\n,clips/a.mp4\n,\n")
+    assert main(["entropy", str(tmp_path / "in.csv"), str(tmp_path / "out.csv"), *FLAGS]) == 0
+    assert "in.csv, row 2: a video in the column 'clip', which has no visual entropy" in capsys.readouterr().err
+
+
+def test_pixels_are_told_by_their_shape():
+    assert medium_of(np.zeros((4, 4, 3), "uint8")) == medium_of(crop(0)) == "an image"
+    assert medium_of(np.zeros((2, 4, 4, 3), "uint8")) == "a video"
+    assert medium_of([np.zeros((2, 4, 4, 3), "uint8")]) == "a video"
+    assert medium_of(np.zeros((4, 4), "uint8")) is medium_of(np.zeros((4, 4, 3))) is medium_of(3) is None
+    assert medium_of(np.array(["a.mp4", "b"], dtype=object)) == "a video"
+
+
+def test_the_scorer_sees_other_columns_of_a_batch(folder, tmp_path, caplog):
+    scorer = EntropyScorer(root=tmp_path, **SMALL)
+    batch = {"images": ["photos/1.png", None], "clip": [None, "a.mp4"]}
+    values = scorer(batch)["visual_entropy"]
+    assert values[0] == value_of(1)
+    assert np.isnan(values[1])
+    assert "row 2 of the batch: a video in the column 'clip' has no visual entropy" in caplog.text
+    assert np.array_equal(np.array(scorer(pa.table(batch))["visual_entropy"]), values, equal_nan=True)
 
 
 def test_placeholders_in_messages_and_empty_columns_are_no_other_input(folder, tmp_path, capsys):

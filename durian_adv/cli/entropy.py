@@ -122,6 +122,7 @@ class _Losses:
         self.images, self.unread = 0, Counter[int]()
         self.unscored: Counter[str] = Counter()
         self.rows_unscored = 0
+        self.beside: Counter[str] = Counter()
 
     def unreadable(self, where: str, row: int, place: int, why: str) -> None:
         """Count and name an image."""
@@ -152,6 +153,8 @@ class _Losses:
         if self.rows_unscored:
             kinds = ", ".join(f"{kind} {times:,}" for kind, times in self.unscored.most_common())
             told += f", {self.rows_unscored} rows without entropy for their other inputs ({kinds})"
+        for what, rows in self.beside.items():
+            told += f", {rows:,} rows with images and {what}, which is not in their entropy"
         return told
 
 
@@ -203,6 +206,7 @@ def _entropies(source: Any, encoder: Any, cache: Any, losses: _Losses, batch_siz
     def counted() -> Any:
         for media in source.rows():
             losses.images += 0 if media.other else len(media.pictures)
+            losses.beside.update(media.beside)
             yield media
 
     found = row_entropies(

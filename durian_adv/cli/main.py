@@ -6,11 +6,12 @@ import argparse
 from collections.abc import Sequence
 
 import durian_adv
+from durian_adv._src.interrupts import INTERRUPTED, raised
 from durian_adv.cli import curate, entropy, metrics, preflight, report
 from durian_adv.cli.terminal import leave_closed_pipes, tell
 
 COMMANDS = (curate, entropy, metrics, preflight, report)
-UNUSABLE, INTERRUPTED, READER_LEFT = 2, 130, 141  # the last two as the shell has them: 128 and the signal's number
+UNUSABLE, READER_LEFT = 2, 141  # the latter as the shell has it: 128 and the signal's number
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,16 +24,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     for command in COMMANDS:
         command.add(commands)
+    options = argparse.Namespace(command=None)
     try:
-        return _run(parser, arguments)
+        with raised():
+            return _run(parser.parse_args(arguments, options))
     except BrokenPipeError:
         return READER_LEFT
+    except KeyboardInterrupt:
+        tell(options.command, "interrupted")
+        return INTERRUPTED
     finally:
         leave_closed_pipes()
 
 
-def _run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> int:
-    options = parser.parse_args(arguments)
+def _run(options: argparse.Namespace) -> int:
     try:
         options.run(options)
         print(end="", flush=True)  # what is wrong with the standard output shows here, and not while Python ends
@@ -41,7 +46,4 @@ def _run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> in
     except (ValueError, OSError, ModuleNotFoundError) as error:
         tell(options.command, f"{error}")
         return UNUSABLE
-    except KeyboardInterrupt:
-        tell(options.command, "interrupted")
-        return INTERRUPTED
     return 0

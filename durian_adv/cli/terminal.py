@@ -16,9 +16,9 @@ def visible(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
 
 
-def tell(command: str, text: str) -> None:
-    """Print a message of a command to the standard error."""
-    print(f"durian-adv {command}: {visible(text)}", file=sys.stderr)
+def tell(command: str | None, text: str) -> None:
+    """Print a message of a command, None before it is known, to the standard error."""
+    print(f"durian-adv{f' {command}' if command else ''}: {visible(text)}", file=sys.stderr)
 
 
 def bar(**options: Any) -> Any:

@@ -46,7 +46,7 @@ def test_the_command_of_the_page_is_taken_by_openrlhf_and_has_the_papers_batch()
 def test_every_option_of_the_page_exists_and_every_option_is_on_the_page():
     table = PAGE.split("## Options")[1].split("## ")[0]
     named = set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE))
-    assert named == {*OPTIONS, "entropy_table", "features"}
+    assert named == {*OPTIONS, "entropy_table", "features", "rollout_log"}
 
 
 def test_the_page_says_where_the_metrics_are_explained(options):

@@ -41,17 +41,17 @@ def test_options_come_from_a_json_object_or_from_a_file_with_one(tmp_path):
         "weighting": "focal",
     }
     assert given.keys() == OPTIONS.keys()
-    text = json.dumps(given | {"entropy_table": "table.json", "features": "projected"})
+    text = json.dumps(given | {"entropy_table": "table.json", "features": "projected", "rollout_log": "log"})
     (tmp_path / "durian.json").write_text(text)
     for value in (text, f"  {text}\n", str(tmp_path / "durian.json")):
         found = settings.options_of({"DURIAN_OPTIONS": value, "HOME": "/"})
         assert {n: list(v) if isinstance(v, tuple) else v for n, v in found.options.items()} == given
-        assert found[1:] == ("table.json", "projected")
+        assert found[1:] == ("table.json", "projected", "log")
     none = settings.options_of({})
     assert none == settings.options_of({"DURIAN_OPTIONS": ""})
     # OpenRLHF's own eps
     assert none.options == {name: option.default for name, option in OPTIONS.items()} | {"eps": 1e-9}
-    assert none[1:] == (None, "patches")
+    assert none[1:] == (None, "patches", None)
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_options_come_from_a_json_object_or_from_a_file_with_one(tmp_path):
     [
         (
             {"DURIAN_OPTIONS": '{"weigths": [1, 0, 0]}'},
-            r"^DURIAN_OPTIONS\.weigths: expected one of estimator, .* features, got an unk",
+            r"^DURIAN_OPTIONS\.weigths: expected one of estimator, .* rollout_log, got an unk",
         ),
         (
             {"DURIAN_OPTIONS": '{"weights": [1, 0]}'},
@@ -96,6 +96,7 @@ def unchanged(monkeypatch):
     for where, name in (
         (ppo_trainer, "RemoteExperienceMaker"),
         (ppo_trainer.BasePPOTrainer, "_compute_rollout_stats"),
+        (ppo_trainer.BasePPOTrainer, "train_step"),
         (experience_maker, "compute_reward"),
     ):
         monkeypatch.setattr(where, name, getattr(where, name))

@@ -11,6 +11,7 @@ import pytest
 import ray
 import torch
 import vision
+from rollout_logs import concluded, rows_of
 
 from durian_adv import durian_components, sequence_confidence
 from durian_adv.adapters.openrlhf import preflight, settings
@@ -39,9 +40,10 @@ def run(options, *arguments):
 @pytest.fixture(scope="module")
 def step(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ray")
-    done = run(json.dumps(OPTIONS), folder)
+    done = run(json.dumps({**OPTIONS, "rollout_log": str(folder / "log")}), folder)
     assert done.returncode == 0, done.stdout + done.stderr
-    return {**torch.load(folder / "result.pt", weights_only=False), "model": str(folder / "model")}
+    result = torch.load(folder / "result.pt", weights_only=False)
+    return {**result, "model": str(folder / "model"), "log": folder / "log"}
 
 
 def test_a_worker_has_the_hook_and_nothing_of_openrlhf_and_vllms_worker_no_deepspeed(step):
@@ -63,6 +65,24 @@ def rows(step):
                 out[numbers[tuple(ids[:length].tolist())]] = fields
     assert sorted(out) == list(range(20))
     return [out[i] for i in range(20)]
+
+
+def test_a_step_of_the_released_trainer_writes_its_log(step):
+    (name, written), *more = rows_of(step["log"]).items()
+    assert (name, more) == ("step_00000001.parquet", [])
+    found, texts = rows(step), [one["prompt"] for one in step["answers"]]
+    by_place = {}
+    for row in written:  # in the order of the batches
+        by_place.setdefault(row["text"], []).append(row)
+    for prompt, group in by_place.items():
+        places = [i for i, text in enumerate(texts) if text == prompt]
+        used = sorted(float(found[i]["advantages"][0]) for i in places)
+        assert sorted(row["advantage"] for row in group) == pytest.approx(used, abs=1e-6)
+        assert sorted(row["reward"] for row in group) == sorted(step["answers"][i]["reward"] for i in places)
+        assert len({(row["prompt"], row["visual_entropy"], row["group"]) for row in group}) == 1
+    assert len({row["prompt"] for row in written}) == 5
+    assert None not in [row["confidence"] for row in written]
+    assert concluded(step["log"], num_confidence_buckets=1, entropy_quantiles=(0.5,)).tone != "none"
 
 
 def test_a_step_of_the_released_trainer_has_the_advantages_of_the_library(step):

@@ -40,7 +40,7 @@ def checks(arguments: Sequence[str]) -> Iterator[Check]:
         yield Check("problem", "algorithm.adv_estimator", f"expected {trainer.NAME}, got {estimator}")
         return
     try:
-        estimator = AdvantageEstimator(**trainer.options_of(config))
+        estimator = AdvantageEstimator(**trainer.options_of(config)[0])
     except ArgumentError as error:
         yield Check("problem", error.name, error.reason)
         return

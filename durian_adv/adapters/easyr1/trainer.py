@@ -15,10 +15,11 @@ from typing import Any
 
 import verl
 
-from durian_adv._src.options import checked, require_mapping
+from durian_adv._src.options import of_run, require_mapping
 from durian_adv.adapters._fit import misfits
 from durian_adv.adapters._preflight import described, prompts_check
 from durian_adv.adapters.easyr1.batch import check_columns, put_advantages
+from durian_adv.data.logs.writer import RolloutLog
 from durian_adv.estimator import AdvantageEstimator
 
 logger = logging.getLogger(__name__)
@@ -69,13 +70,13 @@ def check_fit() -> None:
         raise RuntimeError(_misfit(f"it has an estimator {NAME!r} of its own"))
 
 
-def options_of(config: Any) -> dict[str, Any]:
-    """Read the options of the estimator from the part ``durian`` of the configuration.
+def options_of(config: Any) -> tuple[dict[str, Any], str | None]:
+    """Read the options of the estimator and the folder of the rollout log from ``durian`` of the configuration.
 
     Raises:
         ArgumentError: an option that does not exist, or a value that does not fit, by its full name.
     """
-    return checked(require_mapping(config.durian, NAME), f"{NAME}.")
+    return of_run(require_mapping(config.durian, NAME), f"{NAME}.")
 
 
 @dataclass
@@ -101,11 +102,14 @@ class DurianRayPPOTrainer(RayPPOTrainer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         config = inspect.signature(RayPPOTrainer.__init__).bind(self, *args, **kwargs).arguments["config"]
         self._durian: AdvantageEstimator | None = None
+        self._log: RolloutLog | None = None
         if config.algorithm.adv_estimator != NAME:
             super().__init__(*args, **kwargs)
             return
         check_fit()
-        self._durian = AdvantageEstimator(**options_of(config))
+        options, folder = options_of(config)
+        self._durian = AdvantageEstimator(**options)
+        self._log = None if folder is None else RolloutLog(folder)
         # EasyR1 admits its own names alone; what it asks of GRPO holds here too
         with _set(config.algorithm, adv_estimator="grpo"):
             super().__init__(*args, **kwargs)
@@ -132,7 +136,7 @@ class DurianRayPPOTrainer(RayPPOTrainer):
 
     def _compute_advantage(self, data: Any, adv_estimator: str, gamma: float = 1.0, lam: float = 1.0) -> Any:
         assert self._durian is not None
-        self._step_metrics.update(put_advantages(data, self._durian))
+        self._step_metrics.update(put_advantages(data, self._durian, self._log, self.global_step))
         return data
 
 

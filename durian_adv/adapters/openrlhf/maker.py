@@ -27,6 +27,7 @@ from durian_adv.adapters._entropy import require_entropy
 from durian_adv.adapters._fit import misfits
 from durian_adv.adapters._preflight import described, prompts_check
 from durian_adv.adapters.openrlhf import settings
+from durian_adv.data.logs.writer import RolloutLog, content_id
 from durian_adv.estimator import AdvantageEstimator
 
 logger = init_logger(__name__)
@@ -35,6 +36,7 @@ logger = init_logger(__name__)
 _USED = (
     (ppo_trainer, "RemoteExperienceMaker", None),
     (ppo_trainer.BasePPOTrainer, "_compute_rollout_stats", ("experiences",)),
+    (ppo_trainer.BasePPOTrainer, "train_step", ("rollout_samples", "global_step")),
     (experience_maker, "compute_reward", ("r",)),
     (RemoteExperienceMaker, "compute_advantages_and_returns", ("experiences",)),
     (RemoteExperienceMaker, "_flatten_results", ("refs", "duplicate_factor")),
@@ -45,6 +47,7 @@ _USED = (
 _FIELDS = ("index", "prompts", "images", "mm_train_inputs", "info", "rewards", "action_mask", "action_log_probs")
 
 _rollout_stats = ppo_trainer.BasePPOTrainer._compute_rollout_stats
+_train_step = ppo_trainer.BasePPOTrainer.train_step
 
 
 class DurianExperienceMaker(RemoteExperienceMaker):
@@ -70,6 +73,9 @@ class DurianExperienceMaker(RemoteExperienceMaker):
         self._estimator = AdvantageEstimator(**self._settings.options)
         self._samples = int(self.args.rollout.n_samples_per_prompt)
         self.durian_metrics: dict[str, float] = {}
+        self.durian_step = 0  # that the batch belongs to
+        folder = self._settings.rollout_log
+        self._log = None if folder is None else RolloutLog(folder)
         if self.advantage_estimator != settings.ESTIMATOR:
             raise ArgumentError(
                 "algo.advantage.estimator",
@@ -132,7 +138,7 @@ class DurianExperienceMaker(RemoteExperienceMaker):
         """Return the advantages of each Experience's rollouts; keep the metrics."""
         needs, weight = self._estimator.needs, f"{settings.OPTIONS}.weights"
         logprobs = entropy = category = None
-        if needs("confidence"):
+        if needs("confidence") or self._log is not None:
             logprobs = zero_pad_sequences([e.action_log_probs for e in experiences], side="right")
         if needs("visual_entropy"):
             entropy = self._entropies(experiences, prompts)
@@ -140,6 +146,8 @@ class DurianExperienceMaker(RemoteExperienceMaker):
             if images or any(_references(value) for value in _chained(experiences, "images")):
                 require_entropy(entropy, f"{weight}[1]")
             entropy = torch.full((len(prompts),), torch.nan) if entropy is None else entropy
+        elif self._log is not None:
+            entropy = _returned(experiences, "visual_entropy")
         if needs("category"):
             category = _returned(experiences, "category")
             if category is None:
@@ -154,7 +162,22 @@ class DurianExperienceMaker(RemoteExperienceMaker):
             category=category,
         )
         self.durian_metrics = self._estimator.metrics
+        if self._log is not None:
+            self._write(experiences, self._log, category)
         return torch.split(advantages, [len(e.index) for e in experiences])
+
+    def _write(self, experiences: Sequence[Experience], log: RolloutLog, category: Tensor | None) -> None:
+        """Write the batch into the rollout log; a prompt is its text and what names its images."""
+        texts = list(_chained(experiences, "prompts"))
+        images = list(_chained(experiences, "images")) or [None] * len(texts)
+        category = _returned(experiences, "category") if category is None else category
+        log.write(
+            self.durian_step,
+            self._estimator.record,
+            prompts=[content_id(*prompt) for prompt in zip(texts, images, strict=True)] or None,
+            texts=texts or None,
+            category=None if category is None else category.tolist(),
+        )
 
     def _entropies(self, experiences: Sequence[Experience], prompts: np.ndarray) -> Tensor | None:
         """Return the visual entropy of each rollout, ``(N,)``, NaN for a prompt without an image; None without any."""
@@ -227,6 +250,12 @@ def install() -> None:
     check_fit()
     ppo_trainer.RemoteExperienceMaker = DurianExperienceMaker
     ppo_trainer.BasePPOTrainer._compute_rollout_stats = _rollout_stats_and_metrics
+    ppo_trainer.BasePPOTrainer.train_step = _numbered_train_step
+
+
+def _numbered_train_step(self: Any, rollout_samples: Any, global_step: int) -> Any:
+    self.experience_maker.durian_step = global_step + 1
+    return _train_step(self, rollout_samples, global_step)
 
 
 def _rollout_stats_and_metrics(self: Any, experiences: Sequence[Experience]) -> dict[str, float]:

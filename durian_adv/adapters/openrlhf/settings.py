@@ -31,6 +31,7 @@ class Settings(NamedTuple):
     options: dict[str, Any]
     entropy_table: str | None  # a file with a JSON object from image references, as the dataset has them, to entropies
     features: str  # what an entropy is computed from in the actor: "patches" of the tower, or "projected" tokens
+    rollout_log: str | None = None  # a folder
 
 
 def options_of(environment: Mapping[str, str]) -> Settings:
@@ -53,7 +54,7 @@ def options_of(environment: Mapping[str, str]) -> Settings:
 
 
 def _settings(given: Mapping[str, Any], where: str) -> Settings:
-    known = [*options.OPTIONS, TABLE, FEATURES]
+    known = [*options.OPTIONS, TABLE, FEATURES, options.ROLLOUT_LOG.name]
     for name in given:
         if name not in known:
             raise ArgumentError(f"{where}.{name}", f"one of {', '.join(known)}", "an unknown option")
@@ -62,7 +63,8 @@ def _settings(given: Mapping[str, Any], where: str) -> Settings:
     checks.choice(f"{where}.{FEATURES}", features, vision.FEATURES)
     if not isinstance(table, str | None):
         raise ArgumentTypeError(f"{where}.{TABLE}", "the path of a file", type(table).__name__)
-    return Settings(options.checked({"eps": EPS, **rest}, f"{where}."), table, features)
+    of_estimator, log = options.of_run({"eps": EPS, **rest}, f"{where}.")
+    return Settings(of_estimator, table, features, log)
 
 
 def read_table(file: str) -> dict[str, float]:

@@ -14,6 +14,7 @@ import importlib.metadata
 import itertools
 import logging
 import math
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from types import ModuleType
@@ -25,10 +26,12 @@ import wrapt
 from torch import Tensor
 
 from durian_adv._src.errors import ArgumentError
-from durian_adv._src.options import checked, require_mapping
+from durian_adv._src.options import ROLLOUT_LOG, of_run, require_mapping
 from durian_adv.adapters._entropy import require_entropy
 from durian_adv.adapters._fit import misfits, resolved
 from durian_adv.adapters._preflight import described, prompts_check
+from durian_adv.data.logs.rows import label
+from durian_adv.data.logs.writer import PROMPT_ID, RolloutLog
 from durian_adv.estimator import AdvantageEstimator
 
 if TYPE_CHECKING:
@@ -108,29 +111,45 @@ def durian_estimator(
     rewards = token_level_rewards.sum(-1)
     if rows.last is not None:  # the reward of a rollout is that of its last output
         rewards = rewards[rows.last]
+    log = log_of(config)
+    category = _category(rows) if estimator.needs("category") else None
     advantages = estimator(
         rewards,
         index,
         mask=response_mask,
         rollouts=rows.last,
         valid=rows.valid,
-        logprobs=_logprobs(rows) if estimator.needs("confidence") else None,
-        visual_entropy=_entropy(rows, len(rewards)) if estimator.needs("visual_entropy") else None,
-        category=_category(rows) if estimator.needs("category") else None,
+        logprobs=_logprobs(rows, estimator, log is not None),
+        visual_entropy=_entropy(rows, len(rewards), estimator, log is not None),
+        category=category,
     )
+    if log is not None:
+        log.write(
+            _step(),
+            estimator.record,
+            prompts=_known(rows.column(PROMPT_ID)),
+            texts=_texts(rows),
+            category=_kinds(rows) if category is None else category,
+            exists=rows.valid,
+        )
     rows.metrics.update(estimator.metrics)
     by_token = torch.where(response_mask != 0, advantages[:, None], 0)  # faster than a product with int64, verl's mask
     return by_token, by_token
 
 
-def _logprobs(rows: Rows) -> Tensor:
-    if "old_log_probs" not in rows.tensors.keys():  # noqa: SIM118  # a TensorDict
-        raise ArgumentError("old_log_probs", f"a field of the batch, for {OPTIONS}.weights[2] > 0", "none")
-    return rows.tensors["old_log_probs"]
+def _logprobs(rows: Rows, estimator: AdvantageEstimator, logged: bool) -> Tensor | None:
+    if estimator.needs("confidence") or logged:
+        if "old_log_probs" in rows.tensors.keys():  # noqa: SIM118  # a TensorDict
+            return rows.tensors["old_log_probs"]
+        if estimator.needs("confidence"):
+            raise ArgumentError("old_log_probs", f"a field of the batch, for {OPTIONS}.weights[2] > 0", "none")
+    return None
 
 
-def _entropy(rows: Rows, count: int) -> Tensor:
+def _entropy(rows: Rows, count: int, estimator: AdvantageEstimator, logged: bool) -> Tensor | None:
     """Return the entropy of each row, NaN where unknown; images of which no row has one are refused."""
+    if not estimator.needs("visual_entropy"):
+        return find_entropy(rows.column) if logged else None
     entropy = find_entropy(rows.column)
     if entropy is None and has_images(rows.column):  # in a queue these are pixels: not to be fetched for nothing
         require_entropy(entropy, f"{OPTIONS}.weights[1]")
@@ -138,13 +157,41 @@ def _entropy(rows: Rows, count: int) -> Tensor:
 
 
 def _category(rows: Rows) -> list[Any]:
+    found = _kinds(rows)
+    if found is None:
+        raise ArgumentError("category", f"a column of the dataset, for {OPTIONS}.weights[3] > 0", "none")
+    return found
+
+
+def _kinds(rows: Rows) -> list[Any] | None:
     """Return the kind of each row's prompt: the dataset's column ``category``, else verl's ``data_source``."""
-    for name in CATEGORY:
-        values = rows.column(name)
-        found = [] if values is None else list(values)
-        if any(value is not None for value in found):
-            return found
-    raise ArgumentError("category", f"a column of the dataset, for {OPTIONS}.weights[3] > 0", "none")
+    return next((found for name in CATEGORY if (found := _known(rows.column(name))) is not None), None)
+
+
+def _known(values: Iterable[Any] | None) -> list[Any] | None:
+    """Return a column as a list; None where no row has a value."""
+    found = [] if values is None else list(values)
+    return found if any(value is not None for value in found) else None
+
+
+def _texts(rows: Rows) -> list[str | None] | None:
+    """Return what to call the prompts of the log; messages with images in them would be fetched with these."""
+    texts: list[str | None] = []
+    found = rows.column("raw_prompt")
+    for messages in () if found is None else found:
+        if messages is not None and any(not isinstance(message.get("content"), str) for message in messages):
+            return None
+        texts.append(None if messages is None else str(label(list(messages))))
+    return texts or None
+
+
+def _step() -> int:
+    """Return the number of the trainer's step."""
+    step = getattr(None if _trainer is None else _trainer(), "global_steps", None)
+    if not isinstance(step, int):
+        expected = "a trainer of verl's that was started in this process, as that one numbers the steps"
+        raise ArgumentError(f"{OPTIONS}.{ROLLOUT_LOG.name}", expected, "none: leave the option out")
+    return step
 
 
 def find_entropy(column: Column) -> Tensor | None:
@@ -173,8 +220,8 @@ def has_images(column: Column) -> bool:
     return inputs is not None and any(not key.endswith("token_type_ids") for row in inputs if row for key in row)
 
 
-def options_of(algorithm: Any) -> dict[str, Any]:
-    """Read the options of the estimator from verl's ``algorithm``.
+def options_of(algorithm: Any) -> tuple[dict[str, Any], str | None]:
+    """Read the options of the estimator, and the folder of the rollout log, from verl's ``algorithm``.
 
     Raises:
         ArgumentError: an option that does not exist, or a value that does not fit, by its full name.
@@ -184,17 +231,27 @@ def options_of(algorithm: Any) -> dict[str, Any]:
         from omegaconf import OmegaConf
 
         given = OmegaConf.to_container(given, resolve=True)
-    return checked(require_mapping(given, OPTIONS), f"{OPTIONS}.")
+    return of_run(require_mapping(given, OPTIONS), f"{OPTIONS}.")
 
 
 # By their options, the estimators of this process, which has one trainer: a window lives as long as it does.
 _estimators: dict[str, AdvantageEstimator] = {}
+_logs: dict[str, RolloutLog] = {}  # by their folders
+_trainer: Callable[[], Any] | None = None  # a weak reference
 
 
 def estimator_of(algorithm: Any) -> AdvantageEstimator:
     """Return the estimator of verl's ``algorithm``, with what it remembers of earlier steps."""
-    options = options_of(algorithm)
+    options, _ = options_of(algorithm)
     return _estimators.setdefault(repr(options), AdvantageEstimator(**options))
+
+
+def log_of(algorithm: Any) -> RolloutLog | None:
+    """Return the rollout log of verl's ``algorithm``, None for none."""
+    _, folder = options_of(algorithm)
+    if folder is not None and folder not in _logs:
+        _logs[folder] = RolloutLog(folder)
+    return None if folder is None else _logs[folder]
 
 
 def check_config(config: Any) -> AdvantageEstimator:
@@ -218,7 +275,11 @@ def check_config(config: Any) -> AdvantageEstimator:
             f"or verl {NEWEST_TESTED}",
             "true",
         )
-    return AdvantageEstimator(**options_of(config.algorithm))
+    options, folder = options_of(config.algorithm)
+    if folder is not None and trainer_of(config) == "fully_async":
+        expected = "none with the fully asynchronous trainer, which does not number its steps where it computes them"
+        raise ArgumentError(f"{OPTIONS}.{ROLLOUT_LOG.name}", expected, folder)
+    return AdvantageEstimator(**options)
 
 
 def trainer_of(config: Any) -> str:
@@ -361,7 +422,7 @@ def _checked(original: Callable[..., Any]) -> Callable[..., Any]:
     def init_dataloader(self: Any, *args: Any, **kwargs: Any) -> Any:
         if self.config.algorithm.adv_estimator == NAME:
             estimator, prompts = check_config(self.config), prompts_of(self.config)
-            _estimators.clear()  # a trainer begins without a past
+            _begin(self)
             if prompts is not None:  # whether there are images is known to the preflight alone
                 check = prompts_check(prompts, estimator, images=False)
                 level = logging.INFO if check.state == "ok" else logging.WARNING
@@ -369,6 +430,15 @@ def _checked(original: Callable[..., Any]) -> Callable[..., Any]:
         return original(self, *args, **kwargs)
 
     return init_dataloader
+
+
+def _begin(trainer: Any) -> None:
+    """Forget the past: a trainer begins without one."""
+    global _trainer
+    _trainer = weakref.ref(trainer)
+    _estimators.clear()
+    _logs.clear()
+    log_of(trainer.config.algorithm)  # a folder that cannot be made is an error here, not after the first rollouts
 
 
 def _refusing(original: Callable[..., Any]) -> Callable[..., Any]:

@@ -14,7 +14,7 @@ import datasets
 import pyarrow as pa
 
 from durian_adv.data.scoring.extra_info import COLUMN, EXTRA, check_columns
-from durian_adv.data.scoring.media import Media, column_of_images, columns_of_media, media_of
+from durian_adv.data.scoring.media import Media, column_of_images, media_of
 
 _ROWS = 256  # at a time
 
@@ -54,8 +54,7 @@ class DatasetOnDisk:
     def rows(self) -> Iterator[Media]:
         """Return the media of each row."""
         for name, split in self._splits.items():
-            columns = columns_of_media(split.column_names, self._images[name])
-            for batch in _plain(split).select_columns(columns).with_format("arrow").iter(_ROWS):
+            for batch in _plain(split).with_format("arrow").iter(_ROWS):
                 yield from (media_of(row, self._images[name]) for row in batch.to_pylist())
 
     def where(self, row: int) -> str:

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from durian_adv.data.scoring.elsewhere import medium_of
+
 IMAGES, CHATS, VIDEOS, SOUNDS = ("images", "image"), ("messages", "prompt"), ("videos", "video"), ("audios", "audio")
 _OTHER_PARTS = ("file", "input_file", "document")  # of a message
 
@@ -17,6 +19,7 @@ class Media(NamedTuple):
 
     pictures: list[Any]  # what images.content takes
     other: list[str]  # what cannot be scored, in words
+    beside: tuple[str, ...] = ()  # what columns of any other name hold beside the pictures, in words
 
 
 def column_of_images(columns: Sequence[str], wanted: str | None) -> str | None:
@@ -37,22 +40,20 @@ def column_of_images(columns: Sequence[str], wanted: str | None) -> str | None:
     raise ValueError(f"images: expected a column {expected}, got {', '.join(columns) or 'none'}")
 
 
-def columns_of_media(columns: Sequence[str], images: str | None) -> list[str]:
-    """Return the columns to be read: that of the images, and others that may hold what a model sees or hears."""
-    others = [name for name in (*VIDEOS, *SOUNDS, *CHATS) if name in columns and name != images]
-    return [*([] if images is None else [images]), *others]
-
-
 def media_of(row: Mapping[str, Any], images: str | None) -> Media:
-    """Return the media of a row, of which only ``columns_of_media`` are looked at.
+    """Return the media of a row.
 
     A list inside a column of images is the frames of a video; a list of chat messages has its images in their parts.
+    What a column of any other name holds is an input, too, that is not scored, if the row has no pictures; else it is
+    named beside them.
 
     >>> media_of({"images": ["a.png", ["b.png", "c.png"]], "video": "d.mp4"}, "images")
-    Media(pictures=['a.png', 'b.png', 'c.png'], other=['a video'])
+    Media(pictures=['a.png', 'b.png', 'c.png'], other=['a video'], beside=())
     >>> parts = [{"type": "image_url", "image_url": {"url": "a.png"}}, {"type": "text", "text": "?"}]
     >>> media_of({"messages": [{"role": "user", "content": parts}]}, "messages")
-    Media(pictures=['a.png'], other=[])
+    Media(pictures=['a.png'], other=[], beside=())
+    >>> media_of({"images": None, "clip": "a.mp4"}, "images").other
+    ["a video in the column 'clip'"]
     """
     found = Media([], []) if images is None else pictures_of(row.get(images))
     for name in VIDEOS:
@@ -68,6 +69,12 @@ def media_of(row: Mapping[str, Any], images: str | None) -> Media:
             found.other.extend(inside.other)
             if inside.pictures and not found.pictures:
                 found.other.append(f"an image in the column {name!r}")
+    named = {images, *VIDEOS, *SOUNDS, *CHATS}
+    held = {name: medium_of(cell) for name, cell in row.items() if name not in named}
+    elsewhere = [f"{kind} in the column {name!r}" for name, kind in held.items() if kind is not None]
+    if found.pictures:
+        return found._replace(beside=tuple(elsewhere))
+    found.other.extend(elsewhere)
     return found
 
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from durian_adv.data import tables
 from durian_adv.data.scoring.extra_info import EXTRA, check_columns, with_columns
-from durian_adv.data.scoring.media import Media, column_of_images, columns_of_media, media_of
+from durian_adv.data.scoring.media import Media, column_of_images, media_of
 
 _ROWS = 256  # of a file at a time
 
@@ -31,7 +31,8 @@ class Parquet:
         if EXTRA in names and not pa.types.is_struct(kind := self._schema.field(EXTRA).type):
             raise ValueError(f"{path}: expected a column {EXTRA!r} of structs, got {kind}")
         self._images = column_of_images(names, images)
-        self._media = columns_of_media(names, self._images)
+        # numbers and dates are no media
+        self._media = [field.name for field in self._schema if not pa.types.is_primitive(field.type)]
 
     def __len__(self) -> int:
         return int(tables.open_parquet(self._path).metadata.num_rows)

@@ -18,7 +18,7 @@ from durian_adv.data import tables
 from durian_adv.data.scoring.cache import Cache
 from durian_adv.data.scoring.encoders import EFFICIENTNET, Encoder, load_encoder
 from durian_adv.data.scoring.extra_info import COLUMN
-from durian_adv.data.scoring.media import Media, column_of_images, columns_of_media, media_of
+from durian_adv.data.scoring.media import Media, column_of_images, media_of
 from durian_adv.data.scoring.rows import row_entropies
 
 _log = logging.getLogger(__name__)
@@ -103,13 +103,12 @@ class EntropyScorer:
             kept = batch.drop_columns([COLUMN]) if COLUMN in batch.column_names else batch
             tables.check_unique(kept.column_names, "batch")
             images = column_of_images(kept.column_names, self.images)
-            wanted = columns_of_media(kept.column_names, images)
-            return kept.append_column(COLUMN, pa.array(self._entropies(kept.select(wanted).to_pydict(), images)))
+            return kept.append_column(COLUMN, pa.array(self._entropies(kept.to_pydict(), images)))
         if not isinstance(batch, Mapping):
             expected, got = "an Arrow table or a mapping of columns", type(batch).__name__
             raise ArgumentTypeError("batch", expected, f"{got} (batch_format='pyarrow')")
         images = column_of_images(list(batch), self.images)
-        values = self._entropies({name: batch[name] for name in columns_of_media(list(batch), images)}, images)
+        values = self._entropies(_cells(batch, images), images)
         # datasets adds what is returned to what it has, and would decode and encode every image that comes back
         return {**(batch if isinstance(batch, dict) else {}), COLUMN: values}
 
@@ -129,6 +128,17 @@ class EntropyScorer:
         ):
             values[row] = entropy
         return values
+
+
+def _cells(batch: Mapping[str, Any], images: str | None) -> dict[str, Any]:
+    """Return the columns; of a lazy batch of datasets those besides the images as they are stored, not decoded."""
+    stored = getattr(batch, "pa_table", None)
+    if stored is None:
+        return dict(batch)
+    names = [name for name in stored.column_names if name != images]
+    return {name: stored.column(name).to_pylist() for name in names} | (
+        {} if images is None else {images: batch[images]}
+    )
 
 
 def _unreadable(row: int, place: int, why: str) -> None:
