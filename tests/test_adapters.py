@@ -17,9 +17,9 @@ DOCS = Path(__file__).resolve().parent.parent / "docs"
 # page -> prefix of the options, the trainer's own eps, options of the adapter alone
 PAGES = {
     "trl": ("durian_", 1e-4, {"features", "rollout_log"}),
-    "verl": ("", 1e-6, set()),
-    "openrlhf": ("", 1e-9, {"entropy_table", "features"}),
-    "easyr1": ("durian.", 1e-6, set()),
+    "verl": ("", 1e-6, {"rollout_log"}),
+    "openrlhf": ("", 1e-9, {"entropy_table", "features", "rollout_log"}),
+    "easyr1": ("durian.", 1e-6, {"rollout_log"}),
 }
 
 

@@ -1,5 +1,6 @@
 """The log that our adapters write: what a reader gets of it is what the estimator had, whatever happens on the way."""
 
+import json
 import logging
 import math
 import os
@@ -114,6 +115,32 @@ def test_a_page_with_a_verdict_needs_no_option(tmp_path, capsys):
     assert "Durian would change" in out
     assert main(["metrics", str(tmp_path / "log")]) == 0
     assert capsys.readouterr().out.count("\n") == 3
+
+
+def test_prompts_are_curated_from_the_log_of_a_run(tmp_path, capsys):
+    log, estimator = RolloutLog(tmp_path / "log"), AdvantageEstimator(estimator="grpo")
+    right = {"a": [1, 0, 0, 0], "b": [1, 1, 1, 1], "c": [1, 1, 0, 0]}
+    for step, invalid in enumerate((False, True)):  # in the second step the right one of a does not count
+        rewards = [reward * 10.0 for values in right.values() for reward in values]
+        estimator(rewards, [name for name in right for _ in range(4)], valid=[not invalid] + [True] * 11)
+        log.write(step, estimator.record)
+    words = ["curate", str(tmp_path / "log"), str(tmp_path / "1.jsonl"), str(tmp_path / "2.jsonl")]
+    assert main(words) == 0
+    err = capsys.readouterr().err
+    assert "read as Durian rollouts: 24; correct where reward is above 5" in err
+    assert "3 prompts: 1 stage 2, 1 stage 1, 1 too easy" in err
+    kept = [json.loads(path.read_text()) for path in (tmp_path / "1.jsonl", tmp_path / "2.jsonl")]
+    assert [(row["prompt"], row["samplings"], row["correct"]) for row in kept] == [("c", 8, 4), ("a", 7, 1)]
+    for path in tmp_path.glob("*.jsonl"):
+        path.unlink()
+    assert main([*words, "--above", "20"]) == 0
+    assert "above 20" in capsys.readouterr().err
+    assert main([*words[:2], *(f"{name}x.jsonl" for name in words[2:]), "--correct", "prompt"]) == 2
+    assert "row 1: prompt: expected a number or null, got 'a'" in capsys.readouterr().err
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "a.jsonl").write_text('{"prompt": "a", "correct": 1}\n')
+    assert main(["curate", str(tmp_path / "other"), str(tmp_path / "x.jsonl"), str(tmp_path / "y.jsonl")]) == 2
+    assert "a.jsonl: expected a column 'reward'" in capsys.readouterr().err
 
 
 def test_steps_of_several_batches_are_read_one_by_one_in_their_order(tmp_path):

@@ -24,7 +24,7 @@ def add(commands: Any) -> None:
         "parquet or JSON lines, by their names (.parquet, .jsonl).",
     )
     command.set_defaults(run=run)
-    command.add_argument("table", type=Path, help="table of samplings")
+    command.add_argument("table", type=Path, help="table of samplings, or folder that rollout_log of a trainer wrote")
     command.add_argument("stage1", type=Path, help="table to write for stage 1; must not exist")
     command.add_argument("stage2", type=Path, help="table to write for stage 2; must not exist")
     _add_columns(command)
@@ -130,12 +130,24 @@ def _curation(options: argparse.Namespace) -> Any:
     given = options.samplings
     number = int(given) if given is not None and given.isdecimal() else given
     form = samplings.Form(options.prompt, options.correct, options.rate, number, options.above)
-    prompts = samplings.count(options.table, form, lambda rows: bar(iterable=rows, desc="reading", unit=" rows"))
+
+    def shown(rows: Any) -> Any:
+        return bar(iterable=rows, desc="reading", unit=" rows")
+
+    is_log = options.table.is_dir()
+    if is_log:
+        form = form._replace(correct="reward" if form.correct == "correct" else form.correct)
+        prompts, above = samplings.of_rollout_log(options.table, form, shown)
+        rollouts = sum(numbers[2] for numbers in prompts.values())
+        tell("curate", f"read as Durian rollouts: {rollouts:,}; correct where {form.correct} is above {above:g}")
+    else:
+        prompts = samplings.count(options.table, form, shown)
     names = ("band", "cut", "keep", "confidence_level", "method")
     chosen = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     sizes = Counter(numbers[2] for numbers in prompts.values())
     mend = checks.Mend("--prompt input image", "--prompt step prompt")
-    for finding in checks.grouping(checks.NONE._replace(sizes=sizes), mend):
+    # of a log a prompt's steps are added up, so its sizes say nothing of the grouping
+    for finding in [] if is_log else checks.grouping(checks.NONE._replace(sizes=sizes), mend):
         tell("curate", f"{finding.title}. {finding.text}")
     known, correct = ([numbers[place] for numbers in prompts.values()] for place in (0, 1))
     return curation.curate(correct, samplings=known, prompts=list(prompts), **chosen)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from durian_adv._src.errors import ArgumentError
 from durian_adv.data import tables
+from durian_adv.data.logs import checks, sources
 
 Id = tuple[Any, ...]
 Where = Callable[[int], str]  # what to call a row in an error, by its number
@@ -75,6 +76,38 @@ def count(path: Path, form: Form, progress: Callable[[Iterable[Any]], Iterable[A
         row = _counts(cell, samplings, form, where) if counted else _outcomes(cell, form, where)
         found[name] = [total + more for total, more in zip(found.get(name, (0, 0, 0)), row, strict=True)]
     return found
+
+
+def of_rollout_log(
+    folder: Path, form: Form, progress: Callable[[Iterable[Any]], Iterable[Any]]
+) -> tuple[dict[Id, list[int]], float]:
+    """Return the same of a folder that ``rollout_log`` of an adapter wrote, and above which reward one is correct.
+
+    A rollout is a sampling; one that was not valid has no outcome. The threshold is ``form.above``, else that of
+    ``durian_adv.data.logs.checks``.
+
+    Raises:
+        ValueError: another folder; what cannot be used, with its file and row.
+    """
+    rewards: list[tuple[Id, float | None]] = []
+    first: dict[tuple[str, ...], Id] = {}
+    for path in sources.find([folder]).paths:
+        for number, values in progress(tables.read_columns(path, [*form.prompt, form.correct, "valid"])):
+            where = tables.where(path, number)
+            name = check_id(tuple(values[: len(form.prompt)]), form.prompt, where, first)
+            reward = values[-2] if values[-1] else None
+            if reward is not None and not isinstance(reward, (int, float)):
+                raise ValueError(f"{where}: {form.correct}: expected a number or null, got {reward!r:.60}")
+            rewards.append((name, reward))
+    known = frozenset(reward for _, reward in rewards if reward is not None)
+    above = checks.threshold(known) if form.above is None else form.above
+    found: dict[Id, list[int]] = {}
+    for name, reward in rewards:
+        numbers = found.setdefault(name, [0, 0, 0])
+        numbers[0] += reward is not None
+        numbers[1] += reward is not None and reward > above
+        numbers[2] += 1
+    return found, above
 
 
 def check_id(name: Id, columns: list[str], where: str, first: dict[tuple[str, ...], Id]) -> Id:

@@ -38,7 +38,7 @@ def test_the_papers_configuration_says_what_the_paper_says(paper):
     assert paper.algorithm.online_filtering
     assert (paper.algorithm.filter_low, paper.algorithm.filter_high) == (0.01, 0.99)
     assert paper.worker.reward.reward_function_kwargs == {"format_weight": 0.1}
-    assert easyr1.options_of(paper) == {name: option.default for name, option in OPTIONS.items()}
+    assert easyr1.options_of(paper) == ({name: option.default for name, option in OPTIONS.items()}, None)
 
 
 @pytest.mark.skipif(not (CHECKOUT / "examples").exists(), reason="an installed EasyR1 has no examples")

@@ -15,6 +15,7 @@ import made
 import pytest
 import torch
 from batches import numbers
+from rollout_logs import concluded, rows_of
 from verl.utils.logger.logger import LOGGERS
 
 import durian_adv
@@ -31,6 +32,8 @@ PAPER = {"config": Path(durian_adv.__file__).parent / "adapters/easyr1/paper.yam
 class Training:
     def __init__(self, folder, which, **more):
         self.folder, self.out = folder, folder / "out"
+        if which == "durian":
+            more["durian__rollout_log"] = folder / "log"
         words = made.words(folder, **more)
         self.before = torch.load(folder / "start.pt")
         environment = os.environ | {"HF_HOME": str(folder / "hf"), "OMP_NUM_THREADS": "1", "RAY_DEDUP_LOGS": "0"}
@@ -102,6 +105,19 @@ def test_the_update_gets_the_librarys_advantages_of_the_whole_batch(durian):
         expected = durian_metrics(parts, rewards, prompt_index=index)
         expected |= dict.fromkeys((f"durian/{name}" for name in counted), 0.0)
         assert {f"durian/{name}": value for name, value in step["durian"].items()} == expected
+
+
+def test_the_log_has_what_the_update_had(durian):
+    written = rows_of(durian.folder / "log")
+    assert list(written) == ["step_00000001.parquet", "step_00000002.parquet"]
+    for rows, (batch, columns) in zip(written.values(), durian.batches, strict=True):
+        # one value per response, and 0 outside of it
+        used = batch["advantages"].amax(1) + batch["advantages"].amin(1)
+        assert [row["advantage"] for row in rows] == used.tolist()
+        assert [row["reward"] for row in rows] == batch["token_level_rewards"].sum(-1).tolist()
+        assert [row["prompt"] for row in rows] == list(columns["uid"])
+        assert [row["visual_entropy"] for row in rows] == list(columns["visual_entropy"])
+    assert concluded(durian.folder / "log", num_confidence_buckets=4).tone != "none"
 
 
 def test_dapos_filter_leaves_prompts_with_a_signal(durian):
