@@ -162,13 +162,33 @@ def _rollouts(stream: IO[bytes], name: str, reading: Reading, options: Options) 
     if not chosen:
         needed(first, first.values)
     keys, format = reading.keys, chosen[0]
-    given = format.rows(_chained(first, rows), reading)
-    for position, row in enumerate(given):
+    for position, row in enumerate(_of_format(format, _chained(first, rows), reading)):
         each = rollout(row, keys, options.confidence_reduction)
         if options.group_size and format.name not in ("trl", "ms-swift"):
             place = position // options.group_size
             each = each._replace(prompt=f"{each.prompt} {name} {place}")
         yield format.title, row.where, each
+
+
+def _of_format(format: Format, rows: Iterator[Row], reading: Reading) -> Iterator[Row]:
+    """Give the rows of a format; one that has not what the format has, as where it was forced, is refused."""
+    last: list[Row] = []
+
+    def noted() -> Iterator[Row]:
+        for row in rows:
+            last[:] = [row]
+            yield row
+
+    given = format.rows(noted(), reading)
+    while True:
+        try:
+            row = next(given)
+        except StopIteration:
+            return
+        except (AttributeError, IndexError, KeyError, TypeError) as error:
+            lacks = f"one without the key {error}" if isinstance(error, KeyError) else f"another ({error})"
+            raise ValueError(f"{last[0].where}: expected a row of {format.title}, got {lacks}") from None
+        yield row
 
 
 def _chained(first: Row, rows: Iterator[Row]) -> Iterator[Row]:
