@@ -21,8 +21,11 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from durian_adv.data.logs import sources
+from durian_adv.data.logs.known import FORMATS
 from durian_adv.data.logs.steps import Options, read_log
 
 FILES = Path(__file__).parent / "logs"
@@ -773,3 +776,36 @@ def test_a_prompt_of_several_categories_is_said_and_the_category_left_out(tmp_pa
     assert not finding.broken
     assert finding.title == "1 of 4 prompts have several categories: the category is left out"
     assert "--key category=KEY" in finding.text
+
+
+CELLS = st.recursive(
+    st.none() | st.booleans() | st.integers(0, 3) | st.floats(0, 1) | st.sampled_from(["a", "a_1_2"]),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(["id", "key", "a"]), inner, max_size=2),
+    max_leaves=4,
+)
+KNOWN = re.findall(
+    r"\w+",
+    """step prompt completion advantage advantages reward input output gts score uid samples rollout_id traces task group
+    rewards token_ids token_loss_mask global_step responses scores task_id sample_idx tail_version example_id valid batch
+    rollout durian_group durian_prompt gen_step generation_logprobs""",
+)
+ROWS = st.lists(st.dictionaries(st.sampled_from(KNOWN), CELLS), min_size=1, max_size=3)
+
+
+@given(st.sampled_from([None, *FORMATS]), ROWS)
+def test_rows_that_are_none_of_a_format_are_read_or_refused_with_their_file(tmp_path_factory, format, rows):
+    file = tmp_path_factory.mktemp("log") / "log.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    try:
+        log = read_log([file], Options(format=format))
+        assert log.length
+        list(log.steps)
+    except ValueError as error:
+        if str(file) not in f"{error}":
+            raise
+
+
+def test_a_format_that_is_forced_on_another_names_what_it_lacks(tmp_path):
+    (tmp_path / "1.jsonl").write_text('{"input": "a", "score": 1, "step": 1}\n')
+    with pytest.raises(ValueError, match=r"1\.jsonl, line 1: expected a row of TRL completions, got one wi"):
+        read_log([tmp_path / "1.jsonl"], Options(format="trl"))
