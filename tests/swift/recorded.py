@@ -14,10 +14,18 @@ class Letters(ORM):
 
 
 class Written(ORM):
-    """What the column ``script`` says, one number, or None, for each completion of a prompt."""
+    """What the column ``script`` says, one number for each completion of a prompt; None for a negative one."""
 
     def __call__(self, completions, script, **_):
-        return [row[number % len(row)] for number, row in enumerate(script)]
+        values = [row[number % len(row)] for number, row in enumerate(script)]
+        return [None if value < 0 else value for value in values]
+
+
+class ByRequest(ORM):
+    """A number between 0 and 1 for each rollout, the same for all of its rows."""
+
+    def __call__(self, completions, request_id, **_):
+        return [int(name[-4:], 16) % 5 / 4 for name in request_id]
 
 
 class Asks(MultiTurnScheduler):
@@ -28,6 +36,6 @@ class Asks(MultiTurnScheduler):
         return {"infer_request": infer_request}
 
 
-orms.update(letters=Letters, written=Written)
+orms.update(letters=Letters, written=Written, by_request=ByRequest)
 multi_turns["asks"] = Asks
 TrainerFactory.TRAINER_MAPPING["grpo"] = f"{recording.__name__}.Recorded"

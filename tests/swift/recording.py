@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
 from swift.rlhf_trainers import GRPOTrainer
 
 from durian_adv._src.options import OPTIONS as OF_ESTIMATOR
@@ -56,7 +54,7 @@ class Recorded(DurianGRPOTrainer, BetweenSwiftAndOurs):
                 "prompts": prompts,
                 "rollouts": rollouts,
                 "scores": scores,
-                "samples": [copy.copy(sample) for sample in samples],
+                "samples": list(samples),
                 "batches": [encoded["grpo_batch"] for encoded in batches],
                 "inputs": [dict(encoded["model_inputs"]) for encoded in batches],
                 "mode": mode,

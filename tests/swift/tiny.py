@@ -106,7 +106,8 @@ def save_dataset(file, rows):
         names = [str(file.with_suffix("")) + f"-{number}-{i}.png" for i in range(len(pictures))]
         for name, picture in zip(names, pictures, strict=True):
             picture.save(name)
-        content = IMAGE * len(pictures) + question
+        names = row.pop("images", names)
+        content = IMAGE * len(names) + question
         images = {"images": names} if names else {}
         lines.append({"messages": [{"role": "user", "content": content}], "number": str(number), **images, **row})
     file.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
@@ -140,6 +141,7 @@ def arguments(model, data, out, plugins, **options):
         "split_dataset_ratio": 0,
         "save_strategy": "no",
         "report_to": "none",
+        "use_cpu": "true",  # without it two ranks without GPUs are two runs
         "add_version": "false",
         "check_model": "false",
         "load_from_cache_file": "false",
