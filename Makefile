@@ -10,12 +10,12 @@ VENV_BENCH ?= .venv-bench
 TOPICS := advantage confidence entropy
 
 .PHONY: test lint records format types unit compiled package nightly demo bench evidence evidence-all docs dist fuzz endurance mutants clean
-.PHONY: test-trl test-entropy test-verl train-verl test-verl-older test-openrlhf test-openrlhf-older test-easyr1 test-others
+.PHONY: test-trl test-swift test-entropy test-verl train-verl test-verl-older test-openrlhf test-openrlhf-older test-easyr1 test-others
 .PHONY: bench-verl bench-openrlhf bench-easyr1
 
 # JOBS checks at a time, the longest first; what a check prints comes in one piece if this make can do that
 JOBS ?= 2
-CHECKS := lint types unit compiled test-verl test-trl test-openrlhf test-entropy docs package
+CHECKS := lint types unit compiled test-verl test-trl test-swift test-openrlhf test-entropy docs package
 test:  ## everything CI runs: under 15 minutes on two idle cores, 5 GB of disk
 	@$(MAKE) --no-print-directory --jobs=$(JOBS) $(if $(filter output-sync,$(.FEATURES)),--output-sync) $(CHECKS)
 	@echo "all checks passed"
@@ -70,6 +70,9 @@ test-trl: $(VENV)-trl/.installed $(VENV)-trl-oldest/.installed  ## the TRL adapt
 test-entropy: $(VENV)-trl/.installed $(VENV)-trl-oldest/.installed  ## entropies on two versions of transformers, in datasets, on Ray
 	$(VENV)-trl/bin/pytest tests/entropy
 	$(VENV)-trl-oldest/bin/pytest tests/entropy/test_entropy_encoders.py
+
+test-swift: $(VENV)-swift/.installed  ## the ms-swift adapter on the ms-swift tested, with short trainings
+	$(VENV)-swift/bin/pytest tests/swift
 
 test-verl: $(VENV)-verl/.installed  ## the verl adapter, with a short training by main_ppo
 	$(VENV)-verl/bin/pytest tests/verl

@@ -11,12 +11,14 @@ from durian_adv import ArgumentError
 from durian_adv._src.options import OPTIONS
 from durian_adv.adapters._entropy import require_entropy
 from durian_adv.adapters._preflight import Check, described, prompts_check, verdict
+from durian_adv.adapters._trainer import STATE_FILE, evaluator, load_window, save_window
 from durian_adv.estimator import AdvantageEstimator
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 # page -> prefix of the options, the trainer's own eps, options of the adapter alone
 PAGES = {
     "trl": ("durian_", 1e-4, {"features", "rollout_log"}),
+    "swift": ("durian_", 1e-4, {"features", "rollout_log"}),
     "verl": ("", 1e-6, {"rollout_log"}),
     "openrlhf": ("", 1e-9, {"entropy_table", "features", "rollout_log"}),
     "easyr1": ("durian.", 1e-6, {"rollout_log"}),
@@ -113,3 +115,48 @@ def test_images_without_any_entropy_are_refused_with_the_option_that_asks_for_it
 
 def test_one_entropy_is_enough():
     require_entropy(torch.tensor([math.nan, 1.0]), "weights[1]")
+
+
+def filled(**options):
+    """An estimator that has seen a batch."""
+    estimator = AdvantageEstimator(**{"estimator": "batch_std", "window": 4, **options})
+    estimator([0.0, 1.0, 0.5, 0.5, 0.0, 3.0], [0, 0, 1, 1, 2, 2])
+    return estimator
+
+
+def test_an_evaluation_has_an_estimator_without_a_window_which_takes_one_prompt():
+    training = filled()
+    state = training.state_dict()
+    several, alone = evaluator(training, 2), evaluator(training, 1)
+    assert several.options == {**training.options, "window": 0}
+    assert alone.options == {**several.options, "estimator": "grpo"}
+    assert alone([0.0, 1.0], ["a", "a"]).tolist() == AdvantageEstimator(estimator="grpo")([0.0, 1.0], [0, 0]).tolist()
+    assert training.state_dict() == state
+    assert evaluator(AdvantageEstimator(estimator="rloo"), 1).options["estimator"] == "rloo"
+
+
+def test_the_window_is_saved_and_taken_up(tmp_path):
+    training = filled()
+    save_window(training, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [STATE_FILE]
+    resumed = AdvantageEstimator(estimator="batch_std", window=4)
+    load_window(resumed, tmp_path)
+    batch = [0.0, 0.0, 7.0], ["a", "a", "a"]
+    assert (
+        resumed(*batch).tolist() == training(*batch).tolist() != AdvantageEstimator(estimator="grpo")(*batch).tolist()
+    )
+
+
+def test_without_a_window_nothing_is_saved_and_nothing_looked_for(tmp_path):
+    save_window(filled(window=0), tmp_path)
+    load_window(filled(window=0), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_window_is_a_warning_and_a_damaged_one_an_error(tmp_path):
+    with pytest.warns(UserWarning, match=rf"{STATE_FILE} does not exist: the window of recent prompts starts empty"):
+        load_window(filled(), tmp_path)
+    for content in (b"damaged", b""):
+        (tmp_path / STATE_FILE).write_bytes(content)
+        with pytest.raises(RuntimeError, match=f"{STATE_FILE} cannot be read as a window of recent prompts: "):
+            load_window(filled(), tmp_path)

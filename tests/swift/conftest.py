@@ -32,26 +32,21 @@ def model(tmp_path_factory):
 
 
 @pytest.fixture
-def train(model, tmp_path, monkeypatch):
+def train(model, tmp_path):
     """``train(rows, option=value, ...)`` runs ``swift rlhf`` in this process and returns what was recorded."""
     import recording
     from swift.pipelines import rlhf_main
-
-    for name in list(os.environ):
-        if name.startswith("DURIAN_"):
-            monkeypatch.delenv(name)
 
     def run(rows=None, plugins=("recorded.py",), durian=None, **options):
         recording.TRAINERS.clear()
         out = tmp_path / f"out{len(list(tmp_path.glob('out*')))}"
         out.mkdir()
         data = tiny.save_dataset(out / "data.jsonl", tiny.rows() if rows is None else rows)
-        with monkeypatch.context() as patch:
-            for name in recording.OPTIONS:  # ms-swift makes them of model_kwargs; here they are taken back
-                patch.setenv(name, "")
-                patch.delenv(name)
-            words = tiny.arguments(model, data, out, plugins, model_kwargs=durian, **options)
-            rlhf_main(words)
+        try:
+            rlhf_main(tiny.arguments(model, data, out, plugins, model_kwargs=durian, **options))
+        finally:
+            for name in recording.OPTIONS:  # ms-swift has made them of model_kwargs
+                os.environ.pop(name, None)
         (trainer,) = recording.TRAINERS
         return SimpleNamespace(trainer=trainer, batches=trainer.batches, out=Path(trainer.args.output_dir))
 

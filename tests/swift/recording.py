@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import torch
 from swift.rlhf_trainers import GRPOTrainer
 
 from durian_adv._src.options import OPTIONS as OF_ESTIMATOR
 from durian_adv.adapters.swift.trainer import DurianGRPOTrainer
 
 TRAINERS = []
-OPTIONS = [f"DURIAN_{name.upper()}" for name in (*OF_ESTIMATOR, "features")]
+TOKENS = ("logprobs", "mask")
+OPTIONS = [f"DURIAN_{name.upper()}" for name in (*OF_ESTIMATOR, "features", "rollout_log")]
 
 
 class BetweenSwiftAndOurs(GRPOTrainer):
@@ -44,16 +46,19 @@ class Recorded(DurianGRPOTrainer, BetweenSwiftAndOurs):
     def _compute_advantages(self, samples, rewards_per_func, batches):
         advantages = super()._compute_advantages(samples, rewards_per_func, batches)
         mode = "train" if self.model.training else "eval"
-        prompts, rollouts, scores = self.found
+        rows, scores = self.found
         self.batches.append(
             {
                 "advantages": advantages,
                 "of_swift": self.of_swift,
                 "rewards": self.rewards,
                 "per_func": rewards_per_func,
-                "prompts": prompts,
-                "rollouts": rollouts,
+                "prompts": rows["prompts"],
+                "rollouts": rows["rollouts"],
                 "scores": scores,
+                "confidence": torch.stack(
+                    [(row * mask).sum() for row, mask in zip(*map(scores.get, TOKENS), strict=True)]
+                ),
                 "samples": list(samples),
                 "batches": [encoded["grpo_batch"] for encoded in batches],
                 "inputs": [dict(encoded["model_inputs"]) for encoded in batches],

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
+from rollout_logs import concluded, rows_of
 
 from durian_adv.adapters._trainer import STATE_FILE
 from durian_adv.estimator import AdvantageEstimator
@@ -41,7 +42,7 @@ def test_the_command_trains(model, tmp_path, ranks):
         gradient_accumulation_steps=4 // ranks,
         per_device_train_batch_size=4,
         max_steps=2,
-        model_kwargs={"durian_num_confidence_buckets": 2, "durian_entropy_quantiles": [0.5], "durian_window": 4},
+        model_kwargs={**tiny.BUCKETS, "durian_window": 4, "durian_rollout_log": str(tmp_path / "log")},
     )
     variables = {"RECORDS": str(tmp_path)}
     if ranks > 1:
@@ -64,6 +65,11 @@ def test_the_command_trains(model, tmp_path, ranks):
         assert torch.equal(torch.cat([other["used"] for other in local]), right.to(torch.float32))
         assert not batch["scores"]["visual_entropy"].isnan().any()
         assert len(set(batch["scores"]["visual_entropy"].tolist())) == 4
+    files = rows_of(tmp_path / "log")
+    assert list(files) == ["step_00000001.parquet", "step_00000002.parquet"]
+    for rows, batch in zip(files.values(), records[0], strict=True):
+        assert [row["advantage"] for row in rows] == batch["advantages"].tolist()
+    assert concluded(tmp_path / "log", num_confidence_buckets=2, entropy_quantiles=(0.5,)).tone != "none"
 
 
 def test_a_prompt_may_lie_on_two_ranks(model, tmp_path):

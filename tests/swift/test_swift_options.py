@@ -1,5 +1,8 @@
 """Options reach a training from the environment, where ms-swift puts them; what does not fit is refused."""
 
+import json
+import re
+import shlex
 import subprocess
 import sys
 from importlib.util import module_from_spec, spec_from_file_location
@@ -10,14 +13,17 @@ import pytest
 import swift
 import tiny
 import torch
+from swift.arguments import RLHFArguments
 from swift.rlhf_trainers import GRPOConfig, GRPOTrainer
 from swift.trainers.trainer_factory import TrainerFactory
+from transformers import HfArgumentParser
 
 import durian_adv
 from durian_adv import ArgumentError, baselines, durian_advantage, weighting
 from durian_adv._src.options import ESTIMATORS, OPTIONS
 from durian_adv.adapters import swift as adapter
 from durian_adv.adapters.swift.config import DurianGRPOConfig, options_of
+from durian_adv.estimator import AdvantageEstimator
 
 VALUES = {
     "estimator": "difficulty_prior",
@@ -32,6 +38,7 @@ VALUES = {
     "success_threshold": 0.3,
     "weighting": "focal",
     "features": "projected",
+    "rollout_log": "out/rollouts",
 }
 FUNCTIONS = {
     "grpo": durian_adv.grpo_advantage,
@@ -57,18 +64,18 @@ def config(monkeypatch):
 
 
 def test_variables_set_every_option(config):
-    assert set(VALUES) == {*OPTIONS, "features"}
+    assert set(VALUES) == {*OPTIONS, "features", "rollout_log"}
     # as ms-swift makes them of --model_kwargs
     made = config(**{f"DURIAN_{name.upper()}": str(value) for name, value in VALUES.items()})
     expected = {name: tuple(value) if isinstance(value, list) else value for name, value in VALUES.items()}
     assert made.durian_options == {name: expected[name] for name in OPTIONS}
-    assert made.durian_features == "projected"
+    assert (made.durian_features, made.durian_rollout_log) == ("projected", "out/rollouts")
 
 
 def test_defaults_are_the_librarys_but_for_eps(config):
     made = config()
     assert made.durian_options == {name: option.default for name, option in OPTIONS.items()} | {"eps": 1e-4}
-    assert made.durian_features == "patches"
+    assert (made.durian_features, made.durian_rollout_log) == ("patches", None)
     plain = GRPOConfig(**CPU)
     assert {n: v for n, v in made.to_dict().items() if n != "logging_dir"} == {
         n: v for n, v in plain.to_dict().items() if n != "logging_dir"
@@ -88,6 +95,7 @@ def test_defaults_are_the_librarys_but_for_eps(config):
         ({"DURIAN_WEIGHTS": "[1, 0, -1]"}, r"durian_weights\[2\]"),
         ({"DURIAN_ESTIMATOR": "gdpo"}, "durian_estimator"),
         ({"DURIAN_FEATURES": "pixels"}, "durian_features"),
+        ({"DURIAN_ROLLOUT_LOG": ""}, "durian_rollout_log: expected the path of a folder"),
         ({"DURIAN_WINDOW": "3", "DURIAN_ESTIMATOR": "reinforce_plus_plus"}, "durian_window: expected 0"),
     ],
 )
@@ -121,8 +129,6 @@ def test_variables_of_others_are_left_alone():
 @pytest.mark.parametrize("name", [name for name in ESTIMATORS if name not in ("durian", "difficulty_prior")])
 def test_every_estimator_of_the_library_gives_its_advantages(name):
     """On the rows of a training, which ``test_the_difficulty_prior_trains`` runs as a whole."""
-    from durian_adv.estimator import AdvantageEstimator
-
     rewards = torch.rand(4, 4, dtype=torch.float64)
     made = AdvantageEstimator(**options_of({"DURIAN_ESTIMATOR": name}))(rewards.flatten(), torch.arange(16) // 4)
     assert torch.equal(made.view(4, 4), FUNCTIONS[name](rewards))
@@ -148,7 +154,7 @@ def test_a_fourth_weight_takes_the_column_category(train):
         assert batch["scores"]["category"] == [kinds[number] for number in numbers]
         right = durian_advantage(
             batch["rewards"].view(4, 4),
-            confidence=torch.stack([row.sum() for row in batch["scores"]["logprobs"]]).view(4, 4),
+            confidence=batch["confidence"].view(4, 4),
             category=torch.tensor(["ab".index(kinds[number]) for number in numbers[::4]]),
             weights=(0.25, 0, 0.25, 0.5),
             num_confidence_buckets=2,
@@ -169,6 +175,15 @@ def test_features_before_and_after_the_connector_differ(train):
 def test_images_without_a_tower_or_a_column_are_refused(train, monkeypatch):
     monkeypatch.setattr("durian_adv.data.scoring.towers._CONNECTORS", ())
     with pytest.raises(ArgumentError, match=r"visual_entropy: expected a number .* for durian_weights\[1\] > 0"):
+        train()
+
+
+def test_errors_of_the_library_are_not_swallowed(train, monkeypatch):
+    def broken(*_, **__):
+        raise RuntimeError("of the library")
+
+    monkeypatch.setattr("durian_adv.estimator.durian_components", broken)
+    with pytest.raises(RuntimeError, match="of the library"):
         train()
 
 
@@ -263,10 +278,9 @@ def test_the_plugin_changes_nothing_but_grpo(loaded):
         assert mapping == other | {"grpo": f"durian_adv.adapters.swift.{name}"}
 
 
-@pytest.mark.parametrize("module", ["swift.rl_core", "swift.rlhf_trainers", "swift.trainers.trainer_factory"])
-def test_a_version_without_a_module_is_refused(loaded, monkeypatch, module):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: name if name != module else None)
-    with pytest.raises(RuntimeError, match=f"ms-swift 4.* which was tested with 4.6.0: no {module}$"):
+def test_a_version_that_keeps_its_trainers_elsewhere_is_refused(loaded, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(RuntimeError, match=r"ms-swift 4.* which was tested with 4\.6\.0: no swift\.rlhf_trainers$"):
         loaded("rlhf.py")
 
 
@@ -279,3 +293,37 @@ def test_megatron_is_refused_by_name(loaded):
         loaded(file)
     loaded(file.with_name("export.py"))  # of a checkpoint, whose arguments name the plugin
     assert "swift.megatron" not in sys.modules
+
+
+# --- the page -------------------------------------------------------------------------------------------
+
+PAGE = (Path(__file__).resolve().parents[2] / "docs/swift.md").read_text()
+
+
+def test_the_command_of_the_page_has_options_of_ms_swift_and_ours():
+    (diff,) = re.findall(r"```diff\n(.*?)```", PAGE, re.DOTALL)
+    lines = [line[1:].strip(" \\") for line in diff.splitlines() if not line.startswith("-")]
+    words = shlex.split(" ".join(lines).replace("$(python -m durian_adv.adapters.swift)", str(PLUGIN)))
+    assert words[:2] == ["swift", "rlhf"]
+    parsed, rest = HfArgumentParser([RLHFArguments]).parse_known_args(words[2:])
+    assert rest == []
+    assert parsed.external_plugins == [str(PLUGIN), "rewards.py"]
+    given = {f"{name}".upper(): str(value) for name, value in json.loads(parsed.model_kwargs).items()}
+    assert AdvantageEstimator(**options_of(given)).options["window"] == 256
+
+
+def test_the_options_of_ms_swift_that_the_page_names_exist():
+    fields = RLHFArguments.__dataclass_fields__
+    section = PAGE.split("Options of ms-swift that meet")[1].split("\n## ")[0]
+    named = re.findall(r"^\| `(\w+)`", section, re.MULTILINE)
+    assert len(named) == 6
+    for name in [
+        *named,
+        "freeze_vit",
+        "resume_only_model",
+        "log_completions",
+        "loss_type",
+        "importance_sampling_level",
+    ]:
+        assert name in PAGE
+        assert name in fields, name

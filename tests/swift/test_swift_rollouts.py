@@ -7,6 +7,7 @@ import pytest
 import recording
 import tiny
 import torch
+from rollout_logs import concluded, rows_of
 from swift.rl_core.advantage import compute_advantages_dynamic
 
 from durian_adv.estimator import AdvantageEstimator
@@ -51,7 +52,7 @@ def test_a_conversation_of_several_turns_is_one_completion(train):
         assert set(turns) == {1, 2}  # ms-swift ends with a turn that is cut off
         assert batch["rollouts"] is not None
         tokens = [int(mask.sum()) for grpo in batch["batches"] for mask in grpo.completion_mask]
-        assert tokens == [len(row) for row in batch["scores"]["logprobs"]]
+        assert tokens == [int(mask.sum()) for mask in batch["scores"]["mask"]]
         assert [len(sample.response_token_ids) for sample in batch["samples"]] == turns
         right = AdvantageEstimator(**run.trainer._estimator.options)(
             batch["rewards"], [i // 4 for i in range(16)], **batch["scores"]
@@ -85,8 +86,8 @@ def test_the_confidence_of_a_rollout_is_that_of_all_its_rows(train, splitting):
     run = train(reward_funcs=["by_request"])
     (batch,) = run.batches
     sums = {}
-    for rollout, row in zip(batch["rollouts"], batch["scores"]["logprobs"], strict=True):
-        sums[rollout] = sums.get(rollout, 0.0) + row.double().sum().item()
+    for rollout, confidence in zip(batch["rollouts"], batch["confidence"].tolist(), strict=True):
+        sums[rollout] = sums.get(rollout, 0.0) + confidence
     first = {rollout: place for place, rollout in reversed(list(enumerate(batch["rollouts"])))}
     places = list(first.values())
     right = AdvantageEstimator(**run.trainer._estimator.options)(
@@ -155,3 +156,40 @@ def test_a_prompt_drawn_twice_is_two_groups(train, tmp_path):
     assert len(set(batch["prompts"])) == 1
     assert batch["metrics"]["durian/prompts"] == 4
     assert not any(map(math.isnan, batch["scores"]["visual_entropy"].tolist()))
+
+
+def test_the_log_of_a_run_has_what_its_updates_had(train, tmp_path):
+    rows = tiny.rows(category=[f"kind {k % 2}" for k in range(8)], script=[[-1, 1, k / 8, 0] for k in range(8)])
+    rows[3].pop("pictures")
+    run = train(
+        rows,
+        reward_funcs=["written"],
+        max_steps=3,
+        durian={**tiny.BUCKETS, "durian_rollout_log": str(tmp_path / "log")},
+    )
+    files = rows_of(tmp_path / "log")
+    assert list(files) == [f"step_{n:08d}.parquet" for n in (1, 2, 3)]
+    ids = {}
+    for logged, batch in zip(files.values(), run.batches, strict=True):
+        assert [row["advantage"] for row in logged] == batch["advantages"].tolist()
+        assert [row["valid"] for row in logged] == [False, True, True, True] * 4
+        assert [row["reward"] for row in logged[1::4]] == [1] * 4
+        assert [row["confidence"] for row in logged[1:4]] == pytest.approx(batch["confidence"][1:4].tolist(), abs=1e-4)
+        for row, sample in zip(logged, batch["samples"], strict=True):
+            number = int(sample.extra["number"])
+            assert f"in {number}?" in row["text"]
+            assert row["category"] == f"kind {number % 2}"
+            assert (row["visual_entropy"] is None) == (number == 3)
+            ids.setdefault(number, set()).add(row["prompt"])
+    assert len(ids) == len(set.union(*ids.values())) == 8
+    assert concluded(tmp_path / "log", num_confidence_buckets=2, entropy_quantiles=(0.5,)).tone != "none"
+
+
+def test_the_log_has_a_row_for_a_rollout_of_several(train, splitting, tmp_path):
+    run = train(reward_funcs=["by_request"], durian={**tiny.BUCKETS, "durian_rollout_log": str(tmp_path / "log")})
+    (batch,), (rows,) = run.batches, rows_of(tmp_path / "log").values()
+    first = {rollout: place for place, rollout in reversed(list(enumerate(batch["rollouts"])))}
+    assert sorted(row["rollout"] for row in rows) == sorted(first.values())
+    for row in rows:
+        assert row["advantage"] == batch["advantages"][row["rollout"]]
+        assert row["prompt"] == batch["prompts"][row["rollout"]]

@@ -69,7 +69,7 @@ def test_images_are_seen_by_the_tower_and_the_advantages_are_those_of_the_librar
         batch["scores"]["visual_entropy"].view(4, 4).float(), entropy[:, None].expand(4, 4), atol=1e-4, rtol=0
     )
     confidence = expected_confidences(trainer, batch)
-    ours = torch.stack([row.sum() for row in batch["scores"]["logprobs"]])
+    ours = batch["confidence"]
     torch.testing.assert_close(ours, confidence, atol=1e-3, rtol=0)
     right = durian_advantage(rewards, visual_entropy=entropy, confidence=confidence.view(4, 4), **TWO_BUCKETS)
     torch.testing.assert_close(batch["advantages"].view(4, 4), right, atol=1e-6, rtol=0)
@@ -116,7 +116,7 @@ def test_weights_1_0_0_are_ms_swifts_own_grpo_where_there_is_signal_and_zero_whe
     run = train(tiny.rows(script=NO_SIGNAL), durian=GRPO, reward_funcs=["written"], max_steps=2)
     assert sum(parity(batch) for batch in run.batches) == 6
     for batch in run.batches:
-        assert "visual_entropy" not in batch["scores"]
+        assert batch["scores"]["visual_entropy"].isnan().all()  # a score without weight is not computed
 
 
 def test_a_column_wins_over_the_tower_and_a_prompt_without_an_image_has_no_entropy(train):
@@ -130,7 +130,7 @@ def test_a_column_wins_over_the_tower_and_a_prompt_without_an_image_has_no_entro
         assert [None if math.isnan(x) else x for x in found] == column
         missing = len({number for number in numbers if number in (1, 6)})
         assert batch["metrics"]["durian/visual_entropy_missing_share"] == missing / 4
-        confidence = torch.stack([row.sum() for row in batch["scores"]["logprobs"]]).view(4, 4)
+        confidence = batch["confidence"].view(4, 4)
         right = durian_advantage(
             batch["rewards"].view(4, 4),
             visual_entropy=batch["scores"]["visual_entropy"].view(4, 4)[:, 0],
@@ -230,7 +230,7 @@ def test_dapo_sampling_brings_its_own_prompts_and_their_entropies(train):
     parts = durian_components(
         batch["rewards"].view(4, 4),
         visual_entropy=batch["scores"]["visual_entropy"].view(4, 4)[:, 0],
-        confidence=torch.stack([row.sum() for row in batch["scores"]["logprobs"]]).view(4, 4),
+        confidence=batch["confidence"].view(4, 4),
         **TWO_BUCKETS,
     )
     assert torch.equal(batch["advantages"].view(4, 4), parts.advantages)
@@ -243,7 +243,7 @@ def test_truncated_completions_that_are_not_trained_influence_nothing(train):
         cut = torch.cat([grpo.truncated_mask for grpo in batch["batches"]])
         assert cut.any()
         assert not batch["advantages"][cut].any()
-        assert [bool(row.numel()) for row in batch["scores"]["mask"]] == (~cut).tolist()
+        assert [bool(mask.any()) for mask in batch["scores"]["mask"]] == (~cut).tolist()
         assert batch["metrics"]["durian/empty_share"] == cut.float().mean()
         truncated += int((~cut).sum())
     assert truncated
@@ -268,7 +268,7 @@ def test_evaluation_may_have_another_number_of_completions_and_leaves_the_window
             right = durian_advantage(
                 batch["rewards"].view(3, 2),
                 visual_entropy=batch["scores"]["visual_entropy"].view(3, 2)[:, 0],
-                confidence=torch.stack([row.sum() for row in batch["scores"]["logprobs"]]).view(3, 2),
+                confidence=batch["confidence"].view(3, 2),
                 num_confidence_buckets=2,
                 eps=1e-4,
             )

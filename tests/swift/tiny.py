@@ -21,6 +21,7 @@ from transformers import (
 import durian_adv
 
 IMAGE = "<image>"
+BUCKETS = {"durian_num_confidence_buckets": 2, "durian_entropy_quantiles": [0.5]}
 
 
 def _tokenizer():
@@ -126,7 +127,7 @@ def arguments(model, data, out, plugins, **options):
         "output_dir": out,
         "external_plugins": [plugin, *(Path(__file__).with_name(name) for name in plugins)],
         "reward_funcs": ["letters"],
-        "model_kwargs": {"durian_num_confidence_buckets": 2, "durian_entropy_quantiles": [0.5]},
+        "model_kwargs": BUCKETS,
         "num_generations": 4,
         "per_device_train_batch_size": 4,
         "gradient_accumulation_steps": 4,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-from typing import Any
 
 from durian_adv.adapters._fit import misfits
 
@@ -21,7 +20,7 @@ _METHODS = {
 _ATTRIBUTES = ("dynamic_num_samples", "kl_in_reward", "overlong_filter", "reward_weights", "template", "_metrics")
 
 
-def require_fit(trainer: Any) -> None:
+def require_fit(trainer: object) -> None:
     """Raise a RuntimeError for an ms-swift whose trainer, the class or an object of it, lacks what is used here."""
     names = _METHODS if isinstance(trainer, type) else dict.fromkeys(_ATTRIBUTES)
     for what in misfits((trainer, name, given) for name, given in names.items()):

@@ -11,11 +11,11 @@ from swift.rlhf_trainers import GRPOConfig, GRPOTrainer
 
 from durian_adv._src import checks
 from durian_adv._src.errors import ArgumentError
-from durian_adv._src.options import OPTIONS, checked
+from durian_adv._src.options import OPTIONS, of_run
 from durian_adv.adapters.swift import require_fit
 from durian_adv.data.scoring import towers
 
-_FEATURES = "features"  # an option of this adapter beside those of the estimator
+_OWN = ("features", "rollout_log")  # options of this adapter beside those of the estimator: text
 _EPS = 1e-4  # ms-swift's own, so that weights [1, 0, 0] are its GRPO; the paper's runs add 1e-6
 _EXPECTED = (
     ("advantage_estimator", "grpo", "as durian_estimator chooses the estimator"),
@@ -24,16 +24,15 @@ _EXPECTED = (
 
 
 class DurianGRPOConfig(GRPOConfig):
-    """ms-swift's arguments of GRPO; ``durian_options`` are those of ``AdvantageEstimator``, from the environment."""
+    """ms-swift's arguments of GRPO, and from the environment the options of Durian, as attributes ``durian_...``."""
 
     def __post_init__(self) -> None:
-        """Check ms-swift and the options, before a model is loaded."""
         require_fit(GRPOTrainer)
         super().__post_init__()
         given = {"eps": _EPS, **options_of(os.environ)}
-        self.durian_features = given.pop(_FEATURES, "patches")
+        self.durian_features = given.pop("features", "patches")
         checks.choice("durian_features", self.durian_features, towers.FEATURES)
-        self.durian_options = checked(given, "durian_")
+        self.durian_options, self.durian_rollout_log = of_run(given, "durian_")
         for name, expected, why in _EXPECTED:
             if (got := getattr(self, name)) != expected:
                 raise ArgumentError(name, f"{expected!r}, {why}", repr(got))
@@ -41,14 +40,14 @@ class DurianGRPOConfig(GRPOConfig):
 
 def options_of(environment: Mapping[str, str]) -> dict[str, Any]:
     """Return the options from ``DURIAN_WINDOW`` and so on; raise an ``ArgumentError`` for what is none."""
-    known = {f"DURIAN_{name.upper()}": name for name in (*OPTIONS, _FEATURES)}
+    known = {f"DURIAN_{name.upper()}": name for name in (*OPTIONS, *_OWN)}
     values = {}
     for variable in (name for name in environment if name.startswith("DURIAN_")):
         if variable not in known:
             raise ArgumentError(variable, f"one of {', '.join(known)}", "an unknown variable")
         name, text = known[variable], environment[variable]
         try:
-            values[name] = text if name == _FEATURES or OPTIONS[name].kind is str else json.loads(text)
+            values[name] = text if name in _OWN or OPTIONS[name].kind is str else json.loads(text)
         except json.JSONDecodeError:
             raise ArgumentError(variable, "a number, or numbers as [0.3, 0, 0.7]", repr(text)) from None
     return values

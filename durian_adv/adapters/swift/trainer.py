@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -18,11 +16,11 @@ from durian_adv._src.errors import ArgumentError
 from durian_adv.adapters._entropy import require_entropy
 from durian_adv.adapters._preflight import described, prompts_check
 from durian_adv.adapters._trainer import evaluator, load_window, save_window
-from durian_adv.adapters.swift import misfit, require_fit
+from durian_adv.adapters.swift import require_fit
+from durian_adv.data.logs.rows import label
+from durian_adv.data.logs.writer import RolloutLog, content_id
 from durian_adv.data.scoring import towers
 from durian_adv.estimator import AdvantageEstimator
-
-_PROMPT = ("messages", "images", "videos", "audios", "tools", "objects")
 
 
 class DurianGRPOTrainer(GRPOTrainer):
@@ -32,9 +30,6 @@ class DurianGRPOTrainer(GRPOTrainer):
     while the old policy's log-probabilities are computed, the mean over the images of a completion. Confidences come
     from these log-probabilities, over the tokens that are trained. A completion without a reward, or without such a
     token, as of a truncated one under ``overlong_filter``, gets 0 and influences nothing.
-
-    Raises:
-        RuntimeError: this version of ms-swift does not fit.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -44,7 +39,9 @@ class DurianGRPOTrainer(GRPOTrainer):
             raise ArgumentError("sequence_parallel_size", "1, as samples lie on other ranks beyond", "more")
         self._estimator = AdvantageEstimator(**self.args.durian_options)
         self._vision: Any = towers.find_vision(self.accelerator.unwrap_model(self.model))
-        self._chunks: Any = iter(())
+        self._wanted: Any = iter(())
+        folder = self.args.durian_rollout_log if self.accelerator.is_main_process else None
+        self._log = None if folder is None else RolloutLog(folder)
         prompts = self.args.generation_batch_size / self.num_generations
         check = prompts_check(prompts, self._estimator, self.is_multimodal)
         log = get_logger().info if check.state == "ok" else get_logger().warning
@@ -53,14 +50,15 @@ class DurianGRPOTrainer(GRPOTrainer):
     def _add_prompt_id_to_inputs(self, samples: list[Any]) -> list[Any]:
         """Make ids of all that a prompt consists of; ms-swift's know only its messages, and only within a batch."""
         for sample in super()._add_prompt_id_to_inputs(samples):
-            parts = json.dumps([getattr(sample, name) for name in _PROMPT], default=_digest)
-            sample.prompt_id = _digest(parts.encode())
+            parts = (sample.messages, sample.images, sample.videos, sample.audios, sample.tools, sample.objects)
+            sample.prompt_id = content_id(*parts)
         return samples
 
     def _prepare_batch_inputs(self, samples: list[Any]) -> Any:
-        self._chunks = iter(self.split_by_mini_batches(samples) if self._uses_tower(samples) else ())
+        chunks = self.split_by_mini_batches(samples) if self._uses_tower(samples) else ()
+        first = {x.prompt_id: x for x in reversed(samples)}
+        self._wanted = iter([[first[x.prompt_id] is x for x in chunk for _ in x.images or ()] for chunk in chunks])
         self._caught: list[float] = []
-        self._met: set[str] = set()
         return super()._prepare_batch_inputs(samples)
 
     def _uses_tower(self, samples: list[Any]) -> bool:
@@ -70,15 +68,10 @@ class DurianGRPOTrainer(GRPOTrainer):
         return self._estimator.needs("visual_entropy") and self._vision is not None and not (column or teacher)
 
     def _get_per_token_logps_and_entropies(self, model: Any, model_inputs: Any, grpo_batch: Any, **kwargs: Any) -> Any:
-        """See the images of each prompt pass once, in the first forward of a batch, which is the old policy's."""
+        """See the images of a completion of each prompt pass, in the old policy's forward, the first of a batch."""
         first = model is self.model and grpo_batch.old_per_token_logps is None
-        chunk = next(self._chunks, None) if first else None
-        if chunk is None:
+        if not first or (wanted := next(self._wanted, None)) is None:
             return super()._get_per_token_logps_and_entropies(model, model_inputs, grpo_batch, **kwargs)
-        wanted: list[bool] = []
-        for sample in chunk:
-            wanted += [sample.prompt_id not in self._met] * len(sample.images or ())
-            self._met.add(sample.prompt_id)
         with towers.caught_entropies(self._vision, self.args.durian_features, wanted) as caught:
             found = super()._get_per_token_logps_and_entropies(model, model_inputs, grpo_batch, **kwargs)
         self._caught += caught
@@ -91,13 +84,15 @@ class DurianGRPOTrainer(GRPOTrainer):
         if group == 1:  # nothing to compare a completion with, and ms-swift's own advantages are 0
             return own
         batches = [encoded["grpo_batch"] for encoded in batch_encoded_inputs]
-        prompts, rollouts, scores = self._scores(samples, batches)
-        if len(prompts) != len(own):
-            raise misfit(f"{len(own)} advantages for {len(prompts)} completions")
-        if not self.dynamic_num_samples:  # prompts lie one after the other, and one may be drawn twice
-            prompts, rollouts = [i // group for i in range(len(own))], None
+        rows, scores = self._scores(samples, batches)
+        prompts: list[Any] = [i // group for i in range(len(own))]  # they lie side by side; one may be drawn twice
+        if self.dynamic_num_samples:  # but where rollouts have as many rows as they like
+            prompts, scores["rollouts"] = rows["prompts"], rows["rollouts"]
         estimator = self._estimator if mode == "train" else evaluator(self._estimator, len(set(prompts)))
-        advantages = estimator(self._rewards(rewards_per_func, batches), prompts, rollouts=rollouts, **scores)
+        advantages = estimator(self._rewards(rewards_per_func, batches), prompts, **scores)
+        if self._log is not None and mode == "train":
+            named = {name: rows[name] for name in ("prompts", "texts", "category")}
+            self._log.write(self.state.global_step + 1, estimator.record, **named)
         for name, value in estimator.metrics.items():
             if not math.isnan(value):  # ms-swift logs means over steps: those where a number is defined
                 self._metrics[mode][name].append(value)
@@ -111,34 +106,31 @@ class DurianGRPOTrainer(GRPOTrainer):
             rewards = rewards - self.beta * torch.tensor(gather_object(torch.cat(kl).tolist())).to(rewards)
         return torch.where(rewards_per_func.isnan().all(1), torch.nan, rewards)
 
-    def _scores(self, samples: list[Any], batches: list[Any]) -> tuple[Any, Any, dict[str, Any]]:
-        """Return prompts and rollouts of the whole batch, and what else the estimator takes of it."""
+    def _scores(self, samples: list[Any], batches: list[Any]) -> tuple[dict[str, list[Any]], dict[str, Any]]:
+        """Return what is known of every row of the whole batch, and what the estimator takes of it."""
         entropies = [sample.extra.get("visual_entropy") for sample in samples]
         if self._uses_tower(samples):
             entropies = towers.mean_by_sample(self._caught, [len(sample.images or ()) for sample in samples])
-        tokens = [row for batch in batches for row in self._trained_tokens(batch)]
-        local = [
-            (x.prompt_id, x.request_id, bool(x.images or x.videos), entropy, x.extra.get("category"), row)
-            for x, entropy, row in zip(samples, entropies, tokens, strict=True)
-        ]
-        # ms-swift gathers the text of every row as well
-        prompts, rollouts, images, entropies, category, tokens = map(list, zip(*gather_object(local), strict=True))
-        scores: dict[str, Any] = {"logprobs": tokens, "mask": [torch.ones_like(row) for row in tokens]}
-        if self._estimator.needs("visual_entropy"):
-            known = {p: x for p, x in zip(prompts, entropies, strict=True) if x is not None and not math.isnan(x)}
-            scores["visual_entropy"] = torch.tensor([known.get(p, math.nan) for p in prompts], dtype=torch.float64)
-            if any(images):
-                require_entropy(scores["visual_entropy"], "durian_weights[1]")
-        if self._estimator.needs("category") and any(kind is not None for kind in category):
-            scores["category"] = category
-        return prompts, rollouts, scores
-
-    def _trained_tokens(self, batch: Any) -> list[Tensor]:
-        """Return the log-probabilities of each row's tokens that are trained."""
-        trained = batch.completion_mask.bool()
-        if self.overlong_filter:
-            trained = trained & ~batch.truncated_mask[:, None]
-        return [row[kept].cpu() for row, kept in zip(batch.old_per_token_logps, trained, strict=True)]
+        trained = [b.completion_mask.bool() & ~(b.truncated_mask[:, None] & self.overlong_filter) for b in batches]
+        local = {
+            "prompts": [sample.prompt_id for sample in samples],
+            "rollouts": [sample.request_id for sample in samples],
+            "texts": [str(label(sample.messages[:-1])) for sample in samples],
+            "images": [bool(sample.images or sample.videos) for sample in samples],
+            "category": [sample.extra.get("category") for sample in samples],
+            "entropies": [math.nan if value is None else float(value) for value in entropies],
+            "logprobs": [row.cpu() for batch in batches for row in batch.old_per_token_logps],
+            "mask": [row.cpu() for mask in trained for row in mask],
+        }
+        ranks = gather_object([local])  # ms-swift gathers the text of every row as well
+        rows = {name: [value for rank in ranks for value in rank[name]] for name in local}
+        known = {p: x for p, x in zip(rows["prompts"], rows["entropies"], strict=True) if not math.isnan(x)}
+        entropy = torch.tensor([known.get(prompt, math.nan) for prompt in rows["prompts"]], dtype=torch.float64)
+        if any(rows["images"]) and self._estimator.needs("visual_entropy"):
+            require_entropy(entropy, "durian_weights[1]")
+        kinds = rows["category"] if self._estimator.needs("category") else []
+        scores = {"visual_entropy": entropy, "category": kinds if any(kind is not None for kind in kinds) else None}
+        return rows, scores | {name: rows[name] for name in ("logprobs", "mask")}
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
@@ -149,9 +141,3 @@ class DurianGRPOTrainer(GRPOTrainer):
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None and not self.args.resume_only_model:
             load_window(self._estimator, Path(checkpoint))
-
-
-def _digest(content: Any) -> str:
-    """Return a name of bytes, or of what has them: an image, an array."""
-    data = content if isinstance(content, bytes) else content.tobytes()
-    return f"{getattr(content, 'size', '')}{hashlib.sha256(data).hexdigest()}"

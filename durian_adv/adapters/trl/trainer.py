@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import warnings
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -20,6 +19,7 @@ from durian_adv._src import exact, rows
 from durian_adv._src.errors import ArgumentError, ArgumentTypeError
 from durian_adv.adapters._fit import accepts, misfits
 from durian_adv.adapters._preflight import prompts_check
+from durian_adv.adapters._trainer import evaluator, load_window, save_window
 from durian_adv.adapters.trl.config import DurianConfig
 from durian_adv.data.logs.rows import label
 from durian_adv.data.logs.writer import PROMPT_ID, RolloutLog, content_id
@@ -27,7 +27,6 @@ from durian_adv.data.scoring import towers
 from durian_adv.estimator import AdvantageEstimator, Record
 
 OLDEST_TESTED, NEWEST_TESTED = "1.0.0", "1.16.0"
-STATE_FILE = "durian_window.pt"
 
 # What is used of GRPOTrainer beyond its public interface: methods with the parameters they are called with
 _METHODS = {
@@ -133,7 +132,7 @@ class DurianMixin(_Trainer):
         with torch.no_grad():
             scores, counted = self._scores(inputs, output, group, caught)
         prompts = torch.arange(len(rewards), device=rewards.device) // group
-        estimator = self._estimator if mode == "train" else self._evaluator(len(rewards) // group)
+        estimator = self._estimator if mode == "train" else evaluator(self._estimator, len(rewards) // group)
         advantages = estimator(rewards, prompts, **scores).to(output["advantages"])
         if mode == "train":
             self._warn_of_few_prompts(len(rewards) // group)
@@ -181,13 +180,6 @@ class DurianMixin(_Trainer):
             for name, values in columns.items():
                 given = values.tolist() if isinstance(values, Tensor) else values
                 self._logs["extra"][f"durian_{name}"].extend([None] * count if given is None else given)
-
-    def _evaluator(self, prompts: int) -> AdvantageEstimator:
-        """Return an estimator for other prompts, perhaps with other numbers of completions: apart from the window."""
-        options = {**self._estimator.options, "window": 0}
-        if prompts == 1 and AdvantageEstimator(**options).needs_prompts:
-            options["estimator"] = "grpo"  # the last batch of an evaluation may be a prompt alone: no reason to stop
-        return AdvantageEstimator(**options)
 
     def _rewards(self, local: int, group: int) -> Tensor:
         """Return the rewards of the whole batch, ``(N,)``; NaN where no function gave one."""
@@ -325,24 +317,14 @@ class DurianMixin(_Trainer):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
-        if self.args.durian_window > 0 and self.args.should_save:
-            folder = Path(self._get_output_dir(trial=trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
-            aside = folder / f"{STATE_FILE}.part"  # a run that is killed here leaves no damaged file
-            torch.save(self._estimator.state_dict(), aside)
-            os.replace(aside, folder / STATE_FILE)
+        if self.args.should_save:
+            step = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+            save_window(self._estimator, Path(self._get_output_dir(trial=trial), step))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
-        if self.args.durian_window == 0 or checkpoint is None:
-            return
-        file = Path(checkpoint, STATE_FILE)
-        if not file.exists():
-            warnings.warn(f"{file} does not exist: the window of recent prompts starts empty", stacklevel=2)
-            return
-        try:
-            self._estimator.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
-        except Exception as error:  # of a damaged file torch raises many kinds
-            raise RuntimeError(f"{file} cannot be read as a window of recent prompts: {error}") from error
+        if checkpoint is not None:
+            load_window(self._estimator, Path(checkpoint))
 
 
 class DurianGRPOTrainer(DurianMixin, GRPOTrainer):
