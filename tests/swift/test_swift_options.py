@@ -316,7 +316,7 @@ def test_the_options_of_ms_swift_that_the_page_names_exist():
     fields = RLHFArguments.__dataclass_fields__
     section = PAGE.split("Options of ms-swift that meet")[1].split("\n## ")[0]
     named = re.findall(r"^\| `(\w+)`", section, re.MULTILINE)
-    assert len(named) == 6
+    assert len(named) == 7
     for name in [
         *named,
         "freeze_vit",

@@ -45,8 +45,11 @@ def splitting(monkeypatch):
     return TrainerFactory
 
 
-def test_a_conversation_of_several_turns_is_one_completion(train):
-    run = train(multi_turn_scheduler="asks", max_turns=2, max_steps=2)
+def test_a_conversation_of_several_turns_is_one_completion(train, tmp_path):
+    durian = {**tiny.BUCKETS, "durian_rollout_log": str(tmp_path / "log")}
+    run = train(multi_turn_scheduler="asks", max_turns=2, max_steps=2, durian=durian)
+    texts = {row["text"] for rows in rows_of(tmp_path / "log").values() for row in rows}
+    assert {text.replace("\n", "").removeprefix("<image>").removesuffix("Sure?")[:7] for text in texts} == {"What is"}
     for batch in run.batches:
         turns = [sample.rollout_infos["num_turns"] for sample in batch["samples"]]
         assert set(turns) == {1, 2}  # ms-swift ends with a turn that is cut off

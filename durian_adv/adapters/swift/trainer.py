@@ -115,7 +115,7 @@ class DurianGRPOTrainer(GRPOTrainer):
         local = {
             "prompts": [sample.prompt_id for sample in samples],
             "rollouts": [sample.request_id for sample in samples],
-            "texts": [str(label(sample.messages[:-1])) for sample in samples],
+            "texts": [str(label([m for m in x.messages if m["role"] != "assistant"])) for x in samples],
             "images": [bool(sample.images or sample.videos) for sample in samples],
             "category": [sample.extra.get("category") for sample in samples],
             "entropies": [math.nan if value is None else float(value) for value in entropies],
