@@ -10,11 +10,12 @@ VENV_BENCH ?= .venv-bench
 TOPICS := advantage confidence entropy
 
 .PHONY: test lint records format types unit compiled package nightly demo bench evidence evidence-all docs dist fuzz endurance mutants clean
-.PHONY: test-trl test-swift test-entropy test-verl train-verl test-verl-older test-openrlhf test-openrlhf-older test-easyr1 test-others
+.PHONY: test-trl test-swift test-entropy test-verl train-verl test-verl-older test-openrlhf test-openrlhf-older test-easyr1 test-others test-unsloth
 .PHONY: bench-verl bench-openrlhf bench-easyr1
 
 # JOBS checks at a time, the longest first; what a check prints comes in one piece if this make can do that
 JOBS ?= 2
+CHECKS := lint types unit compiled test-verl test-trl test-openrlhf test-entropy test-unsloth docs package
 CHECKS := lint types unit compiled test-verl test-trl test-swift test-openrlhf test-entropy docs package
 test:  ## everything CI runs: under 15 minutes on two idle cores, 5 GB of disk
 	@$(MAKE) --no-print-directory --jobs=$(JOBS) $(if $(filter output-sync,$(.FEATURES)),--output-sync) $(CHECKS)
@@ -66,6 +67,9 @@ mutants: $(VENV)-mutants/.installed  ## mutation testing; stop and resume at wil
 test-trl: $(VENV)-trl/.installed $(VENV)-trl-oldest/.installed  ## the TRL adapter on the newest and the oldest TRL tested
 	$(VENV)-trl/bin/pytest tests/trl
 	$(VENV)-trl-oldest/bin/pytest tests/trl
+
+test-unsloth: $(VENV)-unsloth/.installed  ## the TRL adapter on Unsloth
+	$(VENV)-unsloth/bin/pytest tests/unsloth
 
 test-entropy: $(VENV)-trl/.installed $(VENV)-trl-oldest/.installed  ## entropies on two versions of transformers, in datasets, on Ray
 	$(VENV)-trl/bin/pytest tests/entropy

@@ -4,12 +4,15 @@ import ast
 import copy
 import dataclasses
 import inspect
+import math
 import pickle
 import re
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import recorded
+import tiny
 import torch
 import trl
 from packaging.version import Version
@@ -17,11 +20,16 @@ from transformers import HfArgumentParser
 from trl import GRPOConfig, GRPOTrainer, TrlParser
 
 from durian_adv._src.options import OPTIONS
-from durian_adv.adapters.trl import DurianConfig, DurianGRPOConfig, DurianGRPOTrainer
+from durian_adv.adapters.trl import DurianConfig, DurianGRPOConfig, DurianGRPOTrainer, DurianMixin, forward
 from durian_adv.adapters.trl.trainer import NEWEST_TESTED, OLDEST_TESTED
 
 CPU = ["--output_dir", "out", "--use_cpu", "True", "--bf16", "False", "--report_to", "none"]
 DOC = DurianGRPOConfig.__doc__
+SHORT = [
+    *("output_dir", "per_device_train_batch_size", "gradient_accumulation_steps", "num_generations", "max_steps"),
+    *("max_completion_length", "learning_rate", "logging_steps", "report_to", "use_cpu", "bf16", "generation_kwargs"),
+    *("gradient_checkpointing", "disable_tqdm"),
+]
 OWN = sorted({f.name for f in dataclasses.fields(DurianGRPOConfig)} - {f.name for f in dataclasses.fields(GRPOConfig)})
 
 
@@ -140,7 +148,7 @@ def test_a_choice_that_is_none_is_refused_by_the_parser(capsys):
         ({"durian_success_threshold": float("nan")}, "durian_success_threshold: expected a finite number"),
         ({"scale_rewards": "batch"}, "scale_rewards: expected 'group', as .* got 'batch'"),
         ({"scale_rewards": False}, "scale_rewards: expected 'group', as .* got 'none'"),
-        ({"multi_objective_aggregation": "normalize_then_sum"}, "multi_objective_aggregation: expected 'sum_then_norm"),
+        ({"multi_objective_aggregation": "normalize_then_sum"}, "multi_objective_aggregation: expected .* \\(GDPO\\)"),
     ],
 )
 def test_options_that_cannot_be_meant_are_refused_by_name(options, message):
@@ -226,13 +234,145 @@ def test_log_probabilities_of_another_width_are_refused(make, monkeypatch):
         make("qwen_text").train()
 
 
-def test_a_trainer_that_was_replaced_after_our_import_is_told(make, monkeypatch):
+def test_a_trl_that_was_replaced_after_our_import_is_told(make, monkeypatch):
     class Replaced(GRPOTrainer):
         pass
 
+    class ReplacedConfig(GRPOConfig):
+        pass
+
     monkeypatch.setattr(trl, "GRPOTrainer", Replaced)
-    with pytest.raises(RuntimeError, match=r"import the package that replaces it \(unsloth\) first"):
+    with pytest.raises(
+        RuntimeError, match=r"^trl.GRPOTrainer is .* import the package that replaces it \(unsloth\) first"
+    ):
         make("qwen_text")
+    monkeypatch.setattr(trl, "GRPOConfig", ReplacedConfig)
+    with pytest.raises(
+        RuntimeError, match=r"^trl.GRPOConfig is .* import the package that replaces it \(unsloth\) first"
+    ):
+        config()
+
+
+def test_the_asynchronous_trainer_is_refused_by_name():
+    """It is no GRPOTrainer: a process of its own scores one group at a time, and GRPO is all that can be."""
+    asynchronous = pytest.importorskip("trl.experimental.async_grpo")
+
+    class Config(DurianConfig, asynchronous.AsyncGRPOConfig):
+        pass
+
+    class Trainer(DurianMixin, asynchronous.AsyncGRPOTrainer):
+        pass
+
+    wanted = "expected a subclass of trl.{} behind it, which scores whole batches, got {}$"
+    with pytest.raises(TypeError, match="^DurianConfig: " + wanted.format("GRPOConfig", "AsyncGRPOConfig")):
+        Config("out", use_cpu=True, bf16=False, report_to="none")
+    with pytest.raises(TypeError, match="^DurianMixin: " + wanted.format("GRPOTrainer", "AsyncGRPOTrainer")):
+        Trainer(model="m", reward_funcs=[], args=config())
+
+
+@dataclasses.dataclass
+class LauncherConfig(GRPOConfig):
+    """As axolotl's: options of its own beside those of TRL."""
+
+    context_parallel_size: int | None = None
+
+
+class LauncherTrainer(recorded.BetweenTRLAndOurs):
+    """As axolotl's: a collator beside the arguments of TRL."""
+
+    def __init__(self, *args, data_collator=None, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.data_collator = data_collator or self.data_collator
+
+
+class ExtendedConfig(DurianConfig, LauncherConfig):
+    pass
+
+
+class ExtendedTrainer(DurianMixin, LauncherTrainer):
+    def __init__(self, *args, **kwargs):
+        kwargs["args"] = ExtendedConfig.extending(kwargs["args"], durian_window=2, durian_num_confidence_buckets=2)
+        super().__init__(*args, **kwargs)
+
+
+def test_a_launcher_that_makes_the_configuration_itself_trains_through_the_mixin(tmp_path):
+    """axolotl's call: the model and the rewards by position, a finished configuration of its own by name."""
+    model, processor = tiny.build("qwen25vl")
+    given = {name: getattr(recorded.options(model, output_dir=str(tmp_path)), name) for name in SHORT}
+    theirs = LauncherConfig(**given, save_strategy="steps", save_steps=1, context_parallel_size=1)
+    trainer = ExtendedTrainer(
+        model, [tiny.letters], args=theirs, train_dataset=tiny.dataset(8), callbacks=[], processing_class=processor
+    )
+    assert recorded.moved(trainer, trainer.train)
+    assert "durian/confidence_mean" in trainer.state.log_history[0]
+    saved = torch.load(tmp_path / "checkpoint-1/training_args.bin", weights_only=False)
+    assert (type(saved), saved.durian_window, saved.context_parallel_size) == (ExtendedConfig, 2, 1)
+    assert (tmp_path / "checkpoint-1/durian_window.pt").exists()
+    assert type(theirs) is LauncherConfig
+    assert not hasattr(theirs, "durian_window")
+
+
+def test_what_cannot_extend_a_configuration_is_refused_by_name():
+    theirs = LauncherConfig("out", use_cpu=True, bf16=False, report_to="none")
+    with pytest.raises(
+        ValueError, match=r"^durian_weigths: expected one of durian_estimator, .* got an unknown option$"
+    ):
+        ExtendedConfig.extending(theirs, durian_weigths=[1.0, 0.0, 0.0])
+    with pytest.raises(ValueError, match=r"^durian_window: expected an integer >= 0, got -1"):
+        ExtendedConfig.extending(theirs, durian_window=-1)
+    with pytest.raises(
+        TypeError, match=r"^config: expected a configuration that DurianGRPOConfig extends, got Launcher"
+    ):
+        DurianGRPOConfig.extending(theirs)
+
+
+class WithMore(recorded.BetweenTRLAndOurs):
+    """Adds to a batch what newer trainers do."""
+
+    more: ClassVar = {}
+
+    def _generate_and_score_completions(self, inputs):
+        return super()._generate_and_score_completions(inputs) | self.more
+
+
+class RecordedWithMore(recorded.Recorded, WithMore):
+    pass
+
+
+def test_log_probabilities_of_the_sampler_may_be_none(make, monkeypatch):
+    monkeypatch.setattr(WithMore, "more", {"sampling_per_token_logps": None})
+    with_none, plain = (make("qwen25vl", max_steps=1, trainer=t) for t in (RecordedWithMore, recorded.Recorded))
+    for trainer in (with_none, plain):
+        trainer.train()
+    assert torch.equal(with_none.batches[0]["confidence"], plain.batches[0]["confidence"])
+
+
+@pytest.mark.parametrize("name", ["pixel_values_videos", "video_grid_thw", "second_per_grid_ts", "audio_features"])
+def test_an_input_that_the_forward_does_not_know_is_refused_by_name(make, monkeypatch, name):
+    monkeypatch.setattr(WithMore, "more", {name: torch.zeros(16)})
+    with pytest.raises(RuntimeError, match=f"_get_per_token_logps_and_entropies does not take {name}$"):
+        make("qwen25vl", max_steps=1, trainer=RecordedWithMore).train()
+
+
+def test_text_packed_to_the_left_keeps_its_log_probabilities():
+    """Prompts of 3, 1 and 2 tokens: a completion begins in column 2, 0 and 1 of what Unsloth returns. Padding is 0."""
+    output = {
+        "prompt_ids": torch.tensor([[7, 7, 7], [0, 0, 7], [0, 7, 7]]),
+        "completion_ids": torch.tensor([[5, 6], [5, 0], [0, 6]]),  # one ends early, one holds a padding token
+        "max_left_pad": torch.full((3, 1), 2),
+    }
+    nan = math.nan
+    returned = torch.tensor([[8, 8, -1, -2], [-3, 8, 8, 8], [8, -4, 8, 8]], dtype=torch.float32)
+    right = torch.tensor([[-1, -2], [-3, nan], [nan, -4]])
+    torch.testing.assert_close(forward.of_completions(returned, output, 0), right, equal_nan=True)
+    for width in (2, 3, 5):
+        assert forward.of_completions(torch.zeros(3, width), output, 0) is None
+
+
+def test_log_probabilities_of_the_old_policy_have_the_width_of_the_completions(make, monkeypatch):
+    monkeypatch.setattr(WithMore, "more", {"old_per_token_logps": torch.zeros(16, 3)})
+    with pytest.raises(RuntimeError, match=r"log-probabilities of shape \(16, 3\) for tokens of \(16, 8\)"):
+        make("qwen_text", max_steps=1, trainer=RecordedWithMore).train()
 
 
 def test_a_trl_whose_state_is_kept_elsewhere_is_refused_at_construction(make, monkeypatch):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from typing import Any
 
+import trl
 from trl import GRPOConfig
 
 from durian_adv._src import checks
-from durian_adv._src.errors import ArgumentError
+from durian_adv._src.errors import ArgumentError, ArgumentTypeError
 from durian_adv._src.options import OPTIONS, fields, of_run
 from durian_adv.data.scoring import towers
 
@@ -29,20 +31,70 @@ _Fields: Any = dataclasses.make_dataclass("_Fields", [*fields(PREFIX, eps=1e-4),
 _DEFAULTS = {field.name: field for field in dataclasses.fields(_Fields)}
 
 
+def check_base(made: Any, mixin: type, name: str, imported: type) -> None:
+    """Check that what stands behind a mixin is TRL's class of this name, as it is now and was when it was imported.
+
+    Raises:
+        ArgumentTypeError: it is another, such as ``AsyncGRPOTrainer``.
+        RuntimeError: a package replaced TRL's class after the import.
+    """
+    if isinstance(made, getattr(trl, name)):
+        return
+    if isinstance(made, imported):
+        raise RuntimeError(
+            f"trl.{name} is another class than when durian_adv.adapters.trl was imported; import the package "
+            "that replaces it (unsloth) first"
+        )
+    bases = type(made).__mro__
+    behind = next(base for base in bases[bases.index(mixin) + 1 :] if base is not _Fields)
+    raise ArgumentTypeError(
+        mixin.__name__, f"a subclass of trl.{name} behind it, which scores whole batches", behind.__name__
+    )
+
+
 class DurianConfig(_Fields):
     """The options of Durian beside those of a GRPO configuration, whose constructor, and defaults, stay its own."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Take the options of Durian out, and give the others to the configuration."""
-        for name, field in _DEFAULTS.items():
-            factory = field.default_factory
-            default = field.default if isinstance(factory, dataclasses._MISSING_TYPE) else factory()
-            setattr(self, name, kwargs.pop(name, default))
+        self._take(kwargs)
         super().__init__(*args, **kwargs)
 
     def __post_init__(self) -> None:
         """Check the options, before any model is loaded."""
         super().__post_init__()
+        self._check()
+
+    @classmethod
+    def extending(cls, config: Any, **options: Any) -> Any:
+        """Return a finished configuration, such as a launcher makes, with options of Durian beside its own.
+
+        Args:
+            config: of the class that stands behind ``DurianConfig`` as a base of this one; it is left as it is.
+            options: by their names in ``DurianGRPOConfig``.
+
+        Raises:
+            ArgumentTypeError: a configuration of another class.
+            ArgumentError: an option that does not exist, or a value that does not fit.
+        """
+        if not issubclass(cls, type(config)):
+            raise ArgumentTypeError("config", f"a configuration that {cls.__name__} extends", type(config).__name__)
+        for name in options.keys() - _DEFAULTS.keys():
+            raise ArgumentError(name, f"one of {', '.join(_DEFAULTS)}", "an unknown option")
+        made = copy.copy(config)
+        made.__class__ = cls
+        made._take(options)
+        made._check()
+        return made
+
+    def _take(self, options: dict[str, Any]) -> None:
+        for name, field in _DEFAULTS.items():
+            factory = field.default_factory
+            default = field.default if isinstance(factory, dataclasses._MISSING_TYPE) else factory()
+            setattr(self, name, options.pop(name, default))
+
+    def _check(self) -> None:
+        check_base(self, DurianConfig, "GRPOConfig", GRPOConfig)
         of_run({**self.durian_options, "rollout_log": self.durian_rollout_log}, PREFIX)
         checks.choice("durian_features", self.durian_features, towers.FEATURES)
         if self.scale_rewards != "group":
@@ -52,7 +104,7 @@ class DurianConfig(_Fields):
         if self.multi_objective_aggregation != "sum_then_normalize":
             raise ArgumentError(
                 "multi_objective_aggregation",
-                "'sum_then_normalize', as Durian normalizes the weighted sum of the rewards",
+                "'sum_then_normalize', as Durian normalizes the weighted sum of the rewards, not each of them (GDPO)",
                 f"{self.multi_objective_aggregation!r}",
             )
 

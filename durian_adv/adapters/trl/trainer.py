@@ -17,8 +17,10 @@ from trl import GRPOTrainer
 
 from durian_adv._src import exact, rows
 from durian_adv._src.errors import ArgumentError, ArgumentTypeError
-from durian_adv.adapters._fit import accepts, misfits
+from durian_adv.adapters._fit import misfits
 from durian_adv.adapters._preflight import prompts_check
+from durian_adv.adapters.trl import forward
+from durian_adv.adapters.trl.config import DurianConfig, check_base
 from durian_adv.adapters._trainer import evaluator, load_window, save_window
 from durian_adv.adapters.trl.config import DurianConfig
 from durian_adv.data.logs.rows import label
@@ -46,11 +48,6 @@ _ATTRIBUTES = (
     "_logs",
     "_metrics",
     "log_completions",
-)
-# What a forward on images takes beside tokens, by the names under which TRL keeps it
-_IMAGE_INPUTS = (
-    *("pixel_values", "image_grid_thw", "num_images", "num_tiles", "pixel_attention_mask", "spatial_shapes"),
-    *("image_sizes", "token_type_ids", "mm_token_type_ids", "image_position_ids"),
 )
 _LOGPROBS = ("sampling_per_token_logps", "old_per_token_logps")
 # what stands in TRL's table of completions beside its own columns, with durian_ before it
@@ -85,14 +82,10 @@ class DurianMixin(_Trainer):
     }
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        check_base(self, DurianMixin, "GRPOTrainer", GRPOTrainer)
         config = kwargs.get("args", args[2] if len(args) > 2 else None)
         if not isinstance(config, DurianConfig):
             raise ArgumentTypeError("args", "a DurianGRPOConfig", type(config).__name__)
-        if not isinstance(self, trl.GRPOTrainer):
-            raise RuntimeError(
-                "trl.GRPOTrainer is another class than when durian_adv.adapters.trl was imported; import the package "
-                "that replaces it (unsloth) first"
-            )
         bases = type(self).__mro__
         self._base: Any = bases[bases.index(DurianMixin) + 1]
         for misfit in misfits((self._base, name, parameters) for name, parameters in _METHODS.items()):
@@ -280,25 +273,28 @@ class DurianMixin(_Trainer):
 
     def _logprobs(self, output: dict[str, Any], mask: Tensor) -> Tensor:
         """Return the log-probabilities of this rank's completions, the cheapest at hand."""
-        for name in _LOGPROBS:
-            if output.get(name) is not None:
-                return output[name]  # type: ignore[no-any-return]  # TRL is not typed
-        images = {name: output[name] for name in _IMAGE_INPUTS if output.get(name) is not None}
-        forward = self._base._get_per_token_logps_and_entropies
-        for name in images:
-            if not accepts(forward, [name]):
+        found = next((output[name] for name in _LOGPROBS if output.get(name) is not None), None)
+        sampled = output.get("sampling_per_token_logps") is not None
+        if found is None:
+            images = forward.image_inputs(output)
+            for name in forward.refused(self._base._get_per_token_logps_and_entropies, images):
                 raise _misfit(f"_get_per_token_logps_and_entropies does not take {name}")
-        logprobs: Tensor = self._get_per_token_logps_and_entropies(
-            self.model,
-            torch.cat([output["prompt_ids"], output["completion_ids"]], 1),
-            torch.cat([output["prompt_mask"], output["completion_mask"]], 1),
-            mask.shape[1],
-            batch_size=min(len(mask), self._batch_size_of_a_forward()),
-            **images,
-        )[0]
-        if logprobs.shape != mask.shape:
-            raise _misfit(f"log-probabilities of shape {tuple(logprobs.shape)} for tokens of {tuple(mask.shape)}")
+            found = self._get_per_token_logps_and_entropies(
+                self.model,
+                torch.cat([output["prompt_ids"], output["completion_ids"]], 1),
+                torch.cat([output["prompt_mask"], output["completion_mask"]], 1),
+                mask.shape[1],
+                batch_size=min(len(mask), self._batch_size_of_a_forward()),
+                **images,
+            )[0]
+        logprobs = found if sampled else forward.of_completions(found, output, self._pad())
+        if logprobs is None or logprobs.shape != mask.shape:
+            raise _misfit(f"log-probabilities of shape {tuple(found.shape)} for tokens of {tuple(mask.shape)}")
         return logprobs
+
+    def _pad(self) -> int:
+        tokenizer: Any = getattr(self.processing_class, "tokenizer", self.processing_class)
+        return int(tokenizer.pad_token_id)
 
     def _batch_size_of_a_forward(self) -> int:
         args = self.args
