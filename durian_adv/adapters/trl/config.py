@@ -62,6 +62,7 @@ class DurianConfig(_Fields):
 
     def __post_init__(self) -> None:
         """Check the options, before any model is loaded."""
+        check_base(self, DurianConfig, "GRPOConfig", GRPOConfig)
         super().__post_init__()
         self._check()
 
@@ -83,6 +84,7 @@ class DurianConfig(_Fields):
             raise ArgumentError(name, f"one of {', '.join(_DEFAULTS)}", "an unknown option")
         made = copy.copy(config)
         made.__class__ = cls
+        check_base(made, DurianConfig, "GRPOConfig", GRPOConfig)
         made._take(options)
         made._check()
         return made
@@ -94,7 +96,6 @@ class DurianConfig(_Fields):
             setattr(self, name, options.pop(name, default))
 
     def _check(self) -> None:
-        check_base(self, DurianConfig, "GRPOConfig", GRPOConfig)
         of_run({**self.durian_options, "rollout_log": self.durian_rollout_log}, PREFIX)
         checks.choice("durian_features", self.durian_features, towers.FEATURES)
         if self.scale_rewards != "group":
