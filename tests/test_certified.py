@@ -15,6 +15,7 @@ from helpers import assert_same_bits
 from hypothesis import given
 from hypothesis import strategies as st
 from skimage import data, transform
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from durian_adv import (
     certified_entropy_buckets,
@@ -248,13 +249,102 @@ def test_many_images_at_a_time_have_the_intervals_of_one_at_a_time():
             torch.testing.assert_close(a[i], b, rtol=0, atol=1e-3)
 
 
+@contextmanager
+def as_on_a_gpu(room=entropy._GROUP_ELEMENTS):
+    """Images of one size go together, as many as fit."""
+    with (
+        mock.patch.object(entropy, "one_at_a_time", return_value=False),
+        mock.patch.object(certified, "one_at_a_time", return_value=False),
+        mock.patch.object(entropy, "_GROUP_ELEMENTS", room),
+    ):
+        yield
+
+
 def test_images_of_one_size_are_taken_together_as_far_as_they_fit():
-    sizes = [5, 5, 5, 3, 5, 5]
-    cpu, gpu = torch.empty(0, 7), torch.empty(0, 7, device="meta")
-    assert [list(c) for c in certified._chunks(sizes, cpu)] == [[i] for i in range(6)]
-    assert [list(c) for c in certified._chunks(sizes, gpu)] == [[0, 1, 2], [3], [4, 5]]
-    with mock.patch.object(certified, "_CHUNK_ELEMENTS", 250):  # 120 per image of 5 patches
-        assert [list(c) for c in certified._chunks(sizes, gpu)] == [[0, 1], [2], [3], [4, 5]]
+    sizes, like = [5, 5, 5, 3, 5, 5], torch.empty(0, 7)
+    assert entropy._groups(sizes, like) == [[i] for i in range(6)]
+    with as_on_a_gpu():
+        assert entropy._groups(sizes, like) == [[0, 1, 2, 4, 5], [3]]
+    with as_on_a_gpu(125):  # 60 per image of 5 patches
+        assert entropy._groups(sizes, like) == [[0, 1], [2, 4], [5], [3]]
+
+
+@given(own.seeds, st.sampled_from(own.FLOATS), st.sampled_from((60, 10**9)), st.sampled_from(("", "mask", "lengths")))
+def test_images_that_go_together_have_the_entropies_of_one_at_a_time(seed, dtype, room, form):
+    rng = np.random.default_rng(seed)
+    count, patches, dimension = rng.integers(0, 7), rng.integers(1, 30), rng.integers(1, 30)
+    kinds = [SPECTRA[i] for i in rng.integers(0, len(SPECTRA), count)]
+    features = torch.stack([image(k, patches, dimension, rng, dtype) for k in kinds]) if count else torch.empty(0, 3, 4)
+    features[1:2] = 1.5
+    features[2:3, 0, 0] = NAN
+    given_as = {}
+    if form == "mask":
+        given_as["mask"] = torch.tensor(rng.random(features.shape[:2]) < rng.choice((0.2, 0.9)))
+    if form == "lengths":
+        features = features.flatten(0, 1)
+        cuts = np.sort(rng.choice([0, patches, len(features)], 5))
+        given_as["lengths"] = np.diff([0, *cuts.clip(0, len(features)), len(features)]).tolist()
+    alone = eigen_entropy(features, normalize=True, **given_as)
+    with as_on_a_gpu(room):
+        together = eigen_entropy(features, normalize=True, **given_as)
+        low, high = certified_entropy_intervals(features, **given_as)
+    tolerance = 2e-6 if dtype == torch.float32 else 1e-12
+    torch.testing.assert_close(together, alone, rtol=0, atol=tolerance, equal_nan=True)
+    exactly = eigen_entropy(features, **given_as)
+    assert ((low <= exactly) & (exactly <= high) | exactly.isnan() & low.isnan() & high.isnan()).all()
+
+
+@given(own.seeds, st.integers(1, 30))
+def test_buckets_of_images_that_go_together_are_those_of_the_entropies(seed, count):
+    rng = np.random.default_rng(seed)
+    features = torch.stack([image(float(x), 24, 30, rng) for x in rng.uniform(1.0, 1.2, count)])
+    sizes = torch.tensor(rng.integers(20, 25, count))
+    mask = torch.arange(24) < sizes[:, None]
+    with as_on_a_gpu(), mock.patch.object(certified, "_SMALL_SIDE", 8), mock.patch.object(certified, "_BLOCKS", 4):
+        actual = certified_entropy_buckets(features, mask=mask)
+    entropies = eigen_entropy(features, mask=mask)
+    assert torch.equal(actual, quantile_buckets(entropies, (0.25, 0.75), boundary="outer"))
+
+
+class Operators(TorchDispatchMode):
+    """Counts what runs on the device, and what waits for it."""
+
+    VIEWS = ("view", "expand", "select", "slice", "split", "squeeze", "t.", "transpose", "permute", "alias", "diagonal")
+    WAITS = ("_local_scalar_dense", "_linalg_eigh", "nonzero")
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func._schema.name.split("::")[1]
+        if not any(view in name for view in self.VIEWS):
+            self.names.append(name)
+        return func(*args, **(kwargs or {}))
+
+    @property
+    def waits(self):
+        return sum(name in self.WAITS for name in self.names)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [lambda x: entropy._padded_entropy(x, None, False), lambda x: certified._entropy_intervals(x, None, None)],
+    ids=["entropies", "intervals"],
+)
+@pytest.mark.parametrize("side", [100, 400])
+def test_operators_and_waits_do_not_grow_with_images_of_one_size(function, side):
+    features = torch.randn(6, side, side + 20, generator=torch.Generator().manual_seed(0))
+    found = []
+    for count in (2, 6):
+        with as_on_a_gpu(), Operators() as operators:
+            function(features[:count])
+        found.append((len(operators.names), operators.waits))
+    assert found[0] == found[1]
+    assert found[0][1] <= 2
+    with Operators() as alone:
+        function(features)
+    assert len(alone.names) > 3 * found[1][0]
 
 
 # --- what intervals prove ---------------------------------------------------------------------------
@@ -273,17 +363,17 @@ def score_intervals(draw):
     return torch.tensor(scores), torch.tensor(low), torch.tensor(high)
 
 
-@given(score_intervals(), st.one_of(own.quantiles(), st.just((0.25, 0.75))))
-def test_proved_buckets_are_those_of_the_scores(case, quantiles):
+@given(score_intervals(), st.one_of(own.quantiles(), st.just((0.25, 0.75))), st.sampled_from((1, 8)))
+def test_proved_buckets_are_those_of_the_scores(case, quantiles, at_once):
     scores, low, high = case
     asked = []
 
-    def score(i):
-        asked.append(i)
-        return scores[i]
+    def score(some):
+        asked.extend(some)
+        return scores[some]
 
     before = low.clone(), high.clone()
-    actual = certified.proved_buckets(low, high, quantiles, score)
+    actual = certified.proved_buckets(low, high, quantiles, score, at_once)
     assert torch.equal(actual, quantile_buckets(scores, quantiles, boundary="outer"))
     assert len(set(asked)) == len(asked)
     assert all(low[i] < high[i] for i in asked)
@@ -295,9 +385,9 @@ def test_only_scores_whose_bucket_is_open_are_asked_for():
     scores = torch.arange(101.0, dtype=torch.float64)
     asked = []
 
-    def score(i):
-        asked.append(i)
-        return scores[i]
+    def score(some):
+        asked.extend(some)
+        return scores[some]
 
     certified.proved_buckets(scores - 1.2, scores + 1.2, (0.25, 0.75), score)
     assert set(asked) <= {*range(21, 31), *range(71, 81)}

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from durian_adv._src import checks, exact
+from durian_adv._src import checks, exact, partitions
 
 _BOUNDARIES = ("upper", "lower", "outer")
 
@@ -79,23 +79,50 @@ def bucket_numbers(scores: Tensor, levels: int | tuple[float, ...], boundary: st
         scores = scores.long()
     scores = scores.contiguous()
     missing = scores.isnan()
-    last = (len(scores) - 1 - missing.count_nonzero()).clamp(min=0)  # NaN sorts last: the others are 0..last
     count = num_buckets(levels) - 2
     if count == 0:
         return missing.long()
     # A threshold lies between the order statistics at floor(pos) and ceil(pos): s > t exactly when s > x[floor(pos)],
     # s >= t exactly when s >= x[ceil(pos)]. The first thresholds are compared in the one way, the others in the other.
     first = {"upper": 0, "lower": count, "outer": _outer(levels)}[boundary]
-    thresholds = scores.sort().values.index_select(0, _positions(levels, first, last))
+    passed = _passed_by_counting if partitions.in_pairs(scores) else _passed_by_sorting
+    bucket, reached = passed(scores, missing, levels, first, count)
     if first == 0:
-        bucket = torch.searchsorted(thresholds, scores, right=True)
-    else:
-        bucket = torch.searchsorted(thresholds[:first], scores)
-        if first < count:
-            reached = torch.searchsorted(thresholds[first:], scores, right=True)
-            # a score at or below the first threshold is in bucket 0, whatever it reaches
-            bucket = bucket + torch.minimum(reached, bucket * count)
+        bucket = reached
+    elif first < count:
+        # a score at or below the first threshold is in bucket 0, whatever it reaches
+        bucket = bucket + torch.minimum(reached, bucket * count)
     return bucket.masked_fill(missing, count + 1)
+
+
+def _passed_by_sorting(
+    scores: Tensor, missing: Tensor, levels: int | tuple[float, ...], first: int, count: int
+) -> tuple[Tensor, Tensor]:
+    """Return how many of the ``first`` thresholds each score exceeds, and how many of the others it reaches."""
+    last = (len(scores) - 1 - missing.count_nonzero()).clamp(min=0)  # NaN sorts last: the others are 0..last
+    thresholds = scores.sort().values.index_select(0, _positions(levels, first, last))
+    exceeded = torch.searchsorted(thresholds[:first], scores) if first > 0 else scores
+    reached = torch.searchsorted(thresholds[first:], scores, right=True) if first < count else scores
+    return exceeded, reached
+
+
+def _passed_by_counting(
+    scores: Tensor, missing: Tensor, levels: int | tuple[float, ...], first: int, count: int
+) -> tuple[Tensor, Tensor]:
+    """Return the same from ranks: s > x[k] if more than k scores are less than s, s >= x[k] if more are not greater."""
+    less, upto, known = partitions.ranks(scores)
+    last = (known - 1).clamp(min=0)
+    if not isinstance(levels, int):
+        positions = _positions_of_levels(levels, first, last)
+        passed = [(position < (less if i < first else upto)).long() for i, position in enumerate(positions)]
+        none = torch.zeros_like(less)
+        return sum(passed[:first], none), sum(passed[first:], none)
+    # of the positions k last / b, k = 1, 2, ...: floor(.) < less exactly if k last < less b, and
+    # ceil(.) < upto exactly if k last <= (upto - 1) b
+    divisor = last.clamp(min=1)
+    exceeded = torch.div(less * levels - 1, divisor, rounding_mode="floor").clamp(0, first)
+    reached = torch.div((upto - 1) * levels, divisor, rounding_mode="floor").clamp(first, count)
+    return exceeded, torch.where(last > 0, reached, count) - first
 
 
 def _outer(levels: int | tuple[float, ...]) -> int:
@@ -111,13 +138,18 @@ def _positions(levels: int | tuple[float, ...], first: int, last: Tensor) -> Ten
         steps = torch.arange(1, levels, device=last.device) * last
         up = steps + (levels - 1)
         return (torch.cat([steps[:first], up[first:]]) if first else up) // levels
+    return torch.stack(_positions_of_levels(levels, first, last)).long()
+
+
+def _positions_of_levels(levels: tuple[float, ...], first: int, last: Tensor) -> list[Tensor]:
     # float64 as in NumPy; a device without it may round a position that falls beside a whole number
     last = last.to(exact.working_dtype(last.device))
     exactly = [level * last for level in levels]  # one by one, as a tensor of levels would wait for a GPU
-    rounded = [position.floor() if i < first else position.ceil() for i, position in enumerate(exactly)]
-    return torch.stack(rounded).long()
+    return [position.floor() if i < first else position.ceil() for i, position in enumerate(exactly)]
 
 
 def small_numbers(labels: Tensor) -> Tensor:
     """Renumber arbitrary integer ``labels (B,)`` within ``0..B-1``: by how many labels are smaller."""
+    if partitions.in_pairs(labels):
+        return partitions.ranks(labels)[0]
     return torch.searchsorted(labels.sort().values, labels.contiguous())

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
-from einops import rearrange, reduce
+from einops import reduce
 from torch import Tensor
 
 from durian_adv._src import checks, exact
 from durian_adv._src.buckets import bucket_numbers
 from durian_adv._src.entropy import (
     all_finite,
+    by_size,
     centered,
     check_features,
     full_precision,
     gram,
     image_entropy,
+    images_of,
     max_rank,
-    packed_sizes,
+    one_at_a_time,
     prepared,
 )
 
@@ -29,7 +30,7 @@ _BLOCKS, _KRYLOV_STEPS = 32, 4
 _SLACK = 32  # rounding of a sum of squared Ritz values, in units of eps times the purity
 # Twice the largest error that eigen_entropy may have: for its result and for the rounding of the bounds. Seen: 5e-6.
 _ALLOWANCE = {torch.float32: 2e-4, torch.float64: 1e-9}
-_CHUNK_ELEMENTS = 2**28  # features and Gram matrices that a GPU works on at a time
+_AT_ONCE = 8  # exact entropies that a GPU is asked for together: more save waits, and may be more than are needed
 
 
 def certified_entropy_intervals(
@@ -83,8 +84,8 @@ def certified_entropy_buckets(
 
     The result is that of ``quantile_buckets(eigen_entropy(features), quantiles, boundary="outer")``. Only the ranks of
     the entropies matter to it, so most images are placed by an interval around their entropy
-    (``certified_entropy_intervals``). The others get their exact entropy, one at a time, the nearest to a threshold
-    first, until the intervals that are left prove the rest.
+    (``certified_entropy_intervals``). The others get their exact entropy, one at a time (8 on a GPU), the nearest to a
+    threshold first, until the intervals that are left prove the rest.
 
     Args:
         features: ``(B, P, D)``, or ``(sum(lengths), D)`` with ``lengths``.
@@ -117,8 +118,7 @@ def certified_entropy_buckets(
 
 def _entropy_intervals(features: Tensor, mask: Tensor | None, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
     dtype = exact.result_dtype(features.dtype)
-    with full_precision(features.device):
-        low, high = _intervals(*_images(features, mask, lengths), features)
+    low, high = _bounds(*images_of(features, mask, lengths), features)
     known = _ALLOWANCE[dtype] * (low == high).to(low.dtype)  # times a bool it would be of the default dtype
     shape = features.shape[:-2] if lengths is None else lengths.shape
     low, high = (low - known).clamp(min=0.0).to(dtype), (high + known).to(dtype)
@@ -129,15 +129,19 @@ def _entropy_buckets(
     features: Tensor, mask: Tensor | None, lengths: Tensor | None, count: int, positions: Sequence[float]
 ) -> Tensor:
     dtype = exact.result_dtype(features.dtype)
-    sizes, image = _images(features, mask, lengths)
+    sizes, images = images_of(features, mask, lengths)
 
-    def entropy(i: int) -> Tensor:
-        return image_entropy(image(i)).to(dtype)
+    def entropies(some: list[int]) -> Tensor:
+        def chosen(of: list[int]) -> Tensor:
+            return images([some[i] for i in of])
+
+        with full_precision(features.device):
+            return by_size([sizes[i] for i in some], chosen, features, image_entropy).to(dtype).cpu()
 
     levels = count if count > 0 else tuple(positions)
-    with full_precision(features.device):
-        low, high = _intervals(sizes, image, features)
-        return proved_buckets(low.cpu(), high.cpu(), levels, entropy).to(features.device)
+    low, high = _bounds(sizes, images, features)
+    at_once = 1 if one_at_a_time(features.device) else _AT_ONCE
+    return proved_buckets(low.cpu(), high.cpu(), levels, entropies, at_once).to(features.device)
 
 
 # As custom operators they are one node to torch.compile, which could not trace how many images need eigenvalues.
@@ -167,55 +171,24 @@ def _(features: Tensor, mask: Tensor | None, lengths: Tensor | None, count: int,
     return features.new_empty((features if lengths is None else lengths).shape[:1], dtype=torch.int64)
 
 
-def _images(features: Tensor, mask: Tensor | None, lengths: Tensor | None) -> tuple[list[int], Callable[[int], Tensor]]:
-    """Return the number of real patches of each image, and a function from its number to these patches."""
-    if lengths is not None:
-        sizes = packed_sizes(lengths, len(features))
-        packed = torch.split(features, sizes)
-        return sizes, lambda i: packed[i]
-    images = rearrange(features, "... p d -> (...) p d")
-    if mask is None:
-        return [images.shape[1]] * len(images), lambda i: images[i]
-    real = rearrange(mask != 0, "... p -> (...) p")
-    # one transfer to the host for all images
-    sizes = real.sum(1).tolist()
-    places = torch.split(real.nonzero()[:, 1], sizes)
-    return sizes, lambda i: images[i][places[i]]
-
-
-def _intervals(sizes: list[int], image: Callable[[int], Tensor], like: Tensor) -> tuple[Tensor, Tensor]:
+def _bounds(sizes: list[int], images: Callable[[list[int]], Tensor], like: Tensor) -> tuple[Tensor, Tensor]:
     """Bounds on what ``eigen_entropy`` returns for each image, equal where they are that."""
-    working = exact.working_dtype(like.device)
-    bounds = [
-        like.new_empty(0, 2, dtype=working),
-        *(_chunk_bounds([image(i) for i in chunk]) for chunk in _chunks(sizes, like)),
-    ]
-    low, high = torch.cat(bounds).unbind(1)
+    with full_precision(like.device):
+        bounds = by_size(sizes, images, like, _bounds_of_size)
+    low, high = bounds.reshape(-1, 2).unbind(1)
     return low, high
 
 
-def _chunks(sizes: list[int], like: Tensor) -> Iterator[range]:
-    """Runs of equally large images: one at a time for the caches of a CPU, as many as fit for a GPU."""
-    start = 0
-    for size, run in itertools.groupby(sizes):
-        stop = start + len(list(run))
-        elements = 2 * size * like.shape[-1] + 2 * min(size, like.shape[-1]) ** 2
-        step = 1 if like.device.type == "cpu" else max(1, _CHUNK_ELEMENTS // max(1, elements))
-        yield from (range(i, min(i + step, stop)) for i in range(start, stop, step))
-        start = stop
-
-
-def _chunk_bounds(images: list[Tensor]) -> Tensor:
-    """Bounds ``(images, 2)`` of images of one size."""
-    dtype = exact.result_dtype(images[0].dtype)
-    if min(images[0].shape) <= _SMALL_SIDE:
-        entropies = torch.stack([image_entropy(patches) for patches in images])
+def _bounds_of_size(patches: Tensor) -> Tensor:
+    """Bounds ``(..., 2)`` of images of one size, ``patches (..., P, D)``."""
+    dtype = exact.result_dtype(patches.dtype)
+    if min(patches.shape[-2:]) <= _SMALL_SIDE:
+        entropies = image_entropy(patches)
         # as eigen_entropy rounds it: ties must stay ties
-        return entropies.to(dtype).to(entropies.dtype)[:, None].expand(-1, 2)
-    patches = images[0] if len(images) == 1 else torch.stack(images)
+        return entropies.to(dtype).to(entropies.dtype)[..., None].expand(*entropies.shape, 2)
     low, high = interval(prepared(patches))
     allowance = _ALLOWANCE[dtype] * (high > 0).to(high.dtype)  # a constant image, which has no spectrum, is known
-    return torch.stack([(low - allowance).clamp(min=0.0), high + allowance], -1).view(-1, 2)
+    return torch.stack([(low - allowance).clamp(min=0.0), high + allowance], -1)
 
 
 def interval(patches: Tensor) -> tuple[Tensor, Tensor]:
@@ -298,11 +271,16 @@ def _orthonormal(block: Tensor) -> Tensor:
 
 
 def proved_buckets(
-    low: Tensor, high: Tensor, levels: int | tuple[float, ...], entropy: Callable[[int], Tensor]
+    low: Tensor,
+    high: Tensor,
+    levels: int | tuple[float, ...],
+    entropies: Callable[[list[int]], Tensor],
+    at_once: int = 1,
 ) -> Tensor:
     """Compute ``quantile_buckets`` with boundary "outer" for scores known to lie in ``low <= score <= high``, ``(B,)``.
 
-    ``entropy(i)`` is score i, asked for where the intervals do not prove a bucket. NaN bounds are a score of NaN.
+    ``entropies(numbers)`` are scores, asked for where the intervals do not prove a bucket, at most ``at_once`` of them
+    together. NaN bounds are a score of NaN.
     """
     low, high = low.clone(), high.clone()
     known = int((~low.isnan()).sum())
@@ -314,8 +292,9 @@ def proved_buckets(
         most = high.sort().values[upper - 1]  # of the lower neighbor
         undecided = (low < high)[:, None] & ~((high[:, None] < least) | (low[:, None] > most))
         distance = torch.where(undecided, ((low + high)[:, None] - (least + most)).abs(), torch.inf).amin(1)
-        nearest = int(distance.argmin())
-        if distance[nearest] == torch.inf:
+        nearest = distance.topk(min(at_once, len(distance)), largest=False)
+        some = nearest.indices[nearest.values < torch.inf]
+        if len(some) == 0:
             break
-        low[nearest] = high[nearest] = entropy(nearest)
+        low[some] = high[some] = entropies(some.tolist()).to(low.dtype)
     return bucket_numbers(low, levels, "outer")  # any scores within the bounds have these buckets

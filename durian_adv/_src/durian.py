@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from durian_adv._src import checks, distributed, exact, layout, scales
+from durian_adv._src import checks, distributed, exact, layout, partitions, scales
 from durian_adv._src.advantages import (
     Batch,
     batch_of,
@@ -88,9 +88,9 @@ class Parts(NamedTuple):
 
     batch: Batch
     population: Population  # of the batch and what came before it
-    factors: Tensor  # (1 to 4, B), of centered rewards
+    factors: list[Tensor]  # 1 to 4, (B,) each, of centered rewards
     weights: list[float]
-    scales: scales.Scale  # (1 to 4, B)
+    scales: list[scales.Scale]  # (1, B) each, or (1 to 4, B) in one
     scores: dict[str, Tensor]  # by component, one per prompt
     buckets: dict[str, Tensor]  # by component, one per prompt
 
@@ -250,7 +250,7 @@ def expanded(components: DurianComponents, rows: Rows) -> DurianComponents:
 def components_of(parts: Parts) -> DurianComponents:
     """Bring the parts into the caller's form."""
     batch, names = parts.batch, ["grpo", *parts.buckets]
-    stds = exact.to_result(parts.scales.std * parts.scales.unit, batch.dtype)
+    stds = [std for scale in parts.scales for std in exact.to_result(scale.std * scale.unit, batch.dtype)]
     by_component = dict(zip(names, parts.factors, strict=True))
     std_of = dict(zip(names, stds, strict=True))
     scores = {name: score.to(batch.dtype) for name, score in parts.scores.items()}
@@ -297,17 +297,20 @@ def parts_of(rollouts: Rollouts, checked: Checked, earlier: Population | None = 
         given = (rollouts.visual_entropy, rollouts.confidence, rollouts.category)
         buckets, most = _buckets(population, [value is not None for value in given], checked)
         if not buckets:
-            factors = scales.factor(batch.measured, own, checked.eps)
-            return Parts(batch, population, factors, checked.weights, own, {}, {})
-        shared = scales.bucket_std(population.measured, torch.stack(list(buckets.values())), most, checked.correction)
+            factors = list(scales.factor(batch.measured, own, checked.eps))
+            return Parts(batch, population, factors, checked.weights, [own], {}, {})
+        # all components in one, or one by one where a compiler would write to memory what is put together
+        apart = partitions.in_pairs(population.measured.size)
+        rows = [bucket[None] for bucket in buckets.values()] if apart else [torch.stack(list(buckets.values()))]
+        shared = [scales.bucket_std(population.measured, row, most, checked.correction) for row in rows]
         given_scores = (("perceptual", population.visual_entropy), ("reasoning", population.confidence))
         scores = {name: score for name, score in given_scores if score is not None and name in buckets}
         if earlier is not None:
             first = len(earlier.measured.size)
-            shared = scales.Scale(*(part[:, first:] for part in shared))
+            shared = [scales.Scale(*(part[:, first:] for part in scale)) for scale in shared]
             scores, buckets = ({name: x[first:] for name, x in of.items()} for of in (scores, buckets))
-        stds = scales.Scale(*map(torch.cat, zip(own, shared, strict=True)))
-        factors = scales.factor(batch.measured, stds, checked.eps)
+        stds = [own, *shared] if apart else [scales.Scale(*map(torch.cat, zip(own, *shared, strict=True)))]
+        factors = [factor for scale in stds for factor in scales.factor(batch.measured, scale, checked.eps)]
         return Parts(batch, population, factors, checked.weights, stds, scores, buckets)
 
 
@@ -370,7 +373,7 @@ def _buckets(population: Population, present: Sequence[bool], checked: Checked) 
 
 def _advantages(parts: Parts) -> Tensor:
     # all components share the centered rewards, so eq. 20 is taken on the factors
-    return scaled(parts.batch, weighted_sum(parts.factors.unbind(), parts.weights))
+    return scaled(parts.batch, weighted_sum(parts.factors, parts.weights))
 
 
 def _prepared(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -15,6 +15,7 @@ from durian_adv._src.errors import ArgumentError, ArgumentTypeError
 
 _SMALL_SIDE = 64  # up to here everything runs in float64
 _SMALL_SOLVE = 384  # up to here eigenvalues do, for at most 0.6 Gram products more
+_GROUP_ELEMENTS = 2**27  # of features and Gram matrices that a GPU works on at a time: four copies are 2 GiB in float32
 _GRAM_ROWS = 64  # of a Gram matrix at a time: 0.6 of the time of all rows at once, 64 to 128 being the best
 
 
@@ -32,9 +33,11 @@ def eigen_entropy(
 
     .. math:: H = -\sum_k p_k \log p_k, \qquad p_k = \lambda_k / \sum_j \lambda_j, \qquad 0 \le H \le \log\min(P-1, D)
 
-    ``D x D`` and ``P x P`` covariances have the same nonzero eigenvalues, so the smaller is used. Images are worked
-    through one by one: beyond the input, memory is needed for a few copies of one image's features and Gram matrix, and
-    an image's entropy depends on its own real patches only, never on its batch or on padding.
+    ``D x D`` and ``P x P`` covariances have the same nonzero eigenvalues, so the smaller is used. On a CPU images are
+    worked through one by one: beyond the input, memory is needed for a few copies of one image's features and Gram
+    matrix, and an image's entropy depends on its own real patches only, never on its batch or on padding. On a GPU
+    images of one size share products and eigensolver, in groups that take about 2 GiB (4 for float64, or a few copies
+    of one image if that is more); how many they are may show in the last bits, within the accuracy stated below.
 
     Args:
         features: ``(..., P, D)``, or ``(sum(lengths), D)`` with ``lengths``.
@@ -121,20 +124,81 @@ def _check_sizes(sizes: Sequence[int], rows: int) -> None:
 
 
 def _padded_entropy(features: Tensor, mask: Tensor | None, normalize: bool) -> Tensor:
-    images = rearrange(features, "... p d -> (...) p d")
-    real = None if mask is None else rearrange(mask != 0, "... p -> (...) p")
-    with full_precision(features.device):
-        entropies = [
-            image_entropy(images[i] if real is None else images[i][real[i]], normalize) for i in range(len(images))
-        ]
-    return _stack(entropies, features).reshape(features.shape[:-2])
+    return _entropies(features, mask, None, normalize).reshape(features.shape[:-2])
 
 
 def _packed_entropy(features: Tensor, lengths: Tensor, normalize: bool) -> Tensor:
-    sizes = packed_sizes(lengths, len(features))
+    return _entropies(features, None, lengths, normalize)
+
+
+def _entropies(features: Tensor, mask: Tensor | None, lengths: Tensor | None, normalize: bool) -> Tensor:
+    sizes, images = images_of(features, mask, lengths)
     with full_precision(features.device):
-        entropies = [image_entropy(image, normalize) for image in torch.split(features, sizes)]
-    return _stack(entropies, features)
+        entropies = by_size(sizes, images, features, lambda patches: image_entropy(patches, normalize))
+    return entropies.to(exact.result_dtype(features.dtype))
+
+
+def images_of(
+    features: Tensor, mask: Tensor | None, lengths: Tensor | None
+) -> tuple[list[int], Callable[[list[int]], Tensor]]:
+    """Return the number of real patches of each image, and a function that returns some images.
+
+    It takes the numbers of images of one size P, and returns ``(n, P, D)``, or ``(P, D)`` for one image.
+    """
+    if lengths is not None:
+        sizes = packed_sizes(lengths, len(features))
+        packed = torch.split(features, sizes)
+        return sizes, lambda some: packed[some[0]] if len(some) == 1 else torch.stack([packed[i] for i in some])
+    images = rearrange(features, "... p d -> (...) p d")
+    if mask is None:  # whose groups are runs
+        sizes = [images.shape[1]] * len(images)
+        return sizes, lambda some: images[some[0]] if len(some) == 1 else images[some[0] : some[-1] + 1]
+    real = rearrange(mask != 0, "... p -> (...) p")
+    # one transfer to the host for all images
+    sizes = real.sum(1).tolist()
+    places = torch.split(real.nonzero()[:, 1], sizes)
+
+    def masked(some: list[int]) -> Tensor:
+        if len(some) == 1:
+            return images[some[0]][places[some[0]]]
+        return images[torch.tensor(some, device=images.device)[:, None], torch.stack([places[i] for i in some])]
+
+    return sizes, masked
+
+
+def one_at_a_time(device: torch.device) -> bool:
+    """Say whether images are worked through one by one, for the caches of a CPU; a GPU waits for every launch."""
+    return device.type == "cpu"
+
+
+def by_size(
+    sizes: list[int], images: Callable[[list[int]], Tensor], like: Tensor, function: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """Apply a function to images, those of one size together, and return its results in the order of the images."""
+    groups = _groups(sizes, like)
+    if not groups:
+        return like.new_empty(0, dtype=exact.working_dtype(like.device))
+    results = [function(images(group)) for group in groups]
+    places = [place for group in groups for place in group]
+    together = torch.cat([result if len(g) > 1 else result[None] for g, result in zip(groups, results, strict=True)])
+    if places == sorted(places):
+        return together
+    return together[torch.tensor(places, device=like.device).argsort()]
+
+
+def _groups(sizes: list[int], like: Tensor) -> list[list[int]]:
+    """Group the numbers of images of one size: as many as fit, where they are worked through together."""
+    if one_at_a_time(like.device):
+        return [[i] for i in range(len(sizes))]
+    of_size: dict[int, list[int]] = {}
+    for i, size in enumerate(sizes):
+        of_size.setdefault(size, []).append(i)
+    groups = []
+    for size, numbers in of_size.items():
+        elements = size * like.shape[-1] + min(size, like.shape[-1]) ** 2
+        step = max(1, _GROUP_ELEMENTS // max(1, elements))
+        groups += [numbers[start : start + step] for start in range(0, len(numbers), step)]
+    return groups
 
 
 # As custom operators they are one node to torch.compile, which could not trace a loop over a changing number of images,
@@ -163,11 +227,6 @@ def _(features: Tensor, lengths: Tensor, normalize: bool) -> Tensor:
     return features.new_empty(lengths.shape, dtype=exact.result_dtype(features.dtype))
 
 
-def _stack(entropies: list[Tensor], like: Tensor) -> Tensor:
-    dtype = exact.result_dtype(like.dtype)
-    return torch.stack(entropies).to(dtype) if entropies else like.new_empty(0, dtype=dtype)
-
-
 def full_precision(device: torch.device) -> AbstractContextManager[None]:
     """Return a context in which autocast, wherever the caller has switched it on, rounds no product."""
     if not torch.amp.is_autocast_available(device.type):
@@ -186,20 +245,26 @@ def _float32_products_are_exact(device: torch.device) -> bool:
 
 
 def image_entropy(patches: Tensor, normalize: bool = False) -> Tensor:
-    """Entropy of one image: ``patches (P, D)``, all real."""
-    working = exact.working_dtype(patches.device)
-    rank = max_rank(*patches.shape)
+    """Entropy of images of one size: ``patches (P, D)`` to ``()``, or ``(n, P, D)`` to ``(n,)``, all real."""
+    working, shape = exact.working_dtype(patches.device), patches.shape[:-2]
+    rank = max_rank(*patches.shape[-2:])
     patches = prepared(patches)
-    if len(patches) == 0 or not bool(all_finite(patches)):
-        return torch.full((), torch.nan, dtype=working, device=patches.device)
+    finite = all_finite(patches)
+    if patches.shape[-2] == 0 or (len(shape) == 0 and not bool(finite)):
+        return torch.full(shape, torch.nan, dtype=working, device=patches.device)
     if rank <= 1:
         # at most one nonzero eigenvalue
-        return torch.zeros((), dtype=working, device=patches.device)
-    p = _eigenvalues(gram(centered(patches))).to(working)
-    p = p / exact.safe_divisor(p.sum())
+        return torch.zeros(shape, dtype=working, device=patches.device).where(finite, torch.nan)
+    matrix = gram(centered(patches))
+    if len(shape) > 0:  # among many, what is not finite is found at the end, and an eigensolver would raise at it
+        matrix = torch.where(finite[..., None, None], matrix, 0.0)
+    p = _eigenvalues(matrix).to(working)
+    p = p / exact.safe_divisor(p.sum(-1, keepdim=True))
     # Rounding spreads eigenvalues that are zero evenly around it. Continued oddly, -p log|p| lets them cancel;
     # clamped at zero they would add up to 7e-5 nats in float32.
-    entropy: Tensor = (0.0 - torch.special.xlogy(p, p.abs()).sum()).clamp(0.0, math.log(rank))
+    entropy: Tensor = (0.0 - torch.special.xlogy(p, p.abs()).sum(-1)).clamp(0.0, math.log(rank))
+    if len(shape) > 0:
+        entropy = entropy.where(finite, torch.nan)
     return entropy / math.log(rank) if normalize else entropy
 
 
@@ -265,7 +330,7 @@ def gram(centered: Tensor) -> Tensor:
     rows = centered if few else _ordered(centered, _largest(centered, -1), -2).mT
     side = rows.shape[-2]
     # half of a symmetric product is enough; a GPU is faster with all of it at once
-    step = _GRAM_ROWS if rows.device.type == "cpu" else side
+    step = _GRAM_ROWS if one_at_a_time(rows.device) else side
     product = rows.new_empty(*rows.shape[:-1], side)
     for start in range(0, side, step):
         stop = start + step
@@ -276,18 +341,18 @@ def gram(centered: Tensor) -> Tensor:
 
 
 def _eigenvalues(gram: Tensor) -> Tensor:
-    """Eigenvalues of a finite symmetric matrix: in double precision if it is small, or the solver for single fails.
+    """Eigenvalues of finite symmetric matrices ``(..., n, n)``: in double precision if small, or single fails.
 
-    Seen with many constant features: it raises, or silently returns NaN.
+    Seen with many constant features: the solver for single raises, or silently returns NaN.
     """
     values: Tensor
-    if len(gram) > _SMALL_SOLVE and gram.dtype == torch.float32:
+    if gram.shape[-1] > _SMALL_SOLVE and gram.dtype == torch.float32:
         # a nearly diagonal matrix keeps its small eigenvalues if it grows towards its end
-        order = gram.diagonal().argsort(stable=True)
+        sizes = gram.diagonal(dim1=-2, dim2=-1)
         try:
-            values = torch.linalg.eigvalsh(gram.index_select(0, order).index_select(1, order))
+            values = torch.linalg.eigvalsh(_ordered(_ordered(gram, sizes, -2), sizes, -1))
         except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # public, but not declared so
-            values = torch.full_like(gram[0], torch.nan)
+            values = torch.full_like(gram[..., 0], torch.nan)
         if bool(values.isfinite().all()):
             return values
     values = torch.linalg.eigvalsh(gram.to(exact.working_dtype(gram.device)))

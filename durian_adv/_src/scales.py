@@ -20,7 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from durian_adv._src import exact
+from durian_adv._src import exact, partitions
 from durian_adv._src.layout import Layout, count, exact_sum, largest, smallest, spread
 
 
@@ -119,25 +119,20 @@ def bucket_std(measured: Measured, bucket: Tensor, num_buckets: int, correction:
     does the result. For a bucket with mean M, in its units: ``sum_s [squares_s + size_s (mean_s - M)^2]``, over the
     ``sum_s size_s - correction`` degrees of freedom.
     """
-
-    def over_buckets(value: Tensor, start: float, reduce: str) -> Tensor:
-        return value.new_full((len(bucket), num_buckets), start).scatter_reduce(
-            1, bucket, value.expand_as(bucket), reduce
-        )
-
-    low, high = over_buckets(measured.low, torch.inf, "amin"), over_buckets(measured.high, -torch.inf, "amax")
-    sizes = over_buckets(measured.size, 0.0, "sum")
+    of = partitions.partitions_of(bucket, num_buckets, partitions.in_pairs(bucket))
+    low, high = partitions.smallest(measured.low, of), partitions.largest(measured.high, of)
+    sizes = partitions.total(measured.size, of)
     middle, unit = _middle_and_unit(low, high, high > low)
 
-    own_unit = unit.gather(1, bucket)
+    own_unit = partitions.spread(unit, of)
     ratio = (measured.unit / own_unit).clamp(max=2.0)  # more only without signal, where it does not count
-    offset = (measured.middle - middle.gather(1, bucket)) / own_unit + ratio * measured.mean
+    offset = (measured.middle - partitions.spread(middle, of)) / own_unit + ratio * measured.mean
     offset = torch.where(measured.low <= measured.high, offset, 0.0)  # not empty
-    mean = exact.segment_sum(measured.size * offset, bucket, num_buckets) / sizes.clamp(min=1)
-    offset = offset - mean.gather(1, bucket)
+    mean = partitions.exact_total(measured.size * offset, of) / sizes.clamp(min=1)
+    offset = offset - partitions.spread(mean, of)
     squares = measured.squares * ratio * ratio + measured.size * offset * offset
-    std = _std(exact.segment_sum(squares, bucket, num_buckets), sizes, correction)
-    return Scale(std.gather(1, bucket), own_unit)
+    std = _std(partitions.exact_total(squares, of), sizes, correction)
+    return Scale(partitions.spread(std, of), own_unit)
 
 
 def factor(measured: Measured, scale: Scale, eps: float) -> Tensor:
