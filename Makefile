@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= 1
 VENV_BENCH ?= .venv-bench
 TOPICS := advantage confidence entropy
 
-.PHONY: test lint records format types unit compiled package nightly demo bench evidence evidence-all docs dist fuzz endurance mutants clean
+.PHONY: test lint records format types unit compiled kernels kernels-80 kernels-90 package nightly demo bench evidence evidence-all docs dist fuzz endurance mutants clean
 .PHONY: test-trl test-swift test-entropy test-verl train-verl test-verl-older test-openrlhf test-openrlhf-older test-easyr1 test-others test-unsloth
 .PHONY: bench-verl bench-openrlhf bench-easyr1
 
@@ -46,6 +46,11 @@ unit: $(VENV)/.installed-dev  ## tests, docstring and documentation examples, co
 
 compiled: $(VENV)/.installed-dev  ## the tests that compile with inductor: they need a C++ compiler
 	$(BIN)/pytest -m inductor tests
+
+kernels: kernels-80 kernels-90  ## what a GPU would run, without one: kernels against tests/records/kernels.csv, and their bits
+
+kernels-80 kernels-90: kernels-%: $(VENV)-kernels/.installed
+	KERNELS_CAPABILITY=$* $(VENV)-kernels/bin/pytest tests/kernels
 
 package: $(VENV)/.installed-dev  ## build wheel and sdist, and import each in an environment of its own
 	$(BIN)/python tests/check_package.py

@@ -1,0 +1,96 @@
+"""What a GPU would run for each call: ``python tests/kernels/record.py`` writes ``tests/records/kernels.csv``."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+RECORD = Path(__file__).resolve().parents[1] / "records" / "kernels.csv"
+CAPABILITIES = (80, 90)
+COLUMNS = ("target", "function", "call", "kernels", "others", "waits", "registers", "spilled bytes")
+
+
+@functools.cache
+def calls_of_device() -> list:
+    """The calls, with tensors of the device that is not there."""
+    import calls
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode():
+        return calls.calls(functools.partial(torch.empty, device="cuda"))
+
+
+@functools.cache
+def code_of(number: int):
+    """The code of a call, by its place in the list; generated once."""
+    import generated
+
+    call = calls_of_device()[number]
+    return generated.code_of(call.function, *call.args, **call.kwargs)
+
+
+def row_of(capability: int, name: str, form: str, code) -> dict[str, str]:
+    """What there is to say of one call."""
+    import generated
+
+    with tempfile.TemporaryDirectory() as folder:
+        found = [
+            generated.usage(choice.ptx, Path(folder))
+            for kernel, source in code.kernels.items()
+            for choice in generated.assembled(kernel, source)
+        ]
+    values = (
+        f"sm_{capability}",
+        name,
+        form,
+        len(code.launches),
+        ", ".join(f"{count} {name}" for name, count in sorted(code.extern.items())),
+        code.waits,
+        max((usage.registers for usage in found), default=0),
+        max((usage.spilled for usage in found), default=0),
+    )
+    return dict(zip(COLUMNS, map(str, values), strict=True))
+
+
+def rows(capability: int) -> list[dict[str, str]]:
+    """Everything for the target that this process has been made to believe in."""
+    return [row_of(capability, call.name, call.form, code_of(i)) for i, call in enumerate(calls_of_device())]
+
+
+def read() -> list[dict[str, str]]:
+    with RECORD.open() as file:
+        return list(csv.DictReader(file))
+
+
+def write(found: Iterable[dict[str, str]], file) -> None:
+    writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(found)
+
+
+def main() -> None:
+    if len(sys.argv) > 1:  # a process for one target, whose rows go to its output
+        import target
+
+        target.install(int(sys.argv[1]))
+        write(rows(int(sys.argv[1])), sys.stdout)
+        return
+    command = [sys.executable, __file__]
+    started = [subprocess.Popen([*command, str(c)], stdout=subprocess.PIPE, text=True) for c in CAPABILITIES]
+    found = [row for process in started for row in csv.DictReader(process.communicate()[0].splitlines())]
+    if any(process.returncode for process in started):
+        sys.exit("nothing is written: a target failed")
+    with RECORD.open("w") as file:
+        write(found, file)
+    print(f"written: {os.path.relpath(RECORD)}")
+
+
+if __name__ == "__main__":
+    main()
