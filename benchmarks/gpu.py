@@ -107,9 +107,12 @@ def counts(batch: Batch, device: str) -> list[Measurement]:
         )
         for how, function, t in (
             ("eager", partial(durian_adv.durian_advantage, batch.rewards, **batch.scores), ""),
-            ("compiled", durian, "<= 5"),
+            ("compiled", durian, "<= 7"),
         )
     ]
+    components = partial(compiled.durian_components, batch.rewards, **batch.scores)
+    launched = ("durian_components, compiled", [float(kernels(components, device))])
+    found.append(compare(size, launched, (f"one of {what}", [1.0]), what, target="<= 7"))
     for name, function in without_synchronization(batch).items():
         waits = float(synchronizes(function, device))
         found.append(compare("waits for the GPU", (name, [waits]), ("one wait", [1.0]), "waits", target="<= 0"))
@@ -127,6 +130,7 @@ def without_synchronization(batch: Batch) -> dict[str, Function]:
         ),
         "durian_advantage, compiled": partial(compiled.durian_advantage, batch.rewards, **batch.scores),
         "durian_components": partial(durian_adv.durian_components, batch.rewards, **batch.scores),
+        "durian_components, compiled": partial(compiled.durian_components, batch.rewards, **batch.scores),
         "grpo_advantage": partial(durian_adv.grpo_advantage, batch.rewards),
         "shared_std_advantage": partial(durian_adv.shared_std_advantage, batch.rewards, batch.buckets),
         "combine_advantages": partial(durian_adv.combine_advantages, [advantages, None, advantages], (0.1, 0.2, 0.7)),

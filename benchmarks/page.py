@@ -27,7 +27,8 @@ released packages, called through their own functions; results that should be eq
 """
 
 NO_GPU = """Not measured yet. `python -m benchmarks.gpu` counts kernels and synchronizations and times CUDA-graph
-replays, confidences, and the entropies of 512 images, in one run. So far it has only been run dry, on a CPU."""
+replays, confidences, and the entropies of 512 images, in one run. So far it has only been run dry, on a CPU. What was
+verified without a GPU, and what times it predicts, is on [a page of its own](gpu.md)."""
 
 TOPICS = {
     "advantage": (

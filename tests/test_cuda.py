@@ -7,6 +7,7 @@ import torch
 from contract_table import OF_REWARDS, TABLE, Inputs, call, tensors
 from helpers import assert_matches, assert_same_bits, ulps
 
+import durian_adv
 from benchmarks.device import kernels, replayed, synchronizes
 from durian_adv import compiled, durian_advantage, eigen_entropy, grpo_advantage
 
@@ -128,6 +129,23 @@ def test_compiled_launches_fewer_kernels(fresh_dynamo):
     functions = compiled.durian_advantage, durian_advantage
     fused, single = (kernels(partial(f, x.rewards, **kwargs), DEVICE) for f in functions)
     assert 0 < fused < single
+    assert fused <= 7
+    assert 0 < kernels(partial(compiled.durian_components, x.rewards, **kwargs), DEVICE) <= 7
+
+
+@pytest.mark.parametrize("prompts", [512, 5000], ids=["in pairs", "sorted and scattered"])
+@pytest.mark.parametrize("deterministic", [False, True], ids=["", "deterministic"])
+def test_compiled_has_eagers_bits_in_both_forms(prompts, deterministic, fresh_dynamo):
+    x = Inputs(device=DEVICE, b=prompts, g=8)
+    kwargs = {"visual_entropy": x.entropy, "confidence": x.prompt_confidence, "valid": x.valid}
+    torch.use_deterministic_algorithms(deterministic)
+    try:
+        actual = tensors(compiled.durian_components(x.rewards, **kwargs))
+        expected = tensors(durian_adv.durian_components(x.rewards, **kwargs))
+    finally:
+        torch.use_deterministic_algorithms(False)
+    for a, b in zip(actual, expected, strict=True):
+        assert_same_bits(a.nan_to_num(7), b.nan_to_num(7))
 
 
 @pytest.mark.parametrize("shape", [(256, 1280), (1024, 1280), (300, 64)], ids=str)
@@ -139,3 +157,14 @@ def test_entropies_of_images_are_those_of_the_cpu(shape):
     assert there[0] == pytest.approx(float(eigen_entropy(features[:1])), abs=2e-6)
     assert there[1] == 0
     assert there[2].isnan()
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["", "masked"])
+def test_images_that_go_together_are_those_of_the_cpu(masked):
+    features = torch.randn(8, 400, 420, generator=torch.Generator().manual_seed(0))
+    mask = torch.arange(400) < torch.tensor([400, 390] * 4)[:, None] if masked else None
+    on_device = features.to(DEVICE), None if mask is None else mask.to(DEVICE)
+    there = eigen_entropy(on_device[0], mask=on_device[1]).cpu()
+    torch.testing.assert_close(there, eigen_entropy(features, mask=mask), rtol=0, atol=1e-5)
+    low, high = durian_adv.certified_entropy_intervals(on_device[0], mask=on_device[1])
+    assert ((low.cpu() <= there) & (there <= high.cpu())).all()
