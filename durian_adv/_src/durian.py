@@ -147,9 +147,9 @@ def durian_advantage(
         correction: every std divides by the number of its rewards minus this, 0 or 1.
         process_group: a ``torch.distributed`` group whose ranks hold different rollouts of one batch, any number each:
             dense rows are a rank's own prompts; ids of ``prompt_index`` and ``rollout_index`` are global, and a
-            prompt's rollouts, or a rollout's rows, may lie on several ranks. Copies would count twice, so the group is that
-            of data parallelism, without tensor-parallel ranks. Results are, to the bit, those of one
-            process with the whole batch. All ranks must call.
+            prompt's rollouts, or a rollout's rows, may lie on several ranks. Copies would count twice, so the group is
+            that of data parallelism, without tensor-parallel ranks. Results are, to the bit, those of one process with
+            the whole batch. All ranks must call.
 
     Returns:
         The shape of rewards; float64 for float64 rewards, else float32. Exactly 0.0 for invalid rollouts and for

@@ -19,10 +19,9 @@ from durian_adv._src import exact, rows
 from durian_adv._src.errors import ArgumentError, ArgumentTypeError
 from durian_adv.adapters._fit import misfits
 from durian_adv.adapters._preflight import prompts_check
+from durian_adv.adapters._trainer import evaluator, load_window, save_window
 from durian_adv.adapters.trl import forward
 from durian_adv.adapters.trl.config import DurianConfig, check_base
-from durian_adv.adapters._trainer import evaluator, load_window, save_window
-from durian_adv.adapters.trl.config import DurianConfig
 from durian_adv.data.logs.rows import label
 from durian_adv.data.logs.writer import PROMPT_ID, RolloutLog, content_id
 from durian_adv.data.scoring import towers
