@@ -783,7 +783,41 @@ CELLS = st.recursive(
     lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(["id", "key", "a"]), inner, max_size=2),
     max_leaves=4,
 )
-KNOWN = ["step", "prompt", "completion", "advantage", "advantages", "reward", "input", "output", "gts", "score", "uid", "samples", "rollout_id", "traces", "task", "group", "rewards", "token_ids", "token_loss_mask", "global_step", "responses", "scores", "task_id", "sample_idx", "tail_version", "example_id", "valid", "batch", "rollout", "durian_group", "durian_prompt", "gen_step", "generation_logprobs"]
+KNOWN = [
+    "step",
+    "prompt",
+    "completion",
+    "advantage",
+    "advantages",
+    "reward",
+    "input",
+    "output",
+    "gts",
+    "score",
+    "uid",
+    "samples",
+    "rollout_id",
+    "traces",
+    "task",
+    "group",
+    "rewards",
+    "token_ids",
+    "token_loss_mask",
+    "global_step",
+    "responses",
+    "scores",
+    "task_id",
+    "sample_idx",
+    "tail_version",
+    "example_id",
+    "valid",
+    "batch",
+    "rollout",
+    "durian_group",
+    "durian_prompt",
+    "gen_step",
+    "generation_logprobs",
+]
 ROWS = st.lists(st.dictionaries(st.sampled_from(KNOWN), CELLS), min_size=1, max_size=3)
 
 
