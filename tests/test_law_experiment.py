@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from benchmarks.records import ROOT
 from studies.evidence import records
 from studies.evidence.records import Record
-from studies.law import analysis, checks, declaration, plan, policy, rollouts, runner, task, training
+from studies.law import analysis, checks, declaration, plan, policy, prose, results, rollouts, runner, task, training
+from studies.law import figures as law_figures
 from studies.law.__main__ import parse_arguments
 from studies.law.plan import Run
 from studies.law.rollouts import TOKENS
@@ -307,7 +308,7 @@ def made_up(slope, noise=0.0, doses=("9", "1", "4", "2")):
                 rows = [{"step": s, "held_out": a} for s, a in zip(steps.tolist(), curve.tolist(), strict=True)]
                 rows[-1]["held_out"] += slope * (ends - curve[-1]) + noise * rng.normal()
                 name = analysis.run_name("variance", dose, arm, number)
-                found[name] = Record({"worth": worth[arm]}, rows)
+                found[name] = Record({"worth": worth[arm], "cpu_seconds": 4.0}, rows)
     return found
 
 
@@ -346,3 +347,42 @@ def test_differences_are_paired_and_corrected_over_doses_that_were_not_run_too()
     assert corrected[1] == pytest.approx(min(1, 4 * ninth.p))
     assert analysis.reached(doses[1], "GRPO") == pytest.approx(200)
     assert math.isnan(analysis.reached(doses[1], "batch std"))
+
+
+# --- what the page says ----------------------------------------------------------------------------------------------
+
+
+def test_the_page_compares_nothing_before_a_dose_is_complete():
+    found = made_up(1.0, doses=("9",))
+    del found["variance-9/GRPO-3"]
+    said = " ".join(results.section(found).split())
+    assert "variance 9: 99 of 100" in said
+    assert "Not complete, and so not compared with anything: R = 1, 2, 4, 9." in said
+    assert "test.png" not in said
+    assert "holds" not in said
+    assert results.of_case("9", found) == ""
+    assert results.tested(found) == prose.UNTESTED.strip()
+
+
+@pytest.mark.parametrize(
+    ("slope", "said"), [(1.0, "holds"), (0.4, "has the right sign and the wrong size"), (-0.2, "fails")]
+)
+def test_the_page_says_what_the_declaration_says_of_the_slope(slope, said):
+    found = made_up(slope, 0.002, doses=("9", "1"))
+    text = results.section(found)
+    assert f"**The law {said}** by the declared criterion" in text
+    assert "R = 2, 4." in " ".join(text.split())
+    assert ("does **not** grow" in text) == (slope < 0)
+    assert results.of_case("9", found).endswith("20 seeds")
+
+
+def test_the_picture_has_a_point_for_every_arm_and_dose(tmp_path, monkeypatch):
+    doses = analysis.complete("variance", made_up(1.0, 0.002))
+    points = results.points(doses)
+    assert len(points) == 4 * 4
+    drawn = []
+    monkeypatch.setattr(law_figures, "_interval", lambda axes, x, d, *style, **options: drawn.append((x, d)))
+    law_figures.draw_test(points, analysis.compare(list(doses.values()), [analysis.PRIMARY]), tmp_path / "test.png")
+    assert [(x, d) for x, d in drawn[:16]] == [(100 * d.predicted, d) for d in points]
+    assert [x for x, _ in drawn[16:]] == [1, 2, 4, 9]
+    assert (tmp_path / "test.png").stat().st_size > 5000

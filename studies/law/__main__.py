@@ -11,6 +11,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("page", help="write docs/law.md, docs/which-normalization.md and their pictures: 20 s")
     commands.add_parser("declare", help="write the declaration of the experiment, with what the law predicts: 5 s")
+    commands.add_parser("sgd", help="train three arms with plain SGD at R = 9, which was not declared: 36 runs")
     commands.add_parser("check", help="measure what the task was to have: accuracies, errors, scores")
     commands.add_parser("collect", help="fold finished runs into the table of records")
     for name, about in (
@@ -66,6 +67,8 @@ def experiment(options: argparse.Namespace) -> None:
         print(f"{runner.TABLE}: {records.collect(runner.FOLDER, runner.TABLE)} new runs")
     elif options.command == "pilot":
         runner.run_all(lambda found: plan.pilot_runs(options.outcome, found), part=options.part)
+    elif options.command == "sgd":
+        runner.run_all(lambda _: plan.sgd_runs())
     elif options.command == "expect":
         expectation.write(options.outcome, runner.found())
     else:

@@ -53,7 +53,8 @@ def run_all(
 def perform(run: Run, seed: training.Seed, steps: int = training.STEPS) -> records.Record:
     """Train one run."""
     began = time.process_time()
-    rows, worth = training.train(seed, run.arm, plan.dose_of(run.outcome, run.dose), run.rate, steps)
+    dose = plan.dose_of(run.outcome, run.dose)
+    rows, worth = training.train(seed, run.arm, dose, run.rate, steps, sgd=run.outcome == plan.SGD)
     rows = [{name: float(f"{value:.6g}") for name, value in row.items()} for row in rows]
     spent = round(time.process_time() - began, 1)
     head = plan.settings(run) | {"worth": round(worth, 4), "cpu_seconds": spent, "origin": origin()}

@@ -151,7 +151,9 @@ def load_seed(number: int, cache: Path) -> Seed:
 
 
 @torch.no_grad()
-def train(seed: Seed, arm: str, dose: Dose, rate: float, steps: int = STEPS) -> tuple[list[dict[str, float]], float]:
+def train(
+    seed: Seed, arm: str, dose: Dose, rate: float, steps: int = STEPS, *, sgd: bool = False
+) -> tuple[list[dict[str, float]], float]:
     """Train one arm; return a row per exam, with means since the last one, and the worth that its first steps have.
 
     The worth is what `predicted_worth` makes of the rollouts of those steps.
@@ -159,7 +161,7 @@ def train(seed: Seed, arm: str, dose: Dose, rate: float, steps: int = STEPS) -> 
     flat = seed.warm.clone()
     parameter, grad = torch.nn.Parameter(flat), torch.zeros_like(flat)
     parameter.grad, made, out = grad, net.parts(flat), net.parts(grad)
-    optimizer = torch.optim.Adam([parameter], lr=rate)
+    optimizer: torch.optim.Optimizer = (torch.optim.SGD if sgd else torch.optim.Adam)([parameter], lr=rate)
     rows, recent = [{"step": 0, "held_out": examine(flat, seed)}], []
     first: list[tuple[Batch, Tensor]] = []
     passing = 0.6
