@@ -42,8 +42,8 @@ def predicted_worth(
         V_k = \sum_{s \in k, i} (r_{s,i} - \bar r_s)^2
 
     c is what counts and k a category of prompts. 1 is the best that one factor per category can reach, so without
-    categories an estimator may exceed 1. At the best learning rate of each, an estimator of worth 0.8 needs 1 / 0.8
-    times as many steps as the best.
+    categories an estimator may exceed 1. If noise alone bounds the learning rate, an estimator of worth 0.8 needs
+    1 / 0.8 times as many steps as the best; trained with Adam, differences were smaller (docs/law.md, The test).
 
     It assumes that the noise of a step exceeds its signal, that all prompts pull in one direction and rollouts count
     alike, that c is what should improve, and that the log's prompts are drawn independently. Without ``correctness``

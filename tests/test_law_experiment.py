@@ -349,6 +349,23 @@ def test_differences_are_paired_and_corrected_over_doses_that_were_not_run_too()
     assert math.isnan(analysis.reached(doses[1], "batch std"))
 
 
+def test_speed_is_read_off_the_curve_of_a_std_by_kind():
+    """An arm that takes twice as many steps for everything has speed 0.5; the interval is none, as no seed differs."""
+    steps = np.arange(0, 201, 20.0)
+    curves = np.array([1 - np.exp(-steps / 100), 1 - np.exp(-steps / 200), 1 - np.exp(-steps * 1.1 / 100)])
+    accuracy = np.repeat(curves[:, None], 5, axis=1)
+    dose = analysis.Dose("9", ("std by kind", "slow", "fast"), steps, accuracy, {}, np.empty(0))
+    assert analysis.speed(dose, "std by kind") == pytest.approx((1, 1, 1))
+    assert analysis.speed(dose, "slow") == pytest.approx((0.5, 0.5, 0.5))
+    assert analysis.speed(dose, "fast")[0] == pytest.approx(1.1, abs=0.02)
+    noisy = replace(
+        dose,
+        accuracy=accuracy + np.array([0.01, -0.01, 0.02, 0, 0])[None, :, None] * (np.arange(3) == 1)[:, None, None],
+    )
+    _, low, high = analysis.speed(noisy, "slow")
+    assert low < 0.5 < high
+
+
 # --- what the page says ----------------------------------------------------------------------------------------------
 
 

@@ -122,7 +122,7 @@ def _why(summary: Summary, chosen: str, worths: dict[str, Worth]) -> str:
     grpo, better = worths["GRPO"], worths[chosen]
     text = f"The predicted worth of {chosen} is {_number(better)}, that of GRPO {_number(grpo)}"
     if grpo.worth > 0:
-        text += f": GRPO would need {better.worth / grpo.worth:.2g} times as many steps"
+        text += f": GRPO would need up to {better.worth / grpo.worth:.2g} times as many steps"
     if chosen == "batch std":
         why = (
             "Rewards take two values, for which one factor for all prompts is best"

@@ -11,6 +11,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("page", help="write docs/law.md, docs/which-normalization.md and their pictures: 20 s")
     commands.add_parser("declare", help="write the declaration of the experiment, with what the law predicts: 5 s")
+    commands.add_parser("later", help="measure worths while a policy learns, which was not declared")
     commands.add_parser("sgd", help="train three arms with plain SGD at R = 9, which was not declared: 36 runs")
     commands.add_parser("check", help="measure what the task was to have: accuracies, errors, scores")
     commands.add_parser("collect", help="fold finished runs into the table of records")
@@ -58,7 +59,7 @@ def experiment(options: argparse.Namespace) -> None:
     import torch
 
     from studies.evidence import records
-    from studies.law import checks, expectation, plan, runner
+    from studies.law import checks, expectation, later, plan, runner
 
     torch.set_num_threads(1)  # runs side by side are faster than one on all cores, and results stay the same
     if options.command == "check":
@@ -67,6 +68,8 @@ def experiment(options: argparse.Namespace) -> None:
         print(f"{runner.TABLE}: {records.collect(runner.FOLDER, runner.TABLE)} new runs")
     elif options.command == "pilot":
         runner.run_all(lambda found: plan.pilot_runs(options.outcome, found), part=options.part)
+    elif options.command == "later":
+        later.main()
     elif options.command == "sgd":
         runner.run_all(lambda _: plan.sgd_runs())
     elif options.command == "expect":

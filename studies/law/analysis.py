@@ -137,6 +137,27 @@ def reached(dose: Dose, arm: str, baseline: str = "GRPO") -> float:
     return float(np.interp(target, curve[max(k - 1, 0) : k + 1], dose.steps[max(k - 1, 0) : k + 1]))
 
 
+def speed(dose: Dose, arm: str) -> tuple[float, float, float]:
+    """Return how fast an arm learns: the steps that std by kind needs to get where it ends, over those it took.
+
+    With a 95% interval: a jackknife over seeds. The law predicts the ratio of the worths.
+    """
+    own, reference = (dose.accuracy[dose.arms.index(name)] for name in (arm, REFERENCE))
+    seeds = np.arange(len(own))
+    whole = _speed(dose.steps, own.mean(0), reference.mean(0))
+    without = [_speed(dose.steps, own[seeds != k].mean(0), reference[seeds != k].mean(0)) for k in seeds]
+    error = np.sqrt((len(seeds) - 1) * np.var(without))
+    half = float(scipy.stats.t.ppf(0.975, len(seeds) - 1) * error)
+    return whole, whole - half, whole + half
+
+
+def _speed(steps: np.ndarray, own: np.ndarray, reference: np.ndarray) -> float:
+    """Read at which step a rising curve is where another ends, beyond the last step as straight as before it."""
+    last = steps[-1] + (own[-1] - reference[-1]) * (steps[-1] - steps[-2]) / (reference[-1] - reference[-2])
+    inside = np.interp(own[-1], np.maximum.accumulate(reference), steps)
+    return float(last if own[-1] > reference[-1] else inside) / float(steps[-1])
+
+
 def _dose(outcome: str, dose: str, records: list[list[plan.Record]]) -> Dose:
     accuracy = np.array([[[row["held_out"] for row in record.steps] for record in row] for row in records])
     steps = np.array([row["step"] for row in records[0][0].steps])

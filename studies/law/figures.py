@@ -52,17 +52,17 @@ def draw_test(found: list[Difference], primary: list[Difference], path: Path) ->
         keys.append(Line2D([], [], color=BASELINE, linestyle="--", label="as predicted"))
         left.legend(handles=keys, loc="center left", bbox_to_anchor=(1.0, 0.5))
         ratios = [float(d.dose) for d in primary]
-        right.plot(
-            ratios, [100 * d.predicted for d in primary], color=BASELINE, linestyle="--", marker="_", label="predicted"
-        )
+        points = [100 * d.predicted for d in primary]
+        right.plot(ratios, points, color=BASELINE, linestyle="--", marker="D", label="predicted")
         for d in primary:
             _interval(right, float(d.dose), d, COLORS[0], "o", label="measured" if d is primary[0] else None)
         right.axhline(0, color=BASELINE, linewidth=0.8, zorder=0)
         right.set_xscale("log", base=2)
-        right.set_xticks(ratios, [d.dose for d in primary])
+        right.set_xticks([1, 2, 4, 9], ["1", "2", "4", "9"])
+        right.set_xlim(0.85, 10.5)
         right.set_xlabel("ratio of the within-prompt variances of two kinds")
         right.set_title("Durian minus batch std, points", loc="left", weight="bold")
-        right.legend(loc="upper left")
+        right.legend(loc="center left")
         save(figure, path, [runner.TABLE])
 
 

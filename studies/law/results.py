@@ -1,5 +1,6 @@
 """The experiment on the page: tables and sentences made from the committed records, of the doses that are complete."""
 
+import json
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 from studies.evidence import records
 from studies.evidence.comparison import interval
 from studies.evidence.markdown import table
-from studies.law import analysis, declaration, plan, prose, runner
+from studies.law import analysis, declaration, expectation, later, plan, prose, runner
 from studies.law.analysis import PRIMARY, REFERENCE, Difference, Dose
 from studies.law.plan import Found
 
@@ -29,7 +30,7 @@ def section(found: Found) -> str:
     if doses:
         parts += [
             verdicts(doses), "![Predicted and measured differences with their intervals](law/test.png)", primary(doses),
-            prose.ARMS_TABLE, arms_table(doses),
+            prose.ARMS_TABLE, arms_table(doses), *(explained(doses["9"]) if "9" in doses else []),
         ]  # fmt: skip
     return "\n\n".join(part.strip() for part in parts)
 
@@ -105,6 +106,22 @@ def arms_table(doses: Mapping[str, Dose]) -> str:
     head = ["R", "arm", "worth, predicted", "worth, first 20 steps", "last accuracy", "minus std by kind, predicted",
             "measured", "minus GRPO, measured", "steps to GRPO's last accuracy"]  # fmt: skip
     return table(head, rows)
+
+
+def explained(dose: Dose) -> list[str]:
+    """Return why differences are smaller than predicted, as far as it was found out after the first dose."""
+    rates = json.loads(expectation.PATH.read_text(encoding="utf-8"))[OUTCOME]["learning_rates"][dose.name]
+    worths = json.loads(later.PATH.read_text(encoding="utf-8"))
+    rows = []
+    for arm in dose.arms:
+        ratio, (mean, low, high) = dose.worth[arm] / dose.worth[REFERENCE], analysis.speed(dose, arm)
+        rows.append([
+            arm, *(f"{worths[step][arm]:.2f}" for step in worths), f"{rates[arm]:.4f}", f"{ratio:.2f}",
+            f"{ratio**0.5:.2f}", f"{mean:.2f}" + (f" [{low:.2f}, {high:.2f}]" if arm != REFERENCE else ""),
+        ])  # fmt: skip
+    head = ["R = 9", *(f"worth at step {step}" for step in worths), "learning rate", "ratio of worths", "its root",
+            "speed, measured"]  # fmt: skip
+    return [prose.WHY, table(head, rows), prose.AFTER_WHY]
 
 
 def of_case(dose: str, found: Found) -> str:
