@@ -245,9 +245,11 @@ def rollout_group(torchtitan, number, rollouts):
 
 def test_torchtitan_scores_groups_by_the_window(titan, torchtitan):
     groups = data()
-    estimator = titan["DurianAdvantage"].Config(window=8).build()
+    estimator = titan["DurianAdvantage"].Config(window=48).build()
     got = [estimator(rollout_group(torchtitan, number, group)) for number, group in enumerate(groups)]
-    torch.testing.assert_close(torch.tensor(got, dtype=torch.float64), expected(groups, size=8), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        torch.tensor(got, dtype=torch.float64), expected(groups, size=48), rtol=1e-12, atol=1e-12
+    )
 
 
 def test_torchtitans_own_estimator_is_ours_without_std(titan, torchtitan):

@@ -1,10 +1,11 @@
 """The example for NeMo-RL in docs/other-trainers.md.
 
-With ``NEMO_RL``, the path of a checkout, and what it needs installed: its own classes, its own batches, and a step of
-its own ``grpo_train``, whose policy and environment, which need GPUs, are stand-ins. Without one: the signatures of
-revision 7ea279a.
+With ``NEMO_RL``, the path of a checkout, and what it needs installed: its own classes and batches, and every place
+where it calls an estimator. Without one: the signatures of revision 7ea279a.
 """
 
+import ast
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -177,7 +178,23 @@ def test_nemo_rl_makes_the_example_where_its_configuration_says_grpo(nemo_rl, ow
     assert type(nemo_rl._create_advantage_estimator(master)) is made
     monkeypatch.setattr(nemo_rl, "GRPOAdvantageEstimator", names["DurianAdvantageEstimator"])
     assert type(nemo_rl._create_advantage_estimator(master)) is names["DurianAdvantageEstimator"]
-    for module in ("grpo_sync", "single_controller_utils.setup"):  # both call that same function
-        path = checkout("NEMO_RL") / "nemo_rl/algorithms" / (module.replace(".", "/") + ".py")
-        if path.exists():
-            assert "_create_advantage_estimator(" in path.read_text()
+
+
+def test_every_trainer_of_nemo_rl_passes_what_the_example_takes(nemo_rl, own):
+    """GRPO trainers, all with an estimator that ``_create_advantage_estimator`` makes, and by name alone."""
+    folder = Path(nemo_rl.__file__).parent
+    for path in (folder / "grpo.py", folder / "grpo_sync.py", folder / "single_controller.py"):
+        if not path.exists():  # 0.7 has no single controller of its own
+            continue
+        calls = [
+            node
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.Call) and getattr(node.func, "attr", None) == "compute_advantage"
+        ]
+        assert calls
+        for call in calls:
+            assert not call.args
+            assert {"prompt_ids", "rewards", "mask", "repeated_batch"} <= {word.arg for word in call.keywords}
+    makers = [path.name for path in folder.rglob("*.py") if "= _create_advantage_estimator(" in path.read_text()]
+    assert set(makers) <= {"grpo.py", "grpo_sync.py", "setup.py", "ppo.py"}
+    assert {"grpo.py", "grpo_sync.py"} <= set(makers)
