@@ -724,7 +724,7 @@ def test_a_format_can_be_forced(tmp_path):
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ({"format": "parquet"}, "format: expected one of areal, easyr1, ms-swift, .*, got 'parquet'"),
+        ({"format": "parquet"}, "format: expected one of areal, durian, easyr1, ms-swift, .*, got 'parquet'"),
         ({"group_size": 1}, "group_size: expected a number of rollouts >= 2, got 1"),
         ({"keys": {"score": "reward"}}, "keys: expected names among prompt, .*, got 'score'"),
     ],
@@ -818,10 +818,10 @@ KNOWN = [
     "gen_step",
     "generation_logprobs",
 ]
-ROWS = st.lists(st.dictionaries(st.sampled_from(KNOWN), CELLS), min_size=1, max_size=3)
+FOREIGN = st.lists(st.dictionaries(st.sampled_from(KNOWN), CELLS), min_size=1, max_size=3)
 
 
-@given(st.sampled_from([None, *FORMATS]), ROWS)
+@given(st.sampled_from([None, *FORMATS]), FOREIGN)
 def test_rows_that_are_none_of_a_format_are_read_or_refused_with_their_file(tmp_path_factory, format, rows):
     file = tmp_path_factory.mktemp("log") / "log.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -838,3 +838,36 @@ def test_a_format_that_is_forced_on_another_names_what_it_lacks(tmp_path):
     (tmp_path / "1.jsonl").write_text('{"input": "a", "score": 1, "step": 1}\n')
     with pytest.raises(ValueError, match=r"1\.jsonl, line 1: expected a row of TRL completions, got one wi"):
         read_log([tmp_path / "1.jsonl"], Options(format="trl"))
+
+
+def test_a_table_of_trl_with_our_columns_says_groups_rewards_and_scores(tmp_path):
+    """As a training with our trainer writes it (tests/trl/test_trl_rollout_log.py), evaluations among the rows."""
+    message = [{"role": "user", "content": "Find x."}]
+    ours = [
+        ("a", 0, 1.0, True),
+        ("a", 0, 0.0, True),
+        ("b", 1, 5.0, False),
+        ("b", 1, 1.0, True),
+        (None, None, None, None),
+    ]
+    rows = [
+        {
+            **{"step": 1, "prompt": message, "completion": "c", "letters": 3.0, "advantage": 0.0},
+            **{"durian_prompt": prompt, "durian_group": group, "durian_reward": reward, "durian_valid": valid},
+            **{"durian_visual_entropy": group, "durian_confidence": reward, "durian_category": "k"},
+        }
+        for prompt, group, reward, valid in ours
+    ]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "completions_00001.parquet")
+    log = read_log([tmp_path], Options())
+    assert log.read_as == (
+        "TRL completions: 4 rollouts in 1 step, 2 prompts x 2 rollouts; groups, rewards and scores by the columns "
+        "durian_*; evaluations left out"
+    )
+    (step,) = log.steps
+    assert step.prompt_index.tolist() == [0, 0, 1, 1]
+    assert step.prompts == ["Find x."] * 2
+    assert step.rewards.nan_to_num(-1).tolist() == [1, 0, -1, 1]
+    assert step.visual_entropy.tolist() == [0, 0, 1, 1]
+    assert step.confidence.tolist() == [1, 0, 5, 1]
+    assert step.category.tolist() == [0] * 4

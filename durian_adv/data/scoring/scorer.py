@@ -132,13 +132,9 @@ class EntropyScorer:
 
 def _cells(batch: Mapping[str, Any], images: str | None) -> dict[str, Any]:
     """Return the columns; of a lazy batch of datasets those besides the images as they are stored, not decoded."""
-    stored = getattr(batch, "pa_table", None)
-    if stored is None:
-        return dict(batch)
-    names = [name for name in stored.column_names if name != images]
-    return {name: stored.column(name).to_pylist() for name in names} | (
-        {} if images is None else {images: batch[images]}
-    )
+    stored: Any = getattr(batch, "pa_table", None)
+    decoded = list(batch) if stored is None else [images]
+    return {name: batch[name] if name in decoded else stored.column(name).to_pylist() for name in batch}
 
 
 def _unreadable(row: int, place: int, why: str) -> None:
