@@ -18,7 +18,8 @@ DOSES = {name: [f"{dose:g}" for dose in doses]
 STEPS, SEEDS = 200, 20
 
 AMENDMENTS = {
-    "when": "2026-11-29 16:03 UTC, before the first pilot of a learning rate and before any run that counts",
+    "when": "2026-11-29 16:03 UTC, before the first pilot of a learning rate; the slope, and the rates that arms share"
+    " at R = 1, at 16:09 UTC, after 13 pilots at R = 9; all before any run that counts",
     "scores": "the correlation with the kind is measured after the filter, and the mean of the two scores replaces 0.8"
     " in the predictions; what the scores know beside the kind is the noise of the picture, and the policy's own"
     " log-probability",
