@@ -17,6 +17,7 @@ VERL = Version(importlib.metadata.version("verl"))
 TRAINS = Version("0.7.1") <= VERL  # on a CPU, with what is here
 V1 = Version("0.9") <= VERL  # which brought the v1 trainer, platforms, and plugins that load themselves
 ADAPTER = "durian_adv.adapters.verl"
+SUPPORT = ["verl_cpu", "tiny"] if TRAINS else ["tiny"]
 
 
 class Run(NamedTuple):
@@ -30,7 +31,7 @@ def environment(**more):
     return {
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(HERE), str(ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep),
-        "VERL_USE_EXTERNAL_MODULES": "verl_cpu,tiny" if V1 else f"verl_cpu,tiny,{ADAPTER}",
+        "VERL_USE_EXTERNAL_MODULES": ",".join(SUPPORT if V1 else [*SUPPORT, ADAPTER]),
         "VERL_PLATFORM": "cpu",
         "VERL_LOGGING_LEVEL": "WARN",
         "OMP_NUM_THREADS": "1",

@@ -1,4 +1,4 @@
-"""The same for verl 0.6 to 0.8, which ask torch: where there is no CUDA, their device is ``torch.cpu``."""
+"""The same for verl 0.7.1 to 0.8, which ask torch: where there is no CUDA, their device is ``torch.cpu``."""
 
 import torch
 from verl.utils import attention_utils, device, npu_flash_attn_utils
