@@ -118,8 +118,9 @@ def test_each_arm_at_its_best_rate_is_that_of_the_table():
         assert float(mean) == pytest.approx(100 * np.mean(paired), abs=0.006)
 
 
-def test_what_the_readme_says_is_on_the_page():
+def test_what_the_readme_says_is_on_a_page():
     said = re.findall(r"([+-]\d\.\d\d) (\[[^]]+\])", (page.ROOT / "README.md").read_text(encoding="utf-8"))
-    text = page.PAGE.read_text(encoding="utf-8")
+    evidence, law = (path.read_text(encoding="utf-8") for path in (page.PAGE, page.ROOT / "docs" / "law.md"))
     assert said
-    assert all(f"| {mean} | {interval} |" in text for mean, interval in said)
+    for mean, interval in said:
+        assert f"| {mean} | {interval} |" in evidence or f"| {mean} {interval} |" in law, mean
