@@ -61,11 +61,19 @@ def sorted_first(rewards, entropy):
     return durian_adv.durian_advantage(rewards, visual_entropy=entropy.sort().values)
 
 
-def test_an_extra_sort_is_seen(capability):
+def read_first(rewards, entropy):
+    size = entropy.long().amax().item()
+    torch._check(size >= 2)
+    return rewards.new_ones(size) * 2
+
+
+@pytest.mark.parametrize(("function", "broken"), [(sorted_first, "others"), (read_first, "waits")])
+def test_an_extra_sort_and_a_wait_are_seen(function, broken, capability):
     with FakeTensorMode():
         inputs = torch.empty(512, 8, device="cuda"), torch.empty(512, device="cuda")
-    code = generated.code_of(sorted_first, *inputs)
-    assert "others" in faults(record.row_of(capability, "a", "b", code))
+    with torch._dynamo.config.patch(capture_scalar_outputs=True):
+        code = generated.code_of(function, *inputs)
+    assert broken in faults(record.row_of(capability, "a", "b", code))
 
 
 def test_deterministic_algorithms_change_no_kernel():
