@@ -64,7 +64,12 @@ def keys(name: str, values: Any, count: int) -> list[Hashable]:
     """
     if isinstance(values, (Tensor, np.ndarray)) and values.ndim == 2:
         values = list(map(tuple, values.tolist()))
-    return [_key(name, value) for value in _sequence(name, values, count)]
+    if isinstance(values, np.ndarray) and values.ndim == 1:
+        values = values.tolist()
+    found = _sequence(name, values, count)
+    if {str, bytes, int, bool}.issuperset(map(type, found)):  # most ids are, and need no call each
+        return list(found)
+    return [_key(name, value) for value in found]
 
 
 def _key(name: str, value: Any) -> Hashable:
