@@ -22,6 +22,7 @@ from rollout_logs import concluded, rows_of
 
 from durian_adv import ArgumentError
 from durian_adv.cli import main
+from durian_adv.data.logs import writer
 from durian_adv.data.logs.steps import read_log
 from durian_adv.data.logs.writer import RolloutLog, content_id
 from durian_adv.estimator import AdvantageEstimator
@@ -310,3 +311,10 @@ def test_the_id_of_a_content_differs_where_the_content_does():
     with pytest.raises(ArgumentError, match=r"^prompt: expected text, .* or a column prompt_id, got SimpleNamespace"):
         content_id([SimpleNamespace()])
     assert os.sep not in ids[0]
+
+
+def test_without_pyarrow_the_error_names_the_extra(monkeypatch):
+    writer._arrow.cache_clear()
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ModuleNotFoundError, match=r"rollout_log: a log of parquet files needs pyarrow: pip install"):
+        writer._arrow()
