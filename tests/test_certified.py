@@ -294,15 +294,19 @@ def test_images_that_go_together_have_the_entropies_of_one_at_a_time(seed, dtype
     assert ((low <= exactly) & (exactly <= high) | exactly.isnan() & low.isnan() & high.isnan()).all()
 
 
-@given(own.seeds, st.integers(1, 30))
-def test_buckets_of_images_that_go_together_are_those_of_the_entropies(seed, count):
+@given(own.seeds, st.integers(1, 30), st.sampled_from(("", "mask", "lengths")))
+def test_buckets_of_images_that_go_together_are_those_of_the_entropies(seed, count, form):
     rng = np.random.default_rng(seed)
     features = torch.stack([image(float(x), 24, 30, rng) for x in rng.uniform(1.0, 1.2, count)])
-    sizes = torch.tensor(rng.integers(20, 25, count))
-    mask = torch.arange(24) < sizes[:, None]
+    given_as = {}
+    if form == "mask":
+        given_as["mask"] = torch.arange(24) < torch.tensor(rng.integers(20, 25, count))[:, None]
+    if form == "lengths":
+        features = features.flatten(0, 1)
+        given_as["lengths"] = [24] * count
     with as_on_a_gpu(), mock.patch.object(certified, "_SMALL_SIDE", 8), mock.patch.object(certified, "_BLOCKS", 4):
-        actual = certified_entropy_buckets(features, mask=mask)
-    entropies = eigen_entropy(features, mask=mask)
+        actual = certified_entropy_buckets(features, **given_as)
+    entropies = eigen_entropy(features, **given_as)
     assert torch.equal(actual, quantile_buckets(entropies, (0.25, 0.75), boundary="outer"))
 
 

@@ -98,7 +98,10 @@ def bucket_numbers(scores: Tensor, levels: int | tuple[float, ...], boundary: st
 def _passed_by_sorting(
     scores: Tensor, missing: Tensor, levels: int | tuple[float, ...], first: int, count: int
 ) -> tuple[Tensor, Tensor]:
-    """Return how many of the ``first`` thresholds each score exceeds, and how many of the others it reaches."""
+    """Return how many of the ``first`` thresholds each score exceeds, and how many of the others it reaches.
+
+    Where there are no thresholds of a kind, anything stands for their number, as nothing is made of it.
+    """
     last = (len(scores) - 1 - missing.count_nonzero()).clamp(min=0)  # NaN sorts last: the others are 0..last
     thresholds = scores.sort().values.index_select(0, _positions(levels, first, last))
     exceeded = torch.searchsorted(thresholds[:first], scores) if first > 0 else scores

@@ -150,9 +150,16 @@ def images_of(
         packed = torch.split(features, sizes)
         return sizes, lambda some: packed[some[0]] if len(some) == 1 else torch.stack([packed[i] for i in some])
     images = rearrange(features, "... p d -> (...) p d")
-    if mask is None:  # whose groups are runs
-        sizes = [images.shape[1]] * len(images)
-        return sizes, lambda some: images[some[0]] if len(some) == 1 else images[some[0] : some[-1] + 1]
+    if mask is None:
+
+        def whole(some: list[int]) -> Tensor:
+            if len(some) == 1:
+                return images[some[0]]
+            if some == list(range(some[0], some[-1] + 1)):  # without a copy
+                return images[some[0] : some[-1] + 1]
+            return images[torch.tensor(some, device=images.device)]
+
+        return [images.shape[1]] * len(images), whole
     real = rearrange(mask != 0, "... p -> (...) p")
     # one transfer to the host for all images
     sizes = real.sum(1).tolist()

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from durian_adv._src import exact
 
-# Pairs are B^2, so there is a turn: docs/benchmarks.md counts the bytes of both forms.
+# Pairs are B^2, so there is a turn: docs/gpu.md counts the bytes of both forms.
 MAX_PROMPTS_IN_PAIRS = 4096
 
 
@@ -85,4 +85,4 @@ def ranks(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Count for each of ``values (B,)`` how many are less, how many are not greater, and how many are not NaN."""
     own, other = values[:, None], values[None, :]
     # the last count is the same for all: as one of pairs, too, it needs no pass of its own
-    return (other < own).sum(1), (other <= own).sum(1), (other == other).expand(len(values), -1).sum(1)
+    return (other < own).sum(1), (other <= own).sum(1), (~other.isnan()).expand(len(values), -1).sum(1)

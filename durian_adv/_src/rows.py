@@ -62,13 +62,11 @@ def keys(name: str, values: Any, count: int) -> list[Hashable]:
     Raises:
         ArgumentError: not one hashable id per row.
     """
-    if isinstance(values, (Tensor, np.ndarray)) and values.ndim == 2:
-        values = list(map(tuple, values.tolist()))
-    if isinstance(values, np.ndarray) and values.ndim == 1:
-        values = values.tolist()
+    if isinstance(values, (Tensor, np.ndarray)) and values.ndim in (1, 2):
+        values = values.tolist() if values.ndim == 1 else list(map(tuple, values.tolist()))
     found = _sequence(name, values, count)
     if {str, bytes, int, bool}.issuperset(map(type, found)):  # most ids are, and need no call each
-        return list(found)
+        return found
     return [_key(name, value) for value in found]
 
 

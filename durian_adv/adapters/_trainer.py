@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from pathlib import Path
 
 import torch
 
+from durian_adv.data import aside
 from durian_adv.estimator import AdvantageEstimator
 
 STATE_FILE = "durian_window.pt"
@@ -25,9 +25,9 @@ def save_window(estimator: AdvantageEstimator, folder: Path) -> None:
     """Write the window, where there is one, into the folder of a checkpoint."""
     if not estimator.options["window"]:
         return
-    aside = folder / f"{STATE_FILE}.part"  # a run that is killed here leaves no damaged file
-    torch.save(estimator.state_dict(), aside)
-    os.replace(aside, folder / STATE_FILE)
+    file = folder / STATE_FILE
+    with aside.naming(file), aside.written([file]) as (partial,):  # a run that is killed here leaves no damaged file
+        torch.save(estimator.state_dict(), partial)
 
 
 def load_window(estimator: AdvantageEstimator, folder: Path) -> None:

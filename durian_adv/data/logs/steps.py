@@ -187,7 +187,7 @@ def _of_format(format: Format, rows: Iterator[Row], reading: Reading) -> Iterato
             return
         except (AttributeError, IndexError, KeyError, TypeError) as error:
             lacks = f"one without the key {error}" if isinstance(error, KeyError) else f"another ({error})"
-            raise ValueError(f"{last[0].where}: expected a row of {format.title}, got {lacks}") from None
+            raise ValueError(f"{last[0].where}: expected a row of {format.title}, got {lacks}") from error
         yield row
 
 
