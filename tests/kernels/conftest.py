@@ -7,7 +7,7 @@ import target
 CAPABILITY = int(os.environ.get("KERNELS_CAPABILITY", "90"))
 target.install(CAPABILITY)
 
-import pytest  # noqa: E402
+import pytest  # noqa: E402  # after the target is there
 import torch  # noqa: E402
 
 torch.set_num_threads(1)

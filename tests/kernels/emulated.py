@@ -81,7 +81,7 @@ class Device:
         bound = inspect.signature(function).bind(*args, **kwargs)
         bound.apply_defaults()
         self.memory, self.brought = ptx.Memory(MEMORY), {}
-        values = [self._argument(eval(name, {"L": bound.arguments})) for name in self.code.arguments]  # noqa: S307
+        values = [self._argument(eval(name, {"L": bound.arguments})) for name in self.code.arguments]  # noqa: S307  # names by Dynamo
         return [result.clone() for result in self.names["call"](values)]
 
     def _argument(self, value):
