@@ -166,7 +166,7 @@ class AdvantageEstimator:
             logprobs: the sampled tokens' log-probabilities, ``(N, T)`` or N sequences of any lengths, in nats; None for
                 a row whose confidence is not known.
             mask: nonzero for the tokens of the response, as ``logprobs``; None: all of them.
-            confidence: N finished confidences in place of ``logprobs``; None where unknown.
+            confidence: N finished confidences in place of ``logprobs``, not beside them; None where unknown.
             visual_entropy: N entropies in nats, None for a prompt without an image; the same for all rows of a prompt.
             category: N known kinds of prompts, hashable, the same for all rows of a prompt; None is a kind of its own.
                 Needs a fourth weight.
@@ -180,9 +180,12 @@ class AdvantageEstimator:
 
         Raises:
             TypeError, ValueError: entries that do not fit, by argument and row; scores that differ within a prompt;
-                rewards that differ within a rollout; ids that no two rollouts share; a call that would silently be
+                rewards that differ within a rollout; ids that no two rollouts share; ``confidence`` beside
+                ``logprobs``; a call that would silently be
                 GRPO: one prompt without a window, or no score at all, while components that need them have a weight.
         """
+        if logprobs is not None and confidence is not None:
+            raise ArgumentError("confidence", "None beside logprobs, of which it is made", type(confidence).__name__)
         given = {"confidence": confidence, "visual_entropy": visual_entropy, "category": category}
         batch = self._batch(rewards, prompts, logprobs, mask, given, rollouts, valid)
         recent = 0 if self._window is None else len(self._window[0])
@@ -264,7 +267,7 @@ class AdvantageEstimator:
         rollout = None if rollouts is None else _rollout_numbers(prompt, rollouts)
         self._check_groups(prompt, rollout, real)
 
-        if given["confidence"] is None and logprobs is not None:
+        if logprobs is not None:
             reduction = self.options["confidence_reduction"]
             found = rows.confidences(logprobs, mask, count, device, reduction=reduction, usable=usable, rollout=rollout)
             given["confidence"] = found.confidence

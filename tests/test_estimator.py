@@ -516,6 +516,7 @@ FINE = {"rewards": [1.0, 0.0, 1.0, 0.0], "prompts": ["a", "a", "b", "b"], "confi
             {"confidence": None, "logprobs": [[-1.0], [], [-1.0], [-1.0, -2.0]], "mask": [[1], [], [1], [1]]},
             r"mask\[3\]: expected 2 tokens, as logprobs\[3\], got 1",
         ),
+        ({}, {"logprobs": [[-1.0]] * 4}, "confidence: expected None beside logprobs, of which it is made, got list"),
         ({}, {"confidence": None, "logprobs": [[-1.0]]}, "logprobs: expected 4 entries, one per row, got 1"),
         ({}, {"confidence": None, "logprobs": [["x"], [], [], []]}, r"logprobs\[0\]: expected numbers or None"),
         (
