@@ -414,8 +414,6 @@ def _some(values: Mapping[str, Any], *names: str) -> dict[str, Any]:
 
 def _saved(key: Hashable) -> Hashable:
     """Return a category as a checkpoint holds it: its text where ``weights_only=True`` would not load its class."""
-    if type(key) is tuple:
-        return tuple(map(_saved, key))
     return key if type(key) in (str, bytes, bool, int, float, type(None)) else f"{type(key).__name__} {key!r}"
 
 

@@ -268,6 +268,14 @@ def test_a_rollout_in_several_rows_counts_once():
     )
 
 
+def test_ids_of_rollouts_are_those_of_their_prompt_however_many_prompts():
+    prompts = [0, 0, 1, 1, 2, 3, 4, 4]
+    estimator = AdvantageEstimator(estimator="dr_grpo")
+    found = estimator([1.0, 0.0] * 4, prompts, rollouts=[0, 1, 0, 1, 0, 0, 0, 1])
+    assert estimator.metrics["durian/rollouts"] == 8
+    assert found.tolist() == [0.5, -0.5, 0.5, -0.5, 0.0, 0.0, 0.5, -0.5]
+
+
 def test_a_reward_on_the_last_turn_alone_is_told():
     with pytest.raises(ArgumentError, match=r"^rewards: expected one value .* 0\.0 and 1\.0 in a rollout of prompt a$"):
         AdvantageEstimator(estimator="grpo")([0.0, 0.0, 1.0, 0.0], ["a"] * 4, rollouts=["x", "x", "x", "y"])
@@ -294,6 +302,37 @@ def test_rows_of_rollouts_are_one_row_per_rollout_bit_for_bit(seed):
     for k, value in zip(order, found, strict=True):
         i, part = rows[k]
         assert_same_bits(value, right[i] if part else torch.zeros((), dtype=torch.float64))
+
+
+@given(seeds, st.booleans(), st.sampled_from(((0.1, 0.2, 0.3, 0.4), (1.0, 0.0, 0.0))))
+def test_the_record_is_the_rollouts_with_what_they_were_given_and_what_they_got(seed, several, weights):
+    """Scores are in it that have no weight, too."""
+    batch = make_batch(seed)
+    batch = batch if len(weights) == 4 else without_category(batch)
+    rows = len(batch["rewards"])
+    estimator = AdvantageEstimator(weights=weights, num_confidence_buckets=3)
+    if several:  # every rollout twice, so that its first valid row is its first
+        batch = {name: torch.cat([values, values]) for name, values in batch.items()}
+    found = estimator(**batch, rollouts=list(range(rows)) * 2 if several else None)
+    record = estimator.record
+    confidence = sequence_confidence(batch["logprobs"], batch["mask"])[:rows] * (2 if several else 1)
+    valid = batch["rewards"].isfinite() & batch["valid"] & batch["mask"].any(1)
+    order = record.row.argsort()
+    assert record.row[order].tolist() == list(range(rows))
+    assert [record.names[i] for i in record.prompt[order].tolist()] == batch["prompts"][:rows].tolist()
+    assert torch.equal(record.valid[order], valid[:rows])
+    assert_same_bits(record.advantages[order], found[:rows])
+    torch.testing.assert_close(record.rewards[order], batch["rewards"][:rows], rtol=0, atol=0, equal_nan=True)
+    given = {"visual_entropy": batch["visual_entropy"][:rows], "confidence": confidence}
+    for name, right in given.items():  # what an invalid rollout was given does not matter
+        scores = getattr(record, name)[order][valid[:rows]]
+        torch.testing.assert_close(scores, right[valid[:rows]], rtol=1e-12, atol=0, equal_nan=True)
+
+
+def test_the_record_of_a_call_without_scores_has_none():
+    estimator = AdvantageEstimator(estimator="grpo")
+    estimator([1.0, 0.0], ["a", "a"])
+    assert (estimator.record.visual_entropy, estimator.record.confidence) == (None, None)
 
 
 @given(seeds)
@@ -552,19 +591,28 @@ def test_an_empty_batch_gives_an_empty_result(name):
         assert math.isnan(estimator.metrics["durian/unscored_share"])
 
 
+PARTS = "the state of an AdvantageEstimator, with window, categories, generator"
+
+
 @pytest.mark.parametrize(
-    "state",
+    ("state", "message"),
     [
-        None,
-        {},
-        {"window": 3, "categories": {}, "generator": None},
-        {"window": {"rewards": 1}, "categories": {}, "generator": None},
-        {"window": None, "categories": [1], "generator": None},
-        {"window": None, "categories": {}, "generator": 7},
+        (None, f"state: expected {PARTS}, got NoneType$"),
+        ({"window": None}, rf"state: expected {PARTS}, got \['window'\]$"),
+        ({"window": 3, "categories": {}, "generator": None}, "window: expected "),
+        ({"window": {"rewards": 1}, "categories": {}, "generator": None}, "window: expected "),
+        (
+            {"window": None, "categories": [1], "generator": None},
+            r"state\['categories'\]: expected numbers by category, got list$",
+        ),
+        (
+            {"window": None, "categories": {}, "generator": 7},
+            r"state\['generator'\]: expected a tensor or None, got int$",
+        ),
     ],
 )
-def test_a_state_that_is_none_of_its_own_is_refused(state):
-    with pytest.raises(ArgumentError, match=r"^(state(\['\w+'\])?|window): expected "):
+def test_a_state_that_is_none_of_its_own_is_refused(state, message):
+    with pytest.raises(ArgumentError, match=f"^{message}"):
         AdvantageEstimator(window=4).load_state_dict(state)
 
 

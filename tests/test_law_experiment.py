@@ -374,10 +374,10 @@ def test_the_page_compares_nothing_before_a_dose_is_complete():
     del found["variance-9/GRPO-3"]
     said = " ".join(results.section(found).split())
     assert "variance 9: 99 of 100" in said
-    assert "Not complete, and so not compared with anything: R = 1, 2, 4, 9." in said
+    assert "Not complete, and so not compared with anything: variance 1, 2, 4, 9; unit 1, 0.5," in said
     assert "test.png" not in said
     assert "holds" not in said
-    assert results.of_case("9", found) == ""
+    assert results.of_case("variance 9", found) == ""
     assert results.tested(found) == prose.UNTESTED.strip()
 
 
@@ -388,9 +388,9 @@ def test_the_page_says_what_the_declaration_says_of_the_slope(slope, said):
     found = made_up(slope, 0.002, doses=("9", "1"))
     text = results.section(found)
     assert f"**The law {said}** by the declared criterion" in text
-    assert "R = 2, 4." in " ".join(text.split())
+    assert "anything: variance 2, 4;" in " ".join(text.split())
     assert ("does **not** grow" in text) == (slope < 0)
-    assert results.of_case("9", found).endswith("20 seeds")
+    assert results.of_case("variance 9", found).endswith("20 seeds")
 
 
 def test_the_picture_has_a_point_for_every_arm_and_dose(tmp_path, monkeypatch):

@@ -67,10 +67,19 @@ def cases() -> dict[str, Case]:
         "noise 9": Case("two kinds, variances 1 and 9", noisy_kinds(9.0)),
         "noise 9, tie-break": Case("the same + a tie-break of std 0.02", noisy_kinds(9.0, tied)),
         "noise 9, G = 4": Case("two kinds, variances 1 and 9, 4 rollouts", noisy_kinds(9.0, rollouts=4)),
-    } | {
-        f"tested {ratio:g}": Case(
-            f"0.9 accuracy + 0.1 format, two kinds, variances 1 and {ratio:g}; groups all right or all wrong replaced",
-            noisy_kinds(ratio, REWARDED, filtered=True),
+    } | trained()
+
+
+def trained() -> dict[str, Case]:
+    """Return the structures that the experiment trains on, by outcome and dose: all ratios, and the largest others."""
+    about, replaced = "0.9 accuracy + 0.1 format", "groups all right or all wrong replaced"
+    units = Structure((REWARDED, replace(REWARDED, unit=0.1)), filtered=True)
+    return {
+        f"variance {ratio:g}": Case(
+            f"{about}, two kinds, variances 1 and {ratio:g}; {replaced}", noisy_kinds(ratio, REWARDED, filtered=True)
         )
         for ratio in (1.0, 2.0, 4.0, 9.0)
+    } | {
+        "unit 0.1": Case(f"{about}, two kinds, units 1 and 0.1; {replaced}", units),
+        "tie_break 0.1": Case(f"{about} + a tie-break of std 0.1, one kind", Structure((replace(REWARDED, noise=0.1),))),
     }

@@ -150,17 +150,16 @@ def law() -> str:
 
 def which() -> str:
     """Return the page of the decision."""
-    some, seen = cases(), measured()
+    some, seen, runs = cases(), measured(), results.committed()
     found = worths(some)
     rows = []
     for name, advice in prose.ADVICE.items():
-        trained = results.of_case(name.removeprefix("tested "), results.committed()) if "tested" in name else ""
-        rows.append([some[name].about, advice, *_row(found[name]), seen.get(name, trained)])
+        rows.append([some[name].about, advice, *_row(found[name]), seen.get(name) or results.of_case(name, runs)])
     arms = list(next(iter(found.values())))
     parts = [
         prose.WHICH,
         table(["your rewards", "take", *arms, "measured"], rows),
-        prose.READING.format(close=CLOSE, format_loss=_lost(), tested=results.tested(results.committed())),
+        prose.READING.format(close=CLOSE, format_loss=_lost(), tested=results.tested(runs)),
     ]
     return "\n\n".join(part.strip() for part in parts) + "\n"
 

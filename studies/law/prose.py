@@ -290,10 +290,10 @@ ADVICE = {
     "noise 9": "a std per kind, or GRPO",
     "noise 9, tie-break": "a std per kind; Durian or GRPO if kinds are unknown",
     "noise 9, G = 4": "a std per kind; GRPO or Durian if kinds are unknown",
-    "tested 1": "what you have",
-    "tested 2": "a std per kind, GRPO or Durian",
-    "tested 4": "a std per kind or GRPO; Durian if neither will do",
-    "tested 9": "GRPO, Durian or a std per kind; not batch std",
+    "variance 1": "what you have",
+    "variance 2": "a std per kind, GRPO or Durian",
+    "variance 4": "a std per kind or GRPO; Durian if neither will do",
+    "variance 9": "GRPO, Durian or a std per kind; not batch std",
 }
 
 READING = """

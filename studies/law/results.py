@@ -30,8 +30,11 @@ def section(found: Found) -> str:
     if doses:
         parts += [
             verdicts(doses), "![Predicted and measured differences with their intervals](law/test.png)", primary(doses),
-            prose.ARMS_TABLE, arms_table(doses), *(explained(doses["9"]) if "9" in doses else []),
+            prose.ARMS_TABLE, arms_table(doses, "R"), *(explained(doses["9"]) if "9" in doses else []),
         ]  # fmt: skip
+    for outcome, (about, dial) in prose.SECONDARY.items():
+        if others := analysis.complete(outcome, found):
+            parts += [about, slope(outcome, others), arms_table(others, dial)]
     return "\n\n".join(part.strip() for part in parts)
 
 
@@ -43,19 +46,23 @@ def progress(found: Found) -> str:
             whole = len(plan.arms_of(outcome)) * len(plan.SEEDS)
             if number:
                 parts.append(f"{outcome} {dose}: {number} of {whole}")
-    missing = [dose for dose, n in analysis.counted(OUTCOME, found).items() if n < len(plan.ARMS) * len(plan.SEEDS)]
+    missing = {
+        outcome: [dose for dose in doses if dose not in analysis.complete(outcome, found)]
+        for outcome, doses in declaration.DOSES.items()
+    }
     pilots = sum(name.startswith("pilot") for name in found)
     seconds = np.mean([record.head["cpu_seconds"] for record in found.values()]) if found else np.nan
     text = f"**What has been run.** {pilots} pilots"
     text += f", and of the runs that count: {'; '.join(parts)}." if parts else ", and none of the runs that count."
     text += f" A run takes {seconds:.1f} seconds of one core."
-    if missing:
+    if any(missing.values()):
+        names = "; ".join(f"{outcome} {', '.join(doses)}" for outcome, doses in missing.items() if doses)
         text += (
-            f" Not complete, and so not compared with anything: R = {', '.join(missing)}."
+            f" Not complete, and so not compared with anything: {names}."
             " `python -m studies.law run` goes on where it stopped, `collect` adds finished runs to the table, `page`"
             " writes this page."
         )
-    return fill(f"{text} The second and third outcome (units, tie-breaks) have not been run.", 120)
+    return fill(text, 120)
 
 
 def verdicts(doses: Mapping[str, Dose]) -> str:
@@ -78,6 +85,19 @@ def verdicts(doses: Mapping[str, Dose]) -> str:
     return "\n".join(lines)
 
 
+def slope(outcome: str, doses: Mapping[str, Dose]) -> str:
+    """Say how observed differences go with predicted ones at the doses of an outcome that are not its control."""
+    beyond = [dose for name, dose in doses.items() if name != declaration.DOSES[outcome][0]]
+    if not beyond:
+        return ""
+    each = analysis.slopes(beyond)
+    low, high = interval(each)
+    return (
+        f"The slope of observed on predicted differences, all arms minus {REFERENCE} at"
+        f" {', '.join(dose.name for dose in beyond)}, is {each.mean():.2f} [{low:.2f}, {high:.2f}] over {len(each)} seeds."
+    )
+
+
 def primary(doses: Mapping[str, Dose]) -> str:
     """Return the table of the primary outcome."""
     found = analysis.compare(list(doses.values()), [PRIMARY])
@@ -90,8 +110,8 @@ def primary(doses: Mapping[str, Dose]) -> str:
     return f"{PRIMARY[0]} minus {PRIMARY[1]}, in points of held-out accuracy:\n\n{table(head, rows)}"
 
 
-def arms_table(doses: Mapping[str, Dose]) -> str:
-    """Return every arm at every dose: worths, and differences from a std by kind and from GRPO."""
+def arms_table(doses: Mapping[str, Dose], dial: str) -> str:
+    """Return every arm at every dose of a dial: worths, and differences from a std by kind and from GRPO."""
     rows = []
     for dose in doses.values():
         for arm in dose.arms:
@@ -103,7 +123,7 @@ def arms_table(doses: Mapping[str, Dose]) -> str:
                 [f"{100 * by_kind.predicted:+.2f}", _measured(by_kind)]), "" if arm == "GRPO" else _measured(of_grpo),
                 "never" if np.isnan(reached) else f"{reached:.0f}",
             ])  # fmt: skip
-    head = ["R", "arm", "worth, predicted", "worth, first 20 steps", "last accuracy", "minus std by kind, predicted",
+    head = [dial, "arm", "worth, predicted", "worth, first 20 steps", "last accuracy", "minus std by kind, predicted",
             "measured", "minus GRPO, measured", "steps to GRPO's last accuracy"]  # fmt: skip
     return table(head, rows)
 
@@ -124,9 +144,10 @@ def explained(dose: Dose) -> list[str]:
     return [prose.WHY, table(head, rows), prose.AFTER_WHY]
 
 
-def of_case(dose: str, found: Found) -> str:
-    """Return what was measured at a dose, for the page of the decision; nothing if it is not complete."""
-    doses = analysis.complete(OUTCOME, found)
+def of_case(name: str, found: Found) -> str:
+    """Return what was measured at "outcome dose", for the page of the decision; nothing if it is not complete."""
+    outcome, _, dose = name.rpartition(" ")
+    doses = analysis.complete(outcome, found) if outcome in declaration.DOSES else {}
     if dose not in doses:
         return ""
     pairs = [
