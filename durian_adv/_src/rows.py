@@ -87,7 +87,8 @@ def _key(name: str, value: Any) -> Hashable:
 def ids(name: str, values: Any, count: int, device: torch.device) -> tuple[Tensor, Sequence[Any]]:
     """Number the ids of the rows, int64 ``(N,)``, by their order as values; return the names of the numbers, too.
 
-    No order of the rows changes a number, of ids that can be sorted. A row of a tensor or array ``(N, K)`` is an id. None and NaN are ``MISSING``.
+    No order of the rows changes a number, of ids that can be sorted. A row of a tensor or array ``(N, K)`` is an id.
+    None and NaN are ``MISSING``.
 
     Raises:
         ArgumentError: not one hashable id per row.

@@ -74,6 +74,7 @@ def trained() -> dict[str, Case]:
     """Return the structures that the experiment trains on, by outcome and dose: all ratios, and the largest others."""
     about, replaced = "0.9 accuracy + 0.1 format", "groups all right or all wrong replaced"
     units = Structure((REWARDED, replace(REWARDED, unit=0.1)), filtered=True)
+    tied = Structure((replace(REWARDED, noise=0.1),))
     return {
         f"variance {ratio:g}": Case(
             f"{about}, two kinds, variances 1 and {ratio:g}; {replaced}", noisy_kinds(ratio, REWARDED, filtered=True)
@@ -81,5 +82,5 @@ def trained() -> dict[str, Case]:
         for ratio in (1.0, 2.0, 4.0, 9.0)
     } | {
         "unit 0.1": Case(f"{about}, two kinds, units 1 and 0.1; {replaced}", units),
-        "tie_break 0.1": Case(f"{about} + a tie-break of std 0.1, one kind", Structure((replace(REWARDED, noise=0.1),))),
+        "tie_break 0.1": Case(f"{about} + a tie-break of std 0.1, one kind", tied),
     }

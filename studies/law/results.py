@@ -94,7 +94,8 @@ def slope(outcome: str, doses: Mapping[str, Dose]) -> str:
     low, high = interval(each)
     return (
         f"The slope of observed on predicted differences, all arms minus {REFERENCE} at"
-        f" {', '.join(dose.name for dose in beyond)}, is {each.mean():.2f} [{low:.2f}, {high:.2f}] over {len(each)} seeds."
+        f" {', '.join(dose.name for dose in beyond)}, is {each.mean():.2f} [{low:.2f}, {high:.2f}] over"
+        f" {len(each)} seeds."
     )
 
 
