@@ -9,13 +9,13 @@ export OMP_NUM_THREADS ?= 1
 VENV_BENCH ?= .venv-bench
 TOPICS := advantage confidence entropy
 
-.PHONY: test lint records format types unit compiled kernels kernels-80 kernels-90 package nightly demo bench evidence evidence-all docs dist fuzz endurance mutants clean
+.PHONY: test lint records format types unit compiled fusion kernels kernels-80 kernels-90 package nightly demo bench evidence evidence-all docs dist fuzz endurance mutants clean
 .PHONY: test-trl test-swift test-entropy test-verl train-verl test-verl-older test-openrlhf test-openrlhf-older test-easyr1 test-others test-unsloth
 .PHONY: bench-verl bench-openrlhf bench-easyr1
 
 # JOBS checks at a time, the longest first; what a check prints comes in one piece if this make can do that
 JOBS ?= 2
-CHECKS := lint types unit compiled test-verl test-trl test-swift test-openrlhf test-entropy test-unsloth docs package
+CHECKS := lint types unit compiled fusion test-verl test-trl test-swift test-openrlhf test-entropy test-unsloth docs package
 test:  ## everything CI runs: about 20 minutes on two idle cores, 7 GB of disk
 	@$(MAKE) --no-print-directory --jobs=$(JOBS) $(if $(filter output-sync,$(.FEATURES)),--output-sync) $(CHECKS)
 	@echo "all checks passed"
@@ -50,6 +50,9 @@ kernels: kernels-80 kernels-90  ## what a GPU would run, without one: kernels ag
 
 kernels-80 kernels-90: kernels-%: $(VENV)-kernels/.installed
 	KERNELS_CAPABILITY=$* $(VENV)-kernels/bin/pytest tests/kernels
+
+fusion: $(VENV)-kernels/.installed  ## the kernels of the first call of every function, for one GPU: what make test has of it
+	$(VENV)-kernels/bin/pytest tests/kernels/test_kernels_record.py --first
 
 package: $(VENV)/.installed-dev  ## build wheel and sdist, and import each in an environment of its own
 	$(BIN)/python tests/check_package.py

@@ -25,7 +25,12 @@ PILOT_SEEDS, SEEDS = (1000, 1001), tuple(range(20))
 RATES = (0.002, 0.004, 0.008)  # of Adam; grows by factors of 2 while the best is at an edge
 Found = Mapping[str, Record]
 # not declared, run after the first dose to find out why differences were smaller than predicted: plain SGD at R = 9
-SGD, SGD_DOSE, SGD_ARMS, SGD_RATES = "sgd", "9", ("batch std", "Durian, dropped", "std by kind"), (1.0, 2.0, 4.0)
+SGD, SGD_DOSE, SGD_ARMS, SGD_RATES = (
+    "sgd",
+    "9",
+    ("batch std", "Durian, dropped", "std by kind"),
+    (1.0, 2.0, 4.0, 8.0, 16.0, 32.0),
+)
 SGD_SEEDS = (2000, 2001, 2002, 2003)
 
 

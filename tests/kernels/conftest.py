@@ -13,6 +13,16 @@ import torch  # noqa: E402
 torch.set_num_threads(1)
 
 
+def pytest_addoption(parser):
+    parser.addoption("--first", action="store_true", help="only the first call of every function")
+
+
+@pytest.fixture(scope="session")
+def first(pytestconfig):
+    """Whether only the first call of every function is looked at."""
+    return pytestconfig.getoption("first")
+
+
 @pytest.fixture(scope="session")
 def capability():
     """The compute capability, times ten."""

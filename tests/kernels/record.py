@@ -59,14 +59,20 @@ def row_of(capability: int, name: str, form: str, code) -> dict[str, str]:
     return dict(zip(COLUMNS, map(str, values), strict=True))
 
 
-def rows(capability: int) -> list[dict[str, str]]:
-    """Everything for the target that this process has been made to believe in."""
-    return [row_of(capability, call.name, call.form, code_of(i)) for i, call in enumerate(calls_of_device())]
+def rows(capability: int, first: bool) -> list[dict[str, str]]:
+    """Everything for the target that this process has been made to believe in; or the first call of every function."""
+    found = []
+    for number, call in enumerate(calls_of_device()):
+        if not first or call.name not in {row["function"] for row in found}:
+            found.append(row_of(capability, call.name, call.form, code_of(number)))
+    return found
 
 
-def read() -> list[dict[str, str]]:
+def read(capability: int, first: bool) -> list[dict[str, str]]:
+    """The recorded rows of a target; or the first of every function."""
     with RECORD.open() as file:
-        return list(csv.DictReader(file))
+        found = [row for row in csv.DictReader(file) if row["target"] == f"sm_{capability}"]
+    return list({row["function"]: row for row in reversed(found)}.values())[::-1] if first else found
 
 
 def write(found: Iterable[dict[str, str]], file) -> None:
@@ -80,7 +86,7 @@ def main() -> None:
         import target
 
         target.install(int(sys.argv[1]))
-        write(rows(int(sys.argv[1])), sys.stdout)
+        write(rows(int(sys.argv[1]), "--first" in sys.argv), sys.stdout)
         return
     command = [sys.executable, __file__]
     started = [subprocess.Popen([*command, str(c)], stdout=subprocess.PIPE, text=True) for c in CAPABILITIES]
