@@ -198,7 +198,7 @@ class AdvantageEstimator:
             valid=of_rollouts.valid,
             success_threshold=self.options["success_threshold"],
             category=of_rollouts.category,
-            no_signal=self.options["no_signal"] if self.options["estimator"] == "durian" else "keep",
+            no_signal=self.options["no_signal"],
         )
         self.record = batch.record(components.advantages)
         if batch.rows is None:

@@ -576,6 +576,10 @@ def test_what_cannot_be_meant_is_refused_by_name(options, change, message):
         AdvantageEstimator(**options)(**{**FINE, **change})
 
 
+def test_one_rollout_alone_has_no_advantage():
+    assert AdvantageEstimator(estimator="grpo")([1.0], ["a"]).tolist() == [0.0]
+
+
 def test_one_prompt_with_weights_of_grpo_is_grpo():
     rewards = torch.tensor([1.0, 0.0, 0.0, 0.5])
     found = AdvantageEstimator(weights=(1.0, 0.0, 0.0))(rewards, ["a"] * 4)
@@ -880,6 +884,7 @@ def test_a_new_estimator_has_the_defaults_of_the_table_and_no_metrics():
 
     assert AdvantageEstimator().options == options.checked({})
     assert AdvantageEstimator().metrics == {}
+    assert AdvantageEstimator().record is None
 
 
 def test_metrics_count_what_is_valid_by_the_threshold_and_the_std_of_the_options():

@@ -12,7 +12,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     commands.add_parser("page", help="write docs/law.md, docs/which-normalization.md and their pictures: 20 s")
     commands.add_parser("declare", help="write the declaration of the experiment, with what the law predicts: 5 s")
     commands.add_parser("later", help="measure worths while a policy learns, which was not declared")
-    commands.add_parser("sgd", help="train three arms with plain SGD at R = 9, which was not declared: 36 runs")
+    commands.add_parser("sgd", help="train three arms with plain SGD at R = 9, which was not declared: 72 runs")
     commands.add_parser("check", help="measure what the task was to have: accuracies, errors, scores")
     commands.add_parser("collect", help="fold finished runs into the table of records")
     for name, about in (

@@ -239,17 +239,38 @@ WHY = """
 **Why the differences are smaller than predicted** (looked at after the first dose, not declared). Worths are not at
 fault: those measured on the first 20 steps are the predicted ones, and they hardly change until the end. What does not
 hold is the step from worth to speed. The law lets a noisy arm take smaller steps, its best rate falling with the root
-of its worth, so that its speed falls with the worth itself. The pilots chose nearly one rate for all arms: with Adam
-something else than this noise seems to bound the rate, and at one rate the gain of normalized updates goes with the
-*root* of worth. *Speed*: the steps that std by kind needs to get where an arm ends, over the 200 that the arm took.
+of its worth, so that its speed falls with the worth itself. The pilots chose nearly one rate for all arms: something
+other than this noise bounds the rate, and at one rate the gain of normalized updates goes with the *root* of worth.
+*Speed*: the steps that std by kind needs to get where an arm ends, over the 200 that the arm took.
+"""
+
+SGD = """
+It is not Adam that bounds the rate. Three arms trained with plain SGD, {seeds} seeds, R = 9, last accuracy by learning
+rate:
+"""
+
+AFTER_SGD = """
+All three get better up to a rate of 4, worse at 8, and forget the task at 16, whatever their worths: what bounds the
+rate here is that the policy itself becomes unstable. At each arm's best rate Durian ends {best} points
+above batch std, at a rate of 1 {small}, where the sizes of the advantages differ and the noise hardly counts.
 """
 
 AFTER_WHY = """
-For batch std and random buckets the root is nearer than the worth. It does not explain Durian, which the law places
-below a std by kind and which ended above it: the rate of each arm was chosen on 2 seeds, and another rate for std by
-kind could move all differences from it by some tenths of a point. Against GRPO, which has a rate of its own too, Durian
-shows no gain.
+For batch std and random buckets the root is nearer than the worth. It does not explain the rest: GRPO and Durian end
+above a std by kind at every R, also at R = 1, where the law gives all of them the same, and where Durian and a std by
+kind share a learning rate. The rate of each arm was chosen on 2 seeds, and another one for std by kind could move all
+differences from it by some tenths of a point. So read differences below half a point as none.
 """
+
+UNIT = """
+### Kinds that differ in unit
+"""
+
+TIE_BREAK = """
+### A tie-break, without the filter
+"""
+
+SECONDARY = {"unit": (UNIT, "unit of one kind"), "tie_break": (TIE_BREAK, "std of the tie-break")}
 
 PREDICTED = """
 **What was predicted.** Worths at every dose, rewards of 0.9 accuracy + 0.1 format. First over the ratio of variances,

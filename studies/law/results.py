@@ -13,7 +13,7 @@ from studies.evidence.comparison import interval
 from studies.evidence.markdown import table
 from studies.law import analysis, declaration, expectation, later, plan, prose, runner
 from studies.law.analysis import PRIMARY, REFERENCE, Difference, Dose
-from studies.law.plan import Found
+from studies.law.plan import Found, Run
 
 OUTCOME = "variance"
 
@@ -30,7 +30,7 @@ def section(found: Found) -> str:
     if doses:
         parts += [
             verdicts(doses), "![Predicted and measured differences with their intervals](law/test.png)", primary(doses),
-            prose.ARMS_TABLE, arms_table(doses, "R"), *(explained(doses["9"]) if "9" in doses else []),
+            prose.ARMS_TABLE, arms_table(doses, "R"), *(explained(doses["9"], found) if "9" in doses else []),
         ]  # fmt: skip
     for outcome, (about, dial) in prose.SECONDARY.items():
         if others := analysis.complete(outcome, found):
@@ -129,7 +129,7 @@ def arms_table(doses: Mapping[str, Dose], dial: str) -> str:
     return table(head, rows)
 
 
-def explained(dose: Dose) -> list[str]:
+def explained(dose: Dose, found: Found) -> list[str]:
     """Return why differences are smaller than predicted, as far as it was found out after the first dose."""
     rates = json.loads(expectation.PATH.read_text(encoding="utf-8"))[OUTCOME]["learning_rates"][dose.name]
     worths = json.loads(later.PATH.read_text(encoding="utf-8"))
@@ -142,7 +142,35 @@ def explained(dose: Dose) -> list[str]:
         ])  # fmt: skip
     head = ["R = 9", *(f"worth at step {step}" for step in worths), "learning rate", "ratio of worths", "its root",
             "speed, measured"]  # fmt: skip
-    return [prose.WHY, table(head, rows), prose.AFTER_WHY]
+    return [prose.WHY, table(head, rows), *sgd(found), prose.AFTER_WHY]
+
+
+def sgd(found: Found) -> list[str]:
+    """Return what plain SGD shows, if it was run."""
+    names = {
+        (arm, rate): [Run(plan.SGD, plan.SGD_DOSE, arm, seed, rate, pilot=True).name for seed in plan.SGD_SEEDS]
+        for arm in plan.SGD_ARMS
+        for rate in plan.SGD_RATES
+    }
+    if not all(name in found for some in names.values() for name in some):
+        return []
+    last = {key: np.array([found[name].steps[-1]["held_out"] for name in some]) for key, some in names.items()}
+    rows = [[arm, *(f"{last[arm, rate].mean():.1%}" for rate in plan.SGD_RATES)] for arm in plan.SGD_ARMS]
+    best = {arm: max(plan.SGD_RATES, key=lambda rate: last[arm, rate].mean()) for arm in PRIMARY}
+
+    def difference(rates: Mapping[str, float]) -> str:
+        return points_of(*(last[arm, rates[arm]] for arm in PRIMARY))
+
+    numbers = {"best": difference(best), "small": difference(dict.fromkeys(PRIMARY, plan.SGD_RATES[0]))}
+    head = ["SGD, R = 9", *(f"{rate:g}" for rate in plan.SGD_RATES)]
+    after = fill(prose.AFTER_SGD.format(**numbers).strip(), 120)
+    return [prose.SGD.format(seeds=len(plan.SGD_SEEDS)), table(head, rows), after]
+
+
+def points_of(arm: np.ndarray, baseline: np.ndarray) -> str:
+    """Return the mean paired difference in points, with its interval."""
+    low, high = interval(arm - baseline)
+    return f"{100 * (arm - baseline).mean():+.2f} [{100 * low:+.2f}, {100 * high:+.2f}]"
 
 
 def of_case(name: str, found: Found) -> str:
