@@ -16,8 +16,9 @@ In short:
 - A std that prompts share helps where *kinds* of prompts differ in the unit or the noise of their rewards. Share it by
   kind if you know the kinds. Durian's scores help as far as they tell the kinds apart.
 - GRPO follows such differences by itself, but it enlarges groups that differ only in a small term.
-- [Trained on](#the-test) two kinds whose variances differ ninefold, batch std and random buckets end below the others,
-  as predicted, by about a third of what was predicted. Durian ends beside GRPO, not below it.
+- [Trained on](#the-test) two kinds whose noise differs, batch std falls behind with the ratio of variances, as
+  predicted, by about a third of what was predicted; Durian ends beside GRPO. On two kinds whose *units* differ,
+  differences are as large as predicted, and Durian ends below GRPO.
 """
 
 DERIVATION = r"""
@@ -264,6 +265,10 @@ differences from it by some tenths of a point. So read differences below half a 
 
 UNIT = """
 ### Kinds that differ in unit
+
+The second outcome: the same task, no noise, and the rewards of one kind times a unit. Here the sizes are those of the
+prediction. GRPO, which rescales every prompt by itself, needs to know no kinds and ends above all others; Durian, whose
+buckets mix the kinds, loses the more the smaller the unit, and batch std loses most:
 """
 
 TIE_BREAK = """
@@ -315,6 +320,8 @@ ADVICE = {
     "variance 2": "a std per kind, GRPO or Durian",
     "variance 4": "a std per kind or GRPO; Durian if neither will do",
     "variance 9": "GRPO, Durian or a std per kind; not batch std",
+    "unit 0.1": "GRPO, or a std per kind; not batch std",
+    "tie_break 0.1": "a std that prompts share",
 }
 
 READING = """
@@ -335,7 +342,7 @@ loss is smaller there; but it does not support the row.
 
 {tested}
 
-**What is not known.** No training run here has had kinds that differ in unit, a tie-break term, or graded rewards. For
+**What is not known.** No training run here has had graded rewards, or small terms beside kinds that differ. For
 these the predictions are a derivation and no more. Groups without signal, kept or dropped, are the same thing under the
 filter of the test, so nothing measured here speaks for either; the default stays `no_signal="keep"`.
 
