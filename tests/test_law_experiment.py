@@ -394,12 +394,14 @@ def test_the_page_says_what_the_declaration_says_of_the_slope(slope, said):
 
 
 def test_the_picture_has_a_point_for_every_arm_and_dose(tmp_path, monkeypatch):
-    doses = analysis.complete("variance", made_up(1.0, 0.002))
-    points = results.points(doses)
+    shown = results.drawn(made_up(1.0, 0.002))
+    assert list(shown) == ["ratio of variances"]
+    points, primary = shown["ratio of variances"]
     assert len(points) == 4 * 4
     drawn = []
     monkeypatch.setattr(law_figures, "_interval", lambda axes, x, d, *style, **options: drawn.append((x, d)))
-    law_figures.draw_test(points, analysis.compare(list(doses.values()), [analysis.PRIMARY]), tmp_path / "test.png")
+    law_figures.draw_test(shown, tmp_path / "test.png")
     assert [(x, d) for x, d in drawn[:16]] == [(100 * d.predicted, d) for d in points]
-    assert [x for x, _ in drawn[16:]] == [1, 2, 4, 9]
+    assert [(place, d.dose) for place, d in drawn[16:]] == [(0, "1"), (1, "2"), (2, "4"), (3, "9")]
+    assert [d for _, d in drawn[16:]] == primary
     assert (tmp_path / "test.png").stat().st_size > 5000

@@ -32,38 +32,50 @@ def draw(curves: dict[str, dict[str, list[tuple[float, float]]]], path: Path, so
         save(figure, path, [source])
 
 
-def draw_test(found: list[Difference], primary: list[Difference], path: Path) -> None:
-    """Draw measured over predicted differences, and Durian minus batch std over the ratio, with 95% intervals."""
+def draw_test(outcomes: dict[str, tuple[list[Difference], list[Difference]]], path: Path) -> None:
+    """Draw a row per outcome: measured over predicted differences of all arms, and the primary one over the doses.
+
+    Intervals are 95%. The key of an outcome is what its doses are.
+    """
     with plt.rc_context(STYLE):
-        figure, (left, right) = plt.subplots(1, 2, figsize=(13, 5), width_ratios=(1.2, 1), layout="constrained")
-        arms, doses = (list(dict.fromkeys(getattr(d, name) for d in found)) for name in ("arm", "dose"))
-        for d in found:
-            color, marker = COLORS[arms.index(d.arm)], MARKERS[doses.index(d.dose)]
-            _interval(left, 100 * d.predicted, d, color, marker)
-        ends = [100 * f(d.predicted for d in found) for f in (min, max)]
-        left.plot(ends, ends, color=BASELINE, linewidth=1, linestyle="--", zorder=0)
-        left.axhline(0, color=BASELINE, linewidth=0.8, zorder=0)
-        left.set_xlabel("predicted difference from a std by kind, points")
-        left.set_ylabel("measured, points of held-out accuracy")
-        left.set_title("Predicted and measured, all arms", loc="left", weight="bold")
-        keys = [Line2D([], [], color=color, label=arm) for arm, color in zip(arms, COLORS, strict=False)]
-        keys += [Line2D([], [], color=BASELINE, marker=marker, linestyle="", label=f"R = {dose}")
-                 for dose, marker in zip(doses, MARKERS, strict=False)]  # fmt: skip
-        keys.append(Line2D([], [], color=BASELINE, linestyle="--", label="as predicted"))
-        left.legend(handles=keys, loc="center left", bbox_to_anchor=(1.0, 0.5))
-        ratios = [float(d.dose) for d in primary]
-        points = [100 * d.predicted for d in primary]
-        right.plot(ratios, points, color=BASELINE, linestyle="--", marker="D", label="predicted")
-        for d in primary:
-            _interval(right, float(d.dose), d, COLORS[0], "o", label="measured" if d is primary[0] else None)
-        right.axhline(0, color=BASELINE, linewidth=0.8, zorder=0)
-        right.set_xscale("log", base=2)
-        right.set_xticks([1, 2, 4, 9], ["1", "2", "4", "9"])
-        right.set_xlim(0.85, 10.5)
-        right.set_xlabel("ratio of the within-prompt variances of two kinds")
-        right.set_title("Durian minus batch std, points", loc="left", weight="bold")
-        right.legend(loc="center left")
+        size = (13, 5 * len(outcomes))
+        figure, rows = plt.subplots(
+            len(outcomes), 2, figsize=size, width_ratios=(1.2, 1), layout="constrained", squeeze=False
+        )
+        for (left, right), (dial, (found, primary)) in zip(rows, outcomes.items(), strict=True):
+            _measured_over_predicted(left, dial, found)
+            _over_doses(right, dial, primary)
         save(figure, path, [runner.TABLE])
+
+
+def _measured_over_predicted(axes: Axes, dial: str, found: list[Difference]) -> None:
+    arms, doses = (list(dict.fromkeys(getattr(d, name) for d in found)) for name in ("arm", "dose"))
+    for d in found:
+        _interval(axes, 100 * d.predicted, d, COLORS[arms.index(d.arm)], MARKERS[doses.index(d.dose)])
+    ends = [100 * f(d.predicted for d in found) for f in (min, max)]
+    axes.plot(ends, ends, color=BASELINE, linewidth=1, linestyle="--", zorder=0)
+    axes.axhline(0, color=BASELINE, linewidth=0.8, zorder=0)
+    axes.set_xlabel("predicted difference from a std by kind, points")
+    axes.set_ylabel("measured, points of held-out accuracy")
+    axes.set_title(f"All arms, by {dial}", loc="left", weight="bold")
+    keys = [Line2D([], [], color=color, label=arm) for arm, color in zip(arms, COLORS, strict=False)]
+    keys += [Line2D([], [], color=BASELINE, marker=marker, linestyle="", label=dose)
+             for dose, marker in zip(doses, MARKERS, strict=False)]  # fmt: skip
+    keys.append(Line2D([], [], color=BASELINE, linestyle="--", label="as predicted"))
+    axes.legend(handles=keys, loc="center left", bbox_to_anchor=(1.0, 0.5))
+
+
+def _over_doses(axes: Axes, dial: str, primary: list[Difference]) -> None:
+    places = list(range(len(primary)))
+    axes.plot(places, [100 * d.predicted for d in primary], color=BASELINE, linestyle="--", marker="D",
+              label="predicted")  # fmt: skip
+    for place, d in zip(places, primary, strict=True):
+        _interval(axes, place, d, COLORS[0], "o", label=None if place else "measured")
+    axes.axhline(0, color=BASELINE, linewidth=0.8, zorder=0)
+    axes.set_xticks(places, [d.dose for d in primary])
+    axes.set_xlabel(dial)
+    axes.set_title(f"{primary[0].arm} minus {primary[0].baseline}, points", loc="left", weight="bold")
+    axes.legend(loc="best")
 
 
 def _interval(axes: Axes, x: float, d: Difference, color: str, marker: str, **options: Any) -> None:

@@ -13,7 +13,7 @@ from studies.evidence import page as measured_page
 from studies.evidence.comparison import Difference
 from studies.evidence.conditions import CONDITIONS
 from studies.evidence.markdown import table
-from studies.law import analysis, declaration, prose, results
+from studies.law import declaration, prose, results
 from studies.law.cases import QUALITY, Case, cases, estimators, noisy_kinds
 from studies.law.factors import by_kind, constant, difficulty, durian, grpo, kind, pooled_by_kind
 from studies.law.outcomes import outcomes
@@ -118,9 +118,10 @@ def write_curves(found: dict[str, dict[str, list[tuple[float, float]]]]) -> None
 def predicted_table(name: str) -> str:
     """Return what the declaration predicts over one dose."""
     doses = declaration.read()["predicted_worth"][name]
-    head = {"variance": "ratio of variances", "unit": "unit of one kind", "tie_break": "std of the tie-break"}[name]
     arms = list(next(iter(doses.values())))
-    return table([head, *arms], [[dose, *(f"{value:.3f}" for value in row.values())] for dose, row in doses.items()])
+    return table(
+        [prose.DIALS[name], *arms], [[dose, *(f"{value:.3f}" for value in row.values())] for dose, row in doses.items()]
+    )
 
 
 def law() -> str:
@@ -192,8 +193,8 @@ def main() -> None:
     write_curves(found)
     PICTURE.parent.mkdir(exist_ok=True)
     figures.draw(found, PICTURE, CURVES)
-    if doses := analysis.complete(results.OUTCOME, results.committed()):
-        figures.draw_test(results.points(doses), analysis.compare(list(doses.values()), [analysis.PRIMARY]), TEST)
+    if drawn := results.drawn(results.committed()):
+        figures.draw_test(drawn, TEST)
     LAW.write_text(law(), encoding="utf-8")
     WHICH.write_text(which(), encoding="utf-8")
     print(f"written: {LAW.relative_to(ROOT)}, {WHICH.relative_to(ROOT)} and {PICTURE.relative_to(ROOT)}")

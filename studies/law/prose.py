@@ -253,7 +253,7 @@ rate:
 AFTER_SGD = """
 All three get better up to a rate of 4, worse at 8, and forget the task at 16, whatever their worths: what bounds the
 rate here is that the policy itself becomes unstable. At each arm's best rate Durian ends {best} points
-above batch std, at a rate of 1 {small}, where the sizes of the advantages differ and the noise hardly counts.
+above batch std; at a rate of 1 {small}, where it is the sizes of the advantages that differ.
 """
 
 AFTER_WHY = """
@@ -267,15 +267,16 @@ UNIT = """
 ### Kinds that differ in unit
 
 The second outcome: the same task, no noise, and the rewards of one kind times a unit. Here the sizes are those of the
-prediction. GRPO, which rescales every prompt by itself, needs to know no kinds and ends above all others; Durian, whose
-buckets mix the kinds, loses the more the smaller the unit, and batch std loses most:
+prediction. GRPO, which rescales every prompt by itself, needs to know no kinds and ends at least level with a std by
+kind. Durian, whose buckets mix the kinds, falls behind as the unit gets smaller, and batch std falls behind most:
 """
 
 TIE_BREAK = """
 ### A tie-break, without the filter
 """
 
-SECONDARY = {"unit": (UNIT, "unit of one kind"), "tie_break": (TIE_BREAK, "std of the tie-break")}
+SECONDARY = {"unit": UNIT, "tie_break": TIE_BREAK}
+DIALS = {"variance": "ratio of variances", "unit": "unit of one kind", "tie_break": "std of the tie-break"}
 
 PREDICTED = """
 **What was predicted.** Worths at every dose, rewards of 0.9 accuracy + 0.1 format. First over the ratio of variances,

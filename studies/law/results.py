@@ -32,9 +32,9 @@ def section(found: Found) -> str:
             verdicts(doses), "![Predicted and measured differences with their intervals](law/test.png)", primary(doses),
             prose.ARMS_TABLE, arms_table(doses, "R"), *(explained(doses["9"], found) if "9" in doses else []),
         ]  # fmt: skip
-    for outcome, (about, dial) in prose.SECONDARY.items():
+    for outcome, about in prose.SECONDARY.items():
         if others := analysis.complete(outcome, found):
-            parts += [about, slope(outcome, others), arms_table(others, dial)]
+            parts += [about, slope(outcome, others), arms_table(others, prose.DIALS[outcome])]
     return "\n\n".join(part.strip() for part in parts)
 
 
@@ -196,10 +196,14 @@ def tested(found: Found) -> str:
     return (verdicts(doses) if doses else prose.UNTESTED).strip()
 
 
-def points(doses: Mapping[str, Dose]) -> list[Difference]:
-    """Return what the picture shows: every arm minus std by kind at every complete dose."""
-    pairs = [(arm, REFERENCE) for arm in plan.ARMS if arm != REFERENCE]
-    return analysis.compare(list(doses.values()), pairs)
+def drawn(found: Found) -> dict[str, tuple[list[Difference], list[Difference]]]:
+    """Return what the picture shows, by dial: every arm minus std by kind, and the primary difference, by dose."""
+    shown = {}
+    for outcome, dial in prose.DIALS.items():
+        if doses := list(analysis.complete(outcome, found).values()):
+            pairs = [(arm, REFERENCE) for arm in plan.arms_of(outcome) if arm != REFERENCE]
+            shown[dial] = analysis.compare(doses, pairs), analysis.compare(doses, [PRIMARY])
+    return shown
 
 
 def _numbers(found: Found) -> dict[str, object]:
