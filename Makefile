@@ -57,7 +57,7 @@ fusion: $(VENV)-kernels/.installed  ## the kernels of the first call of every fu
 package: $(VENV)/.installed-dev  ## build wheel and sdist, and import each in an environment of its own
 	$(BIN)/python tests/check_package.py
 
-nightly: $(VENV)/.installed-dev  ## the properties, 25 times as many examples
+nightly: $(VENV)/.installed-dev  ## the properties, 50 times as many examples
 	HYPOTHESIS_PROFILE=nightly $(BIN)/pytest -m "not inductor" tests
 
 fuzz: $(VENV)/.installed-dev  ## 100,000 calls with anything, checked against the reference; writes tests/records/fuzz.csv

@@ -15,7 +15,7 @@ _COMMON = {
     "print_blob": True,
     "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large],
 }
-settings.register_profile("ci", max_examples=200, derandomize=True, **_COMMON)
+settings.register_profile("ci", max_examples=100, derandomize=True, **_COMMON)
 settings.register_profile("nightly", max_examples=5000, **_COMMON)
 settings.register_profile(  # a first look: few examples, and failures are shown as found
     "quick", max_examples=30, derandomize=True, phases=[Phase.explicit, Phase.generate], **_COMMON

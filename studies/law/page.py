@@ -160,7 +160,13 @@ def which() -> str:
     parts = [
         prose.WHICH,
         table(["your rewards", "take", *arms, "measured"], rows),
-        prose.READING.format(close=CLOSE, format_loss=_lost(), tested=results.tested(runs)),
+        prose.READING.format(
+            close=CLOSE,
+            format_loss=_lost(),
+            tested=results.tested(runs),
+            kept=results.default(runs),
+            **results.format_slips(runs),
+        ),
     ]
     return "\n\n".join(part.strip() for part in parts) + "\n"
 

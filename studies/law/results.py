@@ -35,6 +35,7 @@ def section(found: Found) -> str:
     for outcome, about in prose.SECONDARY.items():
         if others := analysis.complete(outcome, found):
             parts += [about, slope(outcome, others), arms_table(others, prose.DIALS[outcome])]
+            parts += [prose.KEPT.format(points=kept(others["0"]))] if "0" in others else []
     return "\n\n".join(part.strip() for part in parts)
 
 
@@ -97,6 +98,24 @@ def slope(outcome: str, doses: Mapping[str, Dose]) -> str:
         f" {', '.join(dose.name for dose in beyond)}, is {each.mean():.2f} [{low:.2f}, {high:.2f}] over"
         f" {len(each)} seeds."
     )
+
+
+def kept(dose: Dose) -> str:
+    """Return Durian with groups without signal dropped minus kept, in points."""
+    return _measured(analysis.compare([dose], [("Durian, dropped", "Durian, kept")])[0])
+
+
+def format_slips(found: Found) -> dict[str, str]:
+    """Return GRPO minus a shared std without a tie-break, measured and predicted, for the page of the decision."""
+    dose = analysis.complete("tie_break", found)["0"]
+    d = analysis.compare([dose], [("GRPO", REFERENCE)])[0]
+    return {"format_test": _measured(d), "format_predicted": f"{100 * d.predicted:+.2f}"}
+
+
+def default(found: Found) -> str:
+    """Say what follows for the default of ``no_signal``, if that was trained."""
+    doses = analysis.complete("tie_break", found)
+    return fill(prose.DEFAULT.format(points=kept(doses["0"])).strip(), 120) if "0" in doses else ""
 
 
 def primary(doses: Mapping[str, Dose]) -> str:
