@@ -10,7 +10,7 @@ VENV_BENCH ?= .venv-bench
 TOPICS := advantage confidence entropy
 
 .PHONY: test lint records format types unit compiled fusion kernels kernels-80 kernels-90 package nightly demo bench evidence evidence-all docs dist fuzz endurance mutants clean
-.PHONY: test-trl test-swift test-entropy test-verl train-verl test-verl-older test-openrlhf test-openrlhf-older test-easyr1 test-others test-unsloth
+.PHONY: test-trl test-swift test-entropy test-verl train-verl test-verl-older test-openrlhf test-openrlhf-older test-easyr1 test-others test-unsloth test-axolotl
 .PHONY: bench-verl bench-openrlhf bench-easyr1
 
 # JOBS checks at a time, the longest first; what a check prints comes in one piece if this make can do that
@@ -77,6 +77,9 @@ test-trl: $(VENV)-trl/.installed $(VENV)-trl-oldest/.installed  ## the TRL adapt
 
 test-unsloth: $(VENV)-unsloth/.installed  ## the TRL adapter on Unsloth
 	$(VENV)-unsloth/bin/pytest tests/unsloth
+
+test-axolotl: $(VENV)-axolotl/.installed  ## the TRL adapter in trainings by axolotl
+	$(VENV)-axolotl/bin/pytest tests/axolotl
 
 test-entropy: $(VENV)-trl/.installed $(VENV)-trl-oldest/.installed  ## entropies on two versions of transformers, in datasets, on Ray
 	$(VENV)-trl/bin/pytest tests/entropy
