@@ -123,4 +123,4 @@ def test_what_the_readme_says_is_on_a_page():
     evidence, law = (path.read_text(encoding="utf-8") for path in (page.PAGE, page.ROOT / "docs" / "law.md"))
     assert said
     for mean, interval in said:
-        assert f"| {mean} | {interval} |" in evidence or f"| {mean} {interval} |" in law, mean
+        assert f"| {mean} | {interval} |" in evidence or f" {mean} {interval} " in law, mean
