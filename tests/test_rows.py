@@ -26,6 +26,14 @@ CPU = torch.device("cpu")
             "x: expected shape (N,), or (N, K) where a row is an id, got (1, 1, 1)",
         ),
         (
+            lambda: rows.numbers("x", torch.zeros(1, dtype=torch.complex64), 1, CPU),
+            "x: expected a real dtype, got torch.complex64",
+        ),
+        (
+            lambda: rows.tokens(torch.zeros(1, 2, dtype=torch.complex64), None, 1, CPU),
+            "logprobs: expected a real dtype, got torch.complex64",
+        ),
+        (
             lambda: rows.ids("x", torch.zeros(1, dtype=torch.complex64), 1, CPU),
             "x: expected a real dtype, got torch.complex64",
         ),
