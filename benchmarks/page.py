@@ -91,7 +91,7 @@ QUOTED = (
 )
 ELSEWHERE = """The targets were set on the machine above. On one whose vectors are half as long, ratios to a single fast
 call of torch suffer most. *Before*: the code at `{before}`, measured right afterwards; two runs of one code differ by
-up to a tenth. Entropies of an image take a fifth to a third longer since then: the terms of products are summed smallest
+up to a tenth. Entropies of an image take a fifth to a third longer since then: terms of products are summed smallest
 first, and matrices of up to 384 rows are solved in float64, which keeps spectra along the axes within 2e-6."""
 BLOCK = re.compile(r"(<!-- figures: .*? -->\n).*?(<!-- end of figures -->)", re.DOTALL)
 
