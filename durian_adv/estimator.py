@@ -181,8 +181,8 @@ class AdvantageEstimator:
         Raises:
             TypeError, ValueError: entries that do not fit, by argument and row; scores that differ within a prompt;
                 rewards that differ within a rollout; ids that no two rollouts share; ``confidence`` beside
-                ``logprobs``; a call that would silently be
-                GRPO: one prompt without a window, or no score at all, while components that need them have a weight.
+                ``logprobs``; a call that would silently be GRPO: one prompt without a window, or no score at all, while
+                components that need them have a weight.
         """
         if logprobs is not None and confidence is not None:
             raise ArgumentError("confidence", "None beside logprobs, of which it is made", type(confidence).__name__)

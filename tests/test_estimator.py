@@ -274,6 +274,8 @@ def test_ids_of_rollouts_are_those_of_their_prompt_however_many_prompts():
     found = estimator([1.0, 0.0] * 4, prompts, rollouts=[0, 1, 0, 1, 0, 0, 0, 1])
     assert estimator.metrics["durian/rollouts"] == 8
     assert found.tolist() == [0.5, -0.5, 0.5, -0.5, 0.0, 0.0, 0.5, -0.5]
+    estimator([1.0, 0.0] * 4096, [0] * 4096 + [1] * 4096, rollouts=[*range(4096)] * 2)
+    assert estimator.metrics["durian/rollouts"] == 8192
 
 
 def test_a_reward_on_the_last_turn_alone_is_told():

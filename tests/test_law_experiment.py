@@ -177,6 +177,23 @@ def test_the_dose_is_in_the_rewards_of_its_kind_alone(seed):
     torch.testing.assert_close(small, plain * torch.where(second, 0.25, 1.0)[:, None])
 
 
+@pytest.mark.parametrize("passing", [5, 7])
+def test_a_policy_that_nothing_passes_any_more_ends_its_run(seed, passing, monkeypatch):
+    """At an exam, and between two."""
+    collect = training.collect
+
+    def collected(made, seed, step, *more):
+        prompts, found, tried = collect(made, seed, step, *more)
+        some = torch.arange(len(prompts) if step < passing else 0)
+        return prompts[some], found[some], tried
+
+    monkeypatch.setattr(training, "EXAM_EVERY", 5)
+    monkeypatch.setattr(training, "collect", collected)
+    rows, _ = training.train(seed, "GRPO", Dose(), 0.004, steps=20)
+    assert [row["step"] for row in rows] == [0, 5, 20]
+    assert rows[-1]["held_out"] > 0
+
+
 @pytest.mark.parametrize("arm", training.ARMS)
 def test_every_arm_trains_and_learns(seed, arm, monkeypatch):
     monkeypatch.setattr(training, "EXAM_EVERY", 6)
@@ -326,6 +343,10 @@ def test_the_slope_is_what_it_was_made_of(slope, said):
     assert analysis.verdict(low, high) == said
     exact = analysis.complete("variance", made_up(slope))
     assert analysis.slopes([exact["4"]]) == pytest.approx(slope)
+    assert analysis.slopes([exact["4"]], ["batch std"]) == pytest.approx(slope)
+    assert analysis.slopes([exact["4"]], predicted=lambda dose, arm: 2 * dose.predicted(arm)) == pytest.approx(
+        slope / 2
+    )
 
 
 def test_a_dose_counts_only_when_every_run_of_it_is_there():

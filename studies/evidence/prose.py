@@ -124,7 +124,7 @@ to {grpo:.1%}, so the margin is {share:.0%} of that gain. In the paper GRPO gain
 
 STRUCTURE = """\
 **Choose by the structure of your rewards.** The first two lines are derived and measured below; the last two are
-derived only, as no run here has such rewards.
+derived here, and trained on in [the test of the law](law.md#the-test).
 
 - **Binary rewards, prompts of one kind**: the normalizations are nearly parallel (cosine of GRPO with one std at least
   {bound:.3f} at G = 8). Keep yours.
@@ -133,8 +133,8 @@ derived only, as no run here has such rewards.
   small. That this helps is not shown: {measured}.
 - **A tie-break or length term**: the same, more so: the smaller the term, the more GRPO enlarges it.
 - **Kinds of prompts whose rewards differ in unit or noise**: under one std for the whole batch the largest kind
-  dominates; a std per prompt follows each kind, with the noise of a std from G rewards. If you know the kinds, share
-  the std by kind: `shared_std_advantage(rewards, kind)`, or Durian's `category`."""
+  dominates; a std per prompt follows each kind, with the noise of a std from G rewards. Keep a std per prompt, or share
+  it by kind if you know the kinds: `shared_std_advantage(rewards, kind)`, or Durian's `category`."""
 
 RELATED = """## Related work
 
@@ -150,8 +150,8 @@ TAIL = """## What this cannot say
   drop groups without signal before the advantage is computed (`no_signal="drop"`). Every Durian arm here keeps them,
   as the paper's GRPO runs do.
   With binary rewards, dropping them leaves groups with 1 to G - 1 right, so the population std of every bucket lies in
-  the range derived above, and Durian and batch std are at least as parallel as its bound says. On another task the two
-  were trained side by side, [without a difference](law.md#a-tie-break-in-all-rewards).
+  the range derived above, and Durian and batch std are at least as parallel as its bound says. On another
+  task, with 0.9 + 0.1 rewards, [no difference was found](law.md#a-tie-break-in-all-rewards) between the two.
 - **The paper never compares with batch std.** If all errors spread over the buckets as Tables 5 and 6 say of each kind,
   the stds of its buckets lie within a factor of {ratio:.1f}, and each bucket component's cosine with batch std is at
   least {cosine:.2f}.
@@ -166,7 +166,7 @@ TAIL = """## What this cannot say
 What would decide it: the paper's own setting with GRPO, batch std, random buckets and Durian, with groups without
 signal kept and dropped, at least five seeds each, and the paired deviation reported.
 
-What theory predicts for rewards that were not run here: [When does a shared std help?](law.md)"""
+What theory predicts for other rewards, and where that was trained: [When does a shared std help?](law.md)"""
 
 
 def answer(

@@ -1,6 +1,6 @@
 """What the experiment shows, as declared: predicted and observed differences, dose by dose, from the records alone."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -107,15 +107,15 @@ def corrected(found: Sequence[Difference], family: int) -> np.ndarray:
     return holm([d.p for d in found] + [1.0] * (family - len(found)))[: len(found)]
 
 
-def slopes(doses: Sequence[Dose]) -> np.ndarray:
-    """Return each seed's slope of observed on predicted differences, all arms minus std by kind, through the origin."""
-    predicted, observed = [], []
-    for dose in doses:
-        for arm in dose.arms:
-            if arm != REFERENCE:
-                predicted.append(dose.predicted(arm))
-                observed.append(dose.observed(arm))
-    x = np.array(predicted)
+def slopes(
+    doses: Sequence[Dose],
+    arms: Sequence[str] | None = None,
+    predicted: Callable[[Dose, str], float] = Dose.predicted,
+) -> np.ndarray:
+    """Return each seed's slope, through the origin, of observed on predicted differences from std by kind."""
+    pairs = [(dose, arm) for dose in doses for arm in (arms or dose.arms) if arm != REFERENCE]
+    observed = [dose.observed(arm) for dose, arm in pairs]
+    x = np.array([predicted(dose, arm) for dose, arm in pairs])
     return np.asarray(x @ np.array(observed) / (x @ x))
 
 

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from benchmarks.figures import BASELINE, COLORS, MARKERS, STYLE, save
-from studies.law import runner
+from studies.law import runner, training
 from studies.law.analysis import Difference
 
 
@@ -50,15 +50,16 @@ def draw_test(outcomes: dict[str, tuple[list[Difference], list[Difference]]], pa
 
 def _measured_over_predicted(axes: Axes, dial: str, found: list[Difference]) -> None:
     arms, doses = (list(dict.fromkeys(getattr(d, name) for d in found)) for name in ("arm", "dose"))
+    colors = dict(zip(training.ARMS, COLORS, strict=False))  # the same in every row
     for d in found:
-        _interval(axes, 100 * d.predicted, d, COLORS[arms.index(d.arm)], MARKERS[doses.index(d.dose)])
+        _interval(axes, 100 * d.predicted, d, colors[d.arm], MARKERS[doses.index(d.dose)])
     ends = [100 * f(d.predicted for d in found) for f in (min, max)]
     axes.plot(ends, ends, color=BASELINE, linewidth=1, linestyle="--", zorder=0)
     axes.axhline(0, color=BASELINE, linewidth=0.8, zorder=0)
     axes.set_xlabel("predicted difference from a std by kind, points")
     axes.set_ylabel("measured, points of held-out accuracy")
     axes.set_title(f"All arms, by {dial}", loc="left", weight="bold")
-    keys = [Line2D([], [], color=color, label=arm) for arm, color in zip(arms, COLORS, strict=False)]
+    keys = [Line2D([], [], color=colors[arm], label=arm) for arm in arms]
     keys += [Line2D([], [], color=BASELINE, marker=marker, linestyle="", label=dose)
              for dose, marker in zip(doses, MARKERS, strict=False)]  # fmt: skip
     keys.append(Line2D([], [], color=BASELINE, linestyle="--", label="as predicted"))

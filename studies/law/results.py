@@ -16,6 +16,7 @@ from studies.law.analysis import PRIMARY, REFERENCE, Difference, Dose
 from studies.law.plan import Found, Run
 
 OUTCOME = "variance"
+LARGE = 0.005  # a predicted difference that is worth a slope of its own; half a point
 
 
 def committed(path: Path = runner.TABLE) -> Found:
@@ -51,9 +52,10 @@ def progress(found: Found) -> str:
         outcome: [dose for dose in doses if dose not in analysis.complete(outcome, found)]
         for outcome, doses in declaration.DOSES.items()
     }
-    pilots = sum(name.startswith("pilot") for name in found)
+    of_sgd = sum(name.startswith(f"pilot-{plan.SGD}-") for name in found)
+    pilots = sum(name.startswith("pilot") for name in found) - of_sgd
     seconds = np.mean([record.head["cpu_seconds"] for record in found.values()]) if found else np.nan
-    text = f"**What has been run.** {pilots} pilots"
+    text = f"**What has been run.** {pilots} pilots, {of_sgd} runs with plain SGD that were not declared"
     text += f", and of the runs that count: {'; '.join(parts)}." if parts else ", and none of the runs that count."
     text += f" A run takes {seconds:.1f} seconds of one core."
     if any(missing.values()):
@@ -78,7 +80,7 @@ def verdicts(doses: Mapping[str, Dose]) -> str:
         lines.insert(0, (
             f"- **The law {said}** by the declared criterion: the slope of observed on predicted differences, all arms"
             f" minus {REFERENCE} at R = {', '.join(dose.name for dose in beyond)}, is {each.mean():.2f}"
-            f" [{low:.2f}, {high:.2f}] over {len(each)} seeds."
+            f" [{low:.2f}, {high:.2f}] over {len(each)} seeds; {by_arm(beyond)} (below 0: the wrong sign)."
         ))  # fmt: skip
     if len(found) > 1:
         grows = all(one.mean < other.mean for one, other in pairwise(found))
@@ -87,17 +89,36 @@ def verdicts(doses: Mapping[str, Dose]) -> str:
 
 
 def slope(outcome: str, doses: Mapping[str, Dose]) -> str:
-    """Say how observed differences go with predicted ones at the doses of an outcome that are not its control."""
-    beyond = [dose for name, dose in doses.items() if name != declaration.DOSES[outcome][0]]
+    """Say how observed differences go with predicted ones, at the doses of an outcome at which arms should differ."""
+    beyond = apart(outcome, doses)
     if not beyond:
         return ""
-    each = analysis.slopes(beyond)
-    low, high = interval(each)
-    return (
-        f"The slope of observed on predicted differences, all arms minus {REFERENCE} at"
-        f" {', '.join(dose.name for dose in beyond)}, is {each.mean():.2f} [{low:.2f}, {high:.2f}] over"
-        f" {len(each)} seeds."
-    )
+    names, every = ", ".join(dose.name for dose in beyond), _slope(analysis.slopes(beyond))
+    said = f"The slope of observed on predicted differences, all arms minus {REFERENCE} at {names}, is {every} over"
+    return fill(f"{said} {len(plan.SEEDS)} seeds; {by_arm(beyond)}.", 120)
+
+
+def apart(outcome: str, doses: Mapping[str, Dose]) -> list[Dose]:
+    """Return the doses at which arms should differ: not those where two kinds are alike."""
+    return [dose for name, dose in doses.items() if outcome == "tie_break" or name != "1"]
+
+
+def by_arm(doses: Sequence[Dose]) -> str:
+    """Return the slope of each arm that the law puts well below a std by kind."""
+    arms = [arm for arm in doses[0].arms if arm != REFERENCE and min(dose.predicted(arm) for dose in doses) < -LARGE]
+    return "arm by arm " + "; ".join(f"{arm} {_slope(analysis.slopes(doses, [arm]))}" for arm in arms)
+
+
+def expected_slopes(found: Found) -> str:
+    """Return the slopes on the points that were written down before the runs, by outcome."""
+    kept = json.loads(expectation.PATH.read_text(encoding="utf-8"))
+    said = []
+    for outcome, dial in prose.DIALS.items():
+        if doses := apart(outcome, analysis.complete(outcome, found)):
+            points = kept[outcome]["points_minus_std_by_kind"]
+            each = analysis.slopes(doses, predicted=lambda dose, arm, points=points: points[dose.name][arm] / 100)
+            said.append(f"{_slope(each)} ({dial})")
+    return ", ".join(said) or "not known yet"
 
 
 def kept(dose: Dose) -> str:
@@ -107,15 +128,14 @@ def kept(dose: Dose) -> str:
 
 def format_slips(found: Found) -> dict[str, str]:
     """Return GRPO minus a shared std without a tie-break, measured and predicted, for the page of the decision."""
-    dose = analysis.complete("tie_break", found)["0"]
-    d = analysis.compare([dose], [("GRPO", REFERENCE)])[0]
+    d = analysis.compare([analysis.complete("tie_break", found)["0"]], [("GRPO", REFERENCE)])[0]
     return {"format_test": _measured(d), "format_predicted": f"{100 * d.predicted:+.2f}"}
 
 
 def default(found: Found) -> str:
     """Say what follows for the default of ``no_signal``, if that was trained."""
-    doses = analysis.complete("tie_break", found)
-    return fill(prose.DEFAULT.format(points=kept(doses["0"])).strip(), 120) if "0" in doses else ""
+    points = kept(analysis.complete("tie_break", found)["0"])
+    return fill(prose.DEFAULT.format(points=points).strip(), 120)
 
 
 def primary(doses: Mapping[str, Dose]) -> str:
@@ -161,7 +181,7 @@ def explained(dose: Dose, found: Found) -> list[str]:
         ])  # fmt: skip
     head = ["R = 9", *(f"worth at step {step}" for step in worths), "learning rate", "ratio of worths", "its root",
             "speed, measured"]  # fmt: skip
-    return [prose.WHY, table(head, rows), *sgd(found), prose.AFTER_WHY]
+    return [prose.WHY, table(head, rows), prose.AFTER_WHY, *sgd(found)]
 
 
 def sgd(found: Found) -> list[str]:
@@ -231,7 +251,7 @@ def _numbers(found: Found) -> dict[str, object]:
         "signal": 100 * task["signal"], "extreme": 100 * task["extreme"], "quality": declaration.quality(),
         "perception": _listed(task["perception"]), "reasoning": _listed(task["reasoning"]),
         "noise_1": task["noise_over_signal"]["1"], "noise_9": task["noise_over_signal"]["9"],
-        "seeds": len(plan.SEEDS), "pilot_seeds": len(plan.PILOT_SEEDS),
+        "seeds": len(plan.SEEDS), "pilot_seeds": len(plan.PILOT_SEEDS), "expected": expected_slopes(found),
     }  # fmt: skip
 
 
@@ -241,6 +261,11 @@ def _listed(values: Sequence[float]) -> str:
 
 def _measured(d: Difference) -> str:
     return f"{100 * d.mean:+.2f} [{100 * d.low:+.2f}, {100 * d.high:+.2f}]"
+
+
+def _slope(each: np.ndarray) -> str:
+    low, high = interval(each)
+    return f"{each.mean():.2f} [{low:.2f}, {high:.2f}]"
 
 
 def _p(p: float) -> str:

@@ -170,7 +170,7 @@ def train(
         prompts, rollouts, tried = collect(made, seed, step, dose, passing, computed)
         passing = len(prompts) / tried
         if not passing:  # a policy that nothing can teach any more stays as it is
-            rows.append({"step": steps, "held_out": examine(flat, seed), **_mean(recent)})
+            rows.append({"step": steps, "held_out": examine(flat, seed), **(_mean(recent) if recent else {})})
             break
         seen = sampling.look(made, prompts, computed)
         batch = make_batch(prompts, rollouts, dose, sampling.logprobs(made, prompts, seen, rollouts), seed, step)

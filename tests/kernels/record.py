@@ -60,12 +60,16 @@ def row_of(capability: int, name: str, form: str, code) -> dict[str, str]:
 
 
 def rows(capability: int, first: bool) -> list[dict[str, str]]:
-    """Everything for the target that this process has been made to believe in; or the first call of every function."""
-    found = []
-    for number, call in enumerate(calls_of_device()):
-        if not first or call.name not in {row["function"] for row in found}:
-            found.append(row_of(capability, call.name, call.form, code_of(number)))
-    return found
+    """Everything for the target that this process has been made to believe in; or the first call of every function.
+
+    These are made before all others, as registers may depend on what Inductor compiled before.
+    """
+    calls = calls_of_device()
+    names = [call.name for call in calls]
+    firsts = [names.index(name) for name in dict.fromkeys(names)]
+    others = [] if first else [number for number in range(len(calls)) if number not in firsts]
+    found = {i: row_of(capability, calls[i].name, calls[i].form, code_of(i)) for i in (*firsts, *others)}
+    return [found[i] for i in sorted(found)]
 
 
 def read(capability: int, first: bool) -> list[dict[str, str]]:

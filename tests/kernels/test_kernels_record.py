@@ -30,7 +30,7 @@ def faults(row):
 
 @pytest.fixture(scope="session")
 def rows(capability, first):
-    """Made in a process of their own, as registers may depend on what Inductor compiled before."""
+    """Made in a process of their own: see ``record.rows``."""
     command = [sys.executable, record.__file__, str(capability), *(["--first"] if first else [])]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return list(csv.DictReader(done.stdout.splitlines()))

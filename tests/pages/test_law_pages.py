@@ -6,7 +6,7 @@ import json
 from PIL import Image
 
 from benchmarks import figures
-from studies.law import analysis, declaration, expectation, page, results, runner
+from studies.law import analysis, declaration, expectation, page, plan, results, runner
 
 
 def test_the_pages_are_those_the_law_makes():
@@ -38,6 +38,7 @@ def test_the_picture_of_the_test_is_drawn_from_the_committed_runs():
 
 def test_what_was_expected_follows_from_the_pilots():
     kept = json.loads(expectation.PATH.read_text(encoding="utf-8"))
+    assert set(kept) == set(plan.ORDER)
     for outcome, values in kept.items():
         made = expectation.expected(outcome, results.committed())
         assert values == made, f"run python -m studies.law expect {outcome}"
