@@ -1,9 +1,10 @@
-"""Test settings: Hypothesis profiles, threads."""
+"""Test settings: Hypothesis profiles, threads, interrupts."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import threading
 
 import pytest
@@ -24,6 +25,9 @@ settings.register_profile(  # many runs of the whole suite: see docs/trust.md
     "mutants", max_examples=6, derandomize=True, database=None, phases=[Phase.explicit, Phase.generate], **_COMMON
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as a shell leaves it to what it starts in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 with contextlib.suppress(ModuleNotFoundError):
     from tqdm import tqdm
