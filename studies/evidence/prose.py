@@ -151,7 +151,7 @@ TAIL = """## What this cannot say
   as the paper's GRPO runs do.
   With binary rewards, dropping them leaves groups with 1 to G - 1 right, so the population std of every bucket lies in
   the range derived above, and Durian and batch std are at least as parallel as its bound says. On another
-  task, with 0.9 + 0.1 rewards, [no difference was found](law.md#a-tie-break-in-all-rewards) between the two.
+  task, with 0.9 + 0.1 rewards, [no difference was found](law.md#a-tie-break-in-all-rewards) between dropped and kept.
 - **The paper never compares with batch std.** If all errors spread over the buckets as Tables 5 and 6 say of each kind,
   the stds of its buckets lie within a factor of {ratio:.1f}, and each bucket component's cosine with batch std is at
   least {cosine:.2f}.

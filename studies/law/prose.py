@@ -199,7 +199,7 @@ LIMITS = r"""
 ## What the law leaves out
 
 - **One direction for all prompts.** If kinds need different skills, weighting one up teaches that one.
-- **Stability.** The law lets noise alone bound the learning rate. In [the test](#the-test) something else did.
+- **Stability.** The law lets noise alone bound the learning rate. In [the test](#the-test) something else may have.
 - **The learning rate.** Worths compare estimators at their own best rates; at a common rate their sizes count as well.
 - **Adam and clipping.** Both weaken what depends on the size of a single update.
 - **What counts.** Length, format and style do not count here unless c contains them.
