@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= 1
 VENV_BENCH ?= .venv-bench
 TOPICS := advantage confidence entropy
 
-.PHONY: test lint records format types unit compiled fusion kernels kernels-80 kernels-90 package nightly demo bench evidence evidence-all docs dist fuzz endurance mutants clean
+.PHONY: test lint records format types unit newest compiled fusion kernels kernels-80 kernels-90 package nightly demo bench evidence evidence-all docs dist fuzz endurance mutants clean
 .PHONY: test-trl test-swift test-entropy test-verl train-verl test-verl-older test-openrlhf test-openrlhf-older test-easyr1 test-others test-unsloth test-axolotl
 .PHONY: bench-verl bench-openrlhf bench-easyr1
 
@@ -42,6 +42,9 @@ types: $(VENV)/.installed-dev
 unit: $(VENV)/.installed-dev  ## tests, docstring and documentation examples, coverage of 100%
 	$(BIN)/coverage run -m pytest -m "not inductor"
 	$(BIN)/coverage report
+
+newest: $(VENV)-newest/.installed  ## the same tests on the newest release of every package: torch is a CUDA build of several GB
+	$(VENV)-newest/bin/pytest -m "not inductor"
 
 compiled: $(VENV)/.installed-dev  ## the tests that compile with inductor: they need a C++ compiler
 	$(BIN)/pytest -m inductor tests
@@ -207,6 +210,12 @@ $(VENV_BENCH)/.installed: $(BASE)/.installed pyproject.toml $(wildcard requireme
 	$(environment)
 	$(@D)/bin/pip install --quiet --requirement requirements/bench.txt
 	$(@D)/bin/pip install --quiet --no-deps --requirement requirements/bench-trainers.txt
+	touch $@
+
+# nothing is capped here, so nothing comes from the common environment
+$(VENV)-newest/.installed: pyproject.toml
+	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	$(@D)/bin/pip install --quiet --upgrade --upgrade-strategy eager --editable ".[dev]"
 	touch $@
 
 # what cannot be installed with all that it requires comes from a file of its own

@@ -69,6 +69,42 @@ def test_beyond_the_limit_of_variants_a_call_warns_and_is_right(fresh_dynamo, mo
         assert torch.equal(actual, durian_adv.grpo_advantage(rewards.to(dtype)))
 
 
+CHANGES = {
+    "sizes": lambda x: (x.rewards[:4, :2], {"visual_entropy": x.entropy[:4], "confidence": x.prompt_confidence[:4]}),
+    "a dtype": lambda x: (x.rewards.double(), {}),
+    "a mask": lambda x: (x.rewards, {"valid": x.valid}),
+    "no entropies": lambda x: (x.rewards, {"visual_entropy": None, "weights": (0.0, 0.0, 1.0)}),
+    "confidences of rollouts": lambda x: (x.rewards, {"confidence": x.rollout_confidence}),
+    "weights": lambda x: (x.rewards, {"weights": (0.3, 0.4, 0.5)}),
+    "levels": lambda x: (x.rewards, {"entropy_quantiles": (0.2, 0.6)}),
+    "a number of levels": lambda x: (x.rewards, {"entropy_quantiles": (0.2, 0.4, 0.6)}),
+    "buckets": lambda x: (x.rewards, {"num_confidence_buckets": 3}),
+    "eps": lambda x: (x.rewards, {"eps": 0.5}),
+    "correction": lambda x: (x.rewards, {"correction": 0}),
+    "no_signal": lambda x: (x.rewards, {"no_signal": "drop"}),
+    "gradients": lambda x: (x.rewards.clone().requires_grad_(), {}),
+}
+
+
+def test_what_is_passed_counts_however_it_was_compiled(fresh_dynamo, monkeypatch):
+    """One graph serves many arguments, and its guards, fewer than torch's own, tell where it does not."""
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    call, x = compiled._compiled(durian_adv.durian_advantage), Inputs(b=12, g=6)
+    x.rewards[3] = 1.0  # no signal
+    given = {"visual_entropy": x.entropy, "confidence": x.prompt_confidence, "num_confidence_buckets": 2}
+    seen = []
+    for change in (None, *CHANGES, None, *reversed(CHANGES)):
+        rewards, kwargs = CHANGES[change](x) if change else (x.rewards, {})
+        with torch._dynamo.config.patch(recompile_limit=64):
+            actual = call(rewards, **{**given, **kwargs})
+        expected = durian_adv.durian_advantage(rewards, **{**given, **kwargs})
+        assert actual.dtype == expected.dtype, change
+        assert torch.equal(actual, expected), change
+        seen.append(expected)
+    unlike = [change for change, result in zip(CHANGES, seen[1:], strict=False) if not torch.equal(result, seen[0])]
+    assert unlike == [change for change in CHANGES if change != "gradients"]
+
+
 def test_the_flat_form_gives_the_bits_of_the_function_itself(fresh_dynamo):
     x = Inputs(b=9)
     ids = torch.arange(9).repeat_interleave(x.rewards.shape[1]).flip(0) * 1000
