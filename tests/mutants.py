@@ -37,7 +37,7 @@ TESTS = {
     "_src.buckets": "buckets messages regressions",
     "_src.confidence": "confidence messages regressions",
     "diagnostics": "diagnostics messages",
-    "_src.layout": "advantages durian rollouts window regressions",
+    "_src.layout": "advantages durian rollouts window regressions worth diagnostics",
     "_src.partitions": "partitions buckets durian",
     "_src.scales": "durian extremes baselines",
     "_src.advantages": "advantages messages regressions",

@@ -55,8 +55,9 @@ def test_a_cpu_and_eager_calls_never_compare_pairs():
         assert not partitions.in_pairs(torch.empty(8, device=device))
 
 
-@pytest.mark.parametrize(("prompts", "expected"), [(0, False), (2, True), (4096, True), (4097, False)])
+@pytest.mark.parametrize(("prompts", "expected"), [(0, False), (1, True), (2, True), (4096, True), (4097, False)])
 def test_a_compiler_for_another_device_compares_pairs_up_to_the_turn(prompts, expected):
     with mock.patch.object(torch.compiler, "is_compiling", return_value=True):
-        assert partitions.in_pairs(torch.empty(3, prompts, device="meta")) == expected
+        for shape in ((prompts,), (3, prompts), (2, 0, prompts)):
+            assert partitions.in_pairs(torch.empty(shape, device="meta")) == expected
         assert not partitions.in_pairs(torch.empty(3, prompts))

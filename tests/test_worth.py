@@ -180,6 +180,54 @@ def test_a_prompt_whose_answers_are_unknown_and_invalid_rollouts_do_not_count():
     assert predicted_worth(rewards, {"x": advantages}, correctness=correct, valid=valid) == found
 
 
+def test_what_counts_in_an_invalid_rollout_has_no_say_whatever_it_is():
+    rewards = torch.tensor(np.random.default_rng(2).normal(size=(9, 4)))
+    correct, valid = (rewards > 0.3).double(), torch.ones(9, 4, dtype=torch.bool)
+    valid[2:5, 1] = False
+    advantages = {"x": grpo_advantage(rewards, valid=valid)}
+    expected = predicted_worth(rewards, advantages, correctness=correct, valid=valid)
+    correct[3, 1] = 1e300
+    assert predicted_worth(rewards, advantages, correctness=correct, valid=valid) == expected
+
+
+def test_a_prompt_without_a_valid_rollout_is_no_prompt():
+    rewards = torch.tensor(np.random.default_rng(3).normal(size=(6, 4)))
+    advantages, valid = grpo_advantage(rewards), torch.ones(6, 4, dtype=torch.bool)
+    valid[5] = False
+    expected = predicted_worth(rewards[:5], {"x": advantages[:5]}, correctness=rewards[:5] > 0)
+    found = predicted_worth(rewards, {"x": advantages}, correctness=rewards > 0, valid=valid)
+    assert found["x"] == pytest.approx(expected["x"], rel=1e-12)
+
+
+@pytest.mark.parametrize("power", [500, -500])
+def test_powers_of_two_move_no_bit_even_at_the_ends_of_float64(power):
+    rewards = torch.tensor(np.random.default_rng(4).normal(size=(9, 4)))
+    rewards[7] = 1.0  # no signal
+    advantages, correct = grpo_advantage(rewards), rewards > 0.3
+    expected = predicted_worth(rewards, {"x": advantages}, correctness=correct)
+    assert predicted_worth(rewards * 2.0**power, {"x": advantages}, correctness=correct) == expected
+    assert predicted_worth(rewards, {"x": advantages * 2.0**power}, correctness=correct) == expected
+
+
+@pytest.mark.parametrize("flat", [False, True])
+@pytest.mark.parametrize(("off", "defined"), [(0.008, True), (0.012, False)])
+def test_a_hundredth_off_center_is_a_log_s_rounding_and_more_is_another_kind_of_advantage(off, defined, flat):
+    rewards = torch.tensor([[1.0, 0], [3, 0], [0, 2]])
+    advantages = torch.tensor([[0.5, -0.5], [0.5, -0.5], [-0.5 * (1 - off), 0.5 * (1 + off)]]).double()
+    if flat:
+        index = torch.arange(3).repeat_interleave(2)
+        found = predicted_worth(rewards.flatten(), {"x": advantages.flatten()}, prompt_index=index)
+    else:
+        found = predicted_worth(rewards, {"x": advantages})
+    assert math.isfinite(found["x"].worth) == defined
+
+
+def test_rewards_that_say_nothing_of_what_counts_have_no_best():
+    rewards, correct = torch.tensor([[1.0, 1, 0, 0]] * 3), torch.tensor([[1.0, 0, 1, 0]] * 3)
+    found = predicted_worth(rewards, {"x": correct - 0.5}, correctness=correct)
+    assert found["x"] == pytest.approx(NAN, nan_ok=True)
+
+
 def test_dense_and_flat_forms_agree_to_the_bit():
     rewards = torch.tensor(np.random.default_rng(1).normal(size=(9, 4)))
     correct, kind = rewards > 0.3, torch.arange(9) % 3
@@ -207,6 +255,11 @@ def test_dense_and_flat_forms_agree_to_the_bit():
         ({"category": BINARY[0]}, TypeError, "category: expected an integer dtype, got torch.float32"),
         ({"category": torch.arange(2)}, ValueError, r"category: expected shape \(B,\) = \(3,\), got \(2,\)"),
         ({"valid": BINARY}, TypeError, "valid: expected dtype torch.bool"),
+        (
+            {"correctness": torch.empty(3, 3, device="meta")},
+            ValueError,
+            "correctness: expected device cpu, as rewards, got meta",
+        ),
     ],
 )
 def test_arguments_at_fault_are_named(options, error, message):

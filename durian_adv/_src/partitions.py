@@ -77,8 +77,8 @@ def _reduced(value: Tensor, of: Partitions, start: float, reduce: str) -> Tensor
     if of.pairs is None:
         buckets = value.new_full((len(of.bucket), of.num_buckets), start)
         return buckets.scatter_reduce(1, of.bucket, value.expand_as(of.bucket), reduce)
-    members = torch.where(of.pairs, value, start)
-    return members.sum(-1) if reduce == "sum" else getattr(members, reduce)(-1)
+    members: Tensor = getattr(torch.where(of.pairs, value, start), reduce)(-1)
+    return members
 
 
 def ranks(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
