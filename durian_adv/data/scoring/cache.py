@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import sqlite3
+import weakref
 from collections.abc import Iterator, Mapping, MutableMapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _SECONDS = 60.0  # to wait for other processes that write
@@ -59,6 +60,7 @@ class Cache(MutableMapping[bytes, float]):
             except BaseException:
                 self._file.close()
                 raise
+        weakref.finalize(self, _closed, self._file)  # a scorer is dropped, not closed
 
     def __getitem__(self, image: bytes) -> float:
         query = "SELECT entropy FROM entropies WHERE encoder = ? AND image = ?"
@@ -105,3 +107,8 @@ class Cache(MutableMapping[bytes, float]):
             code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the rest says more than is needed
             fault = _FAULTS.get(code, "this cache cannot be used").format(seconds=_SECONDS)
             raise CacheError(f"{self._path}: {fault} ({error})") from None
+
+
+def _closed(file: sqlite3.Connection) -> None:
+    with suppress(sqlite3.ProgrammingError):  # in a thread that did not open it
+        file.close()
