@@ -252,17 +252,21 @@ def assert_same(actual, expected, where=""):
         assert_same_bits(a.nan_to_num(-1), b.nan_to_num(-1), where)
 
 
+@pytest.fixture(scope="module", params=DTYPES, ids=str)
+def batches(request):
+    """A small and a big batch, and what each function says of it without any surroundings."""
+    found = [Inputs(request.param, **sizes) for sizes in ({}, BIG)]
+    return [(x, {function: tensors(run(x)) for function, run in FUNCTIONS.items()}) for x in found]
+
+
 @pytest.mark.parametrize("name", SURROUNDINGS)
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_surroundings_move_no_bit_of_any_function(name, dtype):
+def test_surroundings_move_no_bit_of_any_function(name, batches):
     # images of at most 64 patches or features, in float64: no surroundings at all have a say
-    for sizes in ({}, BIG):
-        x = Inputs(dtype, **sizes)
-        for function, run in FUNCTIONS.items():
-            expected = tensors(run(x))
+    for x, results in batches:
+        for function, expected in results.items():
             assert expected, function
             with surrounded(name):
-                actual = tensors(run(x))
+                actual = tensors(FUNCTIONS[function](x))
             assert_same(actual, expected, f"{function} under {name}")
 
 
@@ -417,15 +421,11 @@ def arguments():
     return {name: TABLE[name][1](x) for name in TABLE}, wide(4, 128, 1280, torch.float32)[0]
 
 
-COMPILED = ("autocast to bfloat16", "default dtype float64", "default device meta")
-
-
-@pytest.mark.parametrize("name", COMPILED)
-def test_one_graph_is_traced_and_right_in_any_surroundings(name, fresh_dynamo):
+def test_one_graph_is_traced_and_right_in_any_surroundings(fresh_dynamo):
     x, images = arguments()
-    with surrounded(name):
+    with surrounded("autocast to bfloat16"), surrounded("default dtype float64"), surrounded("default device meta"):
         actual = torch.compile(everything, fullgraph=True, dynamic=True, backend="eager")(x, images)
-    assert_same(actual, everything(x, images), name)
+    assert_same(actual, everything(x, images))
 
 
 def scores(x, images):
