@@ -2,6 +2,7 @@
 
 import math
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,9 @@ import torch
 from durian_adv import ArgumentError
 from durian_adv._src.options import OPTIONS
 from durian_adv.adapters._entropy import require_entropy
-from durian_adv.adapters._preflight import Check, described, prompts_check, verdict
+from durian_adv.adapters._preflight import Check, described, log_folder, open_log, prompts_check, verdict
 from durian_adv.adapters._trainer import STATE_FILE, evaluator, load_window, save_window
+from durian_adv.data.logs import writer
 from durian_adv.estimator import AdvantageEstimator
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -160,3 +162,67 @@ def test_a_missing_window_is_a_warning_and_a_damaged_one_an_error(tmp_path):
         (tmp_path / STATE_FILE).write_bytes(content)
         with pytest.raises(RuntimeError, match=f"{STATE_FILE} cannot be read as a window of recent prompts: "):
             load_window(filled(), tmp_path)
+
+
+def everything_in(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+@pytest.mark.parametrize("name", ["new", "new/and/deeper", "there", "."])
+def test_a_log_folder_that_can_be_written_is_told_so_and_nothing_is_left_behind(tmp_path, name):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "notes.txt").write_text("kept")
+    before = everything_in(tmp_path)
+    folder = str(tmp_path / name)
+    assert log_folder("a.log", folder) == Check("ok", "rollout log", f"a.log: {folder} can be written")
+    assert everything_in(tmp_path) == before
+    assert open_log("a.log", folder).folder == Path(folder)
+
+
+def test_the_log_of_an_earlier_run_is_told_of_and_stays(tmp_path):
+    estimator = AdvantageEstimator(estimator="grpo")
+    estimator([0.0, 1.0], [0, 0])
+    writer.RolloutLog(tmp_path).write(7, estimator.record)
+    check = log_folder("a.log", str(tmp_path))
+    assert check.state == "ok"
+    text = "; 1 of an earlier run's steps are there: those from this run's first step on get other names"
+    assert check.finding == f"a.log: {tmp_path} can be written{text}"
+    assert everything_in(tmp_path) == ["step_00000007.parquet"]
+
+
+@pytest.mark.parametrize("name", ["file", "file/log", "gone", "n" * 300, "byte\0"])
+def test_a_log_folder_that_cannot_be_made_is_refused_with_its_option_by_the_check_and_by_the_run(tmp_path, name):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "gone").symlink_to("nowhere")
+    before, folder = everything_in(tmp_path), str(tmp_path / name)
+    with pytest.raises(ArgumentError, match=r"^a\.log: expected a folder that can be made, got '/") as raised:
+        open_log("a.log", folder)
+    assert log_folder("a.log", folder) == Check("problem", "rollout log", str(raised.value))
+    assert everything_in(tmp_path) == before
+
+
+def test_a_log_without_pyarrow_is_refused_and_no_folder_stays(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    writer._arrow.cache_clear()
+    check = log_folder("a.log", str(tmp_path / "log"))
+    monkeypatch.undo()
+    writer._arrow.cache_clear()
+    assert (check.state, everything_in(tmp_path)) == ("problem", [])
+    assert check.finding.startswith("rollout_log: a log of parquet files needs pyarrow")
+
+
+def test_a_run_that_begins_to_write_during_the_check_keeps_its_folder(tmp_path, monkeypatch):
+    class AndARun(writer.RolloutLog):
+        def write(self, *args, **kwargs):
+            (tmp_path / "log" / "step_00000001.parquet").write_text("of the run")
+            return super().write(*args, **kwargs)
+
+    monkeypatch.setattr("durian_adv.adapters._preflight.RolloutLog", AndARun)
+    assert log_folder("a.log", str(tmp_path / "log")).state == "ok"
+    assert everything_in(tmp_path) == ["log", "log/step_00000001.parquet"]
+
+
+def test_a_folder_that_is_there_and_cannot_be_written_is_a_problem():
+    check = log_folder("a.log", "/proc")
+    assert check.state == "problem"
+    assert check.finding.startswith("a.log: /proc cannot be written: ")

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
+from contextlib import suppress
+from pathlib import Path
 from typing import Literal, NamedTuple
 
+from durian_adv._src.errors import ArgumentError
+from durian_adv.data.logs.writer import RolloutLog
 from durian_adv.diagnostics import too_few_prompts
 from durian_adv.estimator import AdvantageEstimator
 
@@ -51,3 +57,41 @@ def prompts_check(prompts: float, estimator: AdvantageEstimator, images: bool) -
         f"{(prompts + window) / count:.1f} per bucket in {count} buckets of {name}" for name, count in buckets.items()
     ]
     return Check("ok", "prompts", ", ".join([f"{prompts:g} prompt{'s' * (prompts != 1)} per batch{beside}", *sizes]))
+
+
+def open_log(option: str, folder: str) -> RolloutLog:
+    """Return the rollout log in a folder that ``option`` names, by which an error calls it.
+
+    Raises:
+        ArgumentError: the folder cannot be made.
+        ModuleNotFoundError: pyarrow is not installed.
+    """
+    try:
+        return RolloutLog(folder)
+    except (OSError, ValueError) as error:  # a ValueError: no path, with a byte 0
+        raise ArgumentError(option, "a folder that can be made", f"{folder!r}: {error}") from None
+
+
+def log_folder(option: str, folder: str) -> Check:
+    """Tell whether a run can write its rollouts into a folder, by writing some there; what was made is removed."""
+    path = Path(folder)
+    missing = [part for part in (path, *path.parents) if not os.path.exists(part)]  # False, too, where none can be
+    try:
+        open_log(option, folder)
+        earlier = sum(part.match("step_*.parquet") for part in path.iterdir())
+        with tempfile.TemporaryDirectory(prefix=".preflight_", dir=path) as trial:
+            estimator = AdvantageEstimator(estimator="grpo")
+            estimator([0.0, 1.0], [0, 0])
+            RolloutLog(trial).write(0, estimator.record)
+    except (ArgumentError, ImportError) as error:
+        return Check("problem", "rollout log", str(error))
+    except OSError as error:
+        return Check("problem", "rollout log", f"{option}: {folder} cannot be written: {error}")
+    finally:
+        for part in missing:
+            with suppress(OSError, ValueError):  # never made, or a run has begun to write there
+                part.rmdir()
+    text = f"{option}: {folder} can be written"
+    if earlier:
+        text += f"; {earlier} of an earlier run's steps are there: those from this run's first step on get other names"
+    return Check("ok", "rollout log", text)
