@@ -291,12 +291,6 @@ class AdvantageEstimator:
         if durian and given["category"] is not None and len(weights) < 4:
             raise ArgumentError("weights", "a fourth number, for category", f"{len(weights)} numbers")
         needed = [name for name in given if self.needs(name)]
-        if count and needed and all(given[name] is None for name in needed):
-            raise ArgumentError(
-                " or ".join(needed),
-                f"for weights {tuple(weights)}, whose components need them (without them this is estimator='grpo')",
-                "None",
-            )
         scores: dict[str, Tensor | None] = dict.fromkeys(given)
         for name in needed:
             if given[name] is None:
@@ -305,6 +299,14 @@ class AdvantageEstimator:
                 scores[name] = self._category_numbers(given[name], count, device)
             else:
                 scores[name] = None if bool(given[name].isnan().all()) else given[name]
+        if count and needed and all(scores[name] is None for name in needed):
+            absent = all(given[name] is None for name in needed)
+            if absent or bool(usable.any()):
+                raise ArgumentError(
+                    " or ".join(needed),
+                    f"for weights {tuple(weights)}, whose components need them (without them this is estimator='grpo')",
+                    "None" if absent else "none that is known",
+                )
         for name in ("visual_entropy", "category"):
             if (score := scores[name]) is not None:
                 _require_one_per_prompt(name, score, prompt, usable, names)

@@ -751,6 +751,12 @@ def test_the_metrics_count_the_categories():
     assert estimator.metrics["durian/category_prompts_min"] == 1
 
 
+def test_a_batch_in_which_nothing_counts_needs_no_scores():
+    unknown = {"logprobs": [None] * 4, "visual_entropy": [None] * 4}
+    found = AdvantageEstimator()([None] * 4, [1, 1, 2, 2], **unknown)
+    assert_same_bits(found, torch.zeros(4, dtype=torch.float64))
+
+
 def test_shares_of_rows_leave_out_those_that_are_no_rollouts():
     estimator = AdvantageEstimator(estimator="grpo")
     valid = [True, True, True, True, False, False]
@@ -787,6 +793,13 @@ def test_shares_of_rows_leave_out_those_that_are_no_rollouts():
             lambda: AdvantageEstimator()([1.0, 0.0] * 2, [1, 1, 2, 2]),
             "confidence or visual_entropy: expected for weights (0.1, 0.2, 0.7), whose components need them (without "
             "them this is estimator='grpo'), got None",
+        ),
+        (
+            lambda: AdvantageEstimator()(
+                [1.0, 0.0] * 2, [1, 1, 2, 2], logprobs=[None, [], [math.nan], None], visual_entropy=[None] * 4
+            ),
+            "confidence or visual_entropy: expected for weights (0.1, 0.2, 0.7), whose components need them (without "
+            "them this is estimator='grpo'), got none that is known",
         ),
         (
             lambda: AdvantageEstimator()([1.0, 0.0] * 2, [1, 1, 2, 2], category=[0] * 4),

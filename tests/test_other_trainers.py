@@ -126,23 +126,48 @@ ABORTED = {"group_index": None, "reward": None, "rollout_log_probs": None, "loss
 
 
 @pytest.mark.parametrize("reward_key", [None, "score"])
-def test_an_aborted_sample_gets_0_and_changes_nothing_else(rewards, sample, reward_key):
+@pytest.mark.parametrize(
+    "missing",
+    [ABORTED, *({name: ABORTED[name]} for name in ("group_index", "reward", "rollout_log_probs")), {"metadata": None}],
+    ids=["everything", "group", "reward", "log-probabilities", "nothing but metadata"],
+)
+def test_an_aborted_sample_gets_0_and_changes_nothing_else(rewards, sample, missing, reward_key):
     args = SimpleNamespace(reward_key=reward_key)
+
+    def scored(value):
+        return {"score": value, "other": 9.0} if reward_key and value is not None else value
 
     def batch():
         made = samples(sample)
         for one in made:
-            one.reward = {"score": one.reward, "other": 9.0} if reward_key else one.reward
+            one.reward = scored(one.reward)
         return made
 
-    clean_raw, clean = rewards(args, batch())
     given = batch()
+    whole = {"group_index": 7, "reward": scored(0.0), "rollout_log_probs": [-0.5, -9.0]}
+    whole |= {"loss_mask": [1, 1], "response_length": 2}
+    _, changed = rewards(args, [*given, sample(**whole, index=999, rollout_id=999)])
+    clean_raw, clean = rewards(args, batch())
+    assert changed[:-1] != clean  # else the rest would show nothing
     for at in (0, 17, 40):
-        given.insert(at, sample(**ABORTED, index=1000 + at, rollout_id=1000 + at))
+        given.insert(at, sample(**(whole | missing), index=1000 + at, rollout_id=1000 + at))
     raw, got = rewards(args, given)
-    assert [raw.pop(at) for at in (40, 17, 0)] == [got.pop(at) for at in (40, 17, 0)] == [0, 0, 0]
-    assert got == clean
+    own = [got.pop(at) for at in (40, 17, 0)]
+    assert [raw.pop(at) for at in (40, 17, 0)] == [0, 0, 0]
     assert raw == clean_raw
+    if missing == {"metadata": None}:
+        assert 0 not in own
+    else:
+        assert own == [0, 0, 0]
+        assert got == clean
+
+
+def test_a_batch_without_log_probabilities_is_an_error_and_not_zeros(rewards, sample):
+    given = samples(sample)
+    for one in given:
+        one.rollout_log_probs, one.metadata = None, {}
+    with pytest.raises(ValueError, match=r"^confidence or visual_entropy: .* got none that is known"):
+        rewards(ARGS, given)
 
 
 def test_removed_and_unscored_samples_influence_nothing(rewards, sample):
