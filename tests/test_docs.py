@@ -54,3 +54,51 @@ def test_the_quick_start_prints_what_it_says_when_pasted():
 
 def test_the_citation_has_the_version_of_the_package():
     assert f"\nversion: {durian_adv.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+
+
+# --- the page of versions ------------------------------------------------------------------------------
+
+TRAINERS = {
+    "TRL": ("trl", "requirements/trl.txt", "requirements/trl-oldest.txt"),
+    "Unsloth": ("unsloth", "requirements/unsloth-nodeps.txt"),
+    "axolotl": ("axolotl", "requirements/axolotl-nodeps.txt"),
+    "ms-swift": ("ms-swift", "requirements/swift.txt"),
+    "verl": ("verl", "requirements/verl.txt"),
+    "OpenRLHF": ("openrlhf", "requirements/openrlhf-nodeps.txt"),
+    "SkyRL": ("skyrl", "requirements/others.txt"),
+    "Trinity-RFT": ("trinity-rft", "requirements/others-nodeps.txt"),
+}
+
+
+def rows_of_trainers():
+    """Trainer -> its rows of the table, each as cells: version, beside it, what, command."""
+    table = (ROOT / "docs/versions.md").read_text().partition("## Trainers")[2]
+    found, name = {}, ""
+    for line in re.findall(r"^\| (.*) \|$", table, re.MULTILINE)[1:]:
+        first, *cells = [cell.strip() for cell in f" {line}".split(" |")]
+        name = re.sub(r"^\[(.+?)\]\(.*\)$", r"\1", first) or name
+        found.setdefault(name, []).append(cells)
+    return found
+
+
+def test_a_row_of_the_versions_says_what_was_run_and_by_which_command():
+    targets = set(re.findall(r"^([\w%-]+)(?: [\w%-]+)*:", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for name, rows in rows_of_trainers().items():
+        for version, _, what, command in rows:
+            assert what in ("trained", "step", "refused"), (name, version)
+            assert command.startswith("`make ") or command.startswith("by hand: "), (name, version)
+            assert set(re.findall(r"make ([\w-]+)", command)) <= targets, (name, version)
+
+
+@pytest.mark.parametrize("name", TRAINERS)
+def test_the_versions_that_tests_install_have_a_row(name):
+    package, *files = TRAINERS[name]
+    listed = " ".join(version for version, *_ in rows_of_trainers()[name])
+    pinned = [
+        v for file in files for v in re.findall(rf"^{package}==([\w.]+)", (ROOT / file).read_text(), re.MULTILINE)
+    ]
+    lists = {"verl": ["VERL_OLDER"], "OpenRLHF": ["OPENRLHF_OLDER", "OPENRLHF_REFUSED"]}.get(name, [])
+    for variable in lists:
+        pinned += re.search(rf"^{variable} := (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1].split()
+    assert pinned
+    assert [version for version in pinned if not re.search(rf"\b{re.escape(version)}\b", listed)] == []
