@@ -155,3 +155,13 @@ MESSAGE = re.compile(r"str\((?:error|err|e|refusal|failure)\)\.(?:split|partitio
 @pytest.mark.parametrize("name", SOURCES)
 def test_nobody_parses_our_own_messages(name):
     assert MESSAGE.findall(SOURCES[name]) == []
+
+
+OLDER = {"easyr1", "openrlhf", "trl", "verl"}  # adapters from before the limit below
+
+
+@pytest.mark.parametrize("trainer", [trainer for trainer in TRAINERS if trainer not in OLDER])
+def test_an_adapter_has_at_most_250_lines(trainer):
+    folder = f"durian_adv.adapters.{trainer}"
+    files = [source for name, source in SOURCES.items() if name == folder or name.startswith(f"{folder}.")]
+    assert sum(len(source.splitlines()) for source in files) <= 250

@@ -5,15 +5,15 @@ import re
 import shlex
 import subprocess
 import sys
+from importlib.metadata import version
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import swift
 import tiny
 import torch
-from swift.arguments import RLHFArguments
+from swift.arguments import ModelArguments, RLHFArguments
 from swift.rlhf_trainers import GRPOConfig, GRPOTrainer
 from swift.trainers.trainer_factory import TrainerFactory
 from transformers import HfArgumentParser
@@ -205,10 +205,10 @@ def test_sequence_parallelism_is_refused(monkeypatch):
 # --- what is used of ms-swift ------------------------------------------------------------------------
 
 
-def test_the_installed_version_is_the_tested_one():
-    from importlib.metadata import version
+INSTALLED, TESTED = re.escape(version("ms-swift")), re.escape(adapter.TESTED)
 
-    assert version("ms-swift") == adapter.TESTED
+
+def test_the_installed_version_fits():
     adapter.require_fit(GRPOTrainer)
 
 
@@ -217,7 +217,7 @@ def test_a_version_without_a_method_is_refused_before_a_model_is_loaded(config, 
     where = next(cls for cls in GRPOTrainer.__mro__ if name in vars(cls))
     monkeypatch.setattr(where, name, None)
     with pytest.raises(
-        RuntimeError, match=rf"ms-swift 4\S+ does not fit Durian's plugin, .*with 4\.6\.0: .* no {name}"
+        RuntimeError, match=rf"^ms-swift {INSTALLED} does not fit Durian's plugin, .*with {TESTED}: .* no {name}"
     ):
         config()
 
@@ -256,12 +256,12 @@ def test_nothing_lies_beside_the_plugin_that_another_module_could_be_taken_for()
 
 @pytest.fixture
 def loaded(monkeypatch):
-    """``loaded(argv)`` runs the plugin in a process that was started so; what it changes is taken back."""
+    """``loaded()`` runs the plugin; what it changes is taken back."""
     for mapping in (TrainerFactory.TRAINER_MAPPING, TrainerFactory.TRAINING_ARGS_MAPPING):
         monkeypatch.setitem(mapping, "grpo", "of ms-swift")
+    monkeypatch.setattr(ModelArguments, "__post_init__", ModelArguments.__post_init__)
 
-    def load(*argv):
-        monkeypatch.setattr(sys, "argv", list(map(str, argv)))
+    def load():
         spec = spec_from_file_location("plugin_under_test", PLUGIN)  # as ms-swift does
         spec.loader.exec_module(module_from_spec(spec))
 
@@ -271,7 +271,7 @@ def loaded(monkeypatch):
 def test_the_plugin_changes_nothing_but_grpo(loaded):
     mappings = TrainerFactory.TRAINER_MAPPING, TrainerFactory.TRAINING_ARGS_MAPPING
     before = [dict(mapping) for mapping in mappings]
-    loaded("rlhf.py")
+    loaded()
     for mapping, other, name in zip(
         mappings, before, ("trainer.DurianGRPOTrainer", "config.DurianGRPOConfig"), strict=True
     ):
@@ -280,19 +280,36 @@ def test_the_plugin_changes_nothing_but_grpo(loaded):
 
 def test_a_version_that_keeps_its_trainers_elsewhere_is_refused(loaded, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(RuntimeError, match=r"ms-swift 4.* which was tested with 4\.6\.0: no swift\.rlhf_trainers$"):
-        loaded("rlhf.py")
+    with pytest.raises(RuntimeError, match=rf"^ms-swift {INSTALLED} .* {TESTED}: no swift\.rlhf_trainers$"):
+        loaded()
 
 
-def test_megatron_is_refused_by_name(loaded):
-    file = Path(swift.__file__).parent / "cli/_megatron/rlhf.py"  # with Ray, too
-    assert file.exists()
-    with pytest.raises(
-        RuntimeError, match=r"^megatron rlhf, with Ray or without, has trainers that Durian does not reach"
-    ):
-        loaded(file)
-    loaded(file.with_name("export.py"))  # of a checkpoint, whose arguments name the plugin
-    assert "swift.megatron" not in sys.modules
+@pytest.fixture(scope="module")
+def errors():
+    """The first error of every way into a training, in a process of its own; its script says what stands in there."""
+    script = Path(__file__).with_name("megatron_entries.py")
+    made = subprocess.run([sys.executable, script, PLUGIN], capture_output=True, text=True)
+    assert made.returncode == 0, made.stderr
+    return json.loads(made.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        "megatron rlhf",
+        "megatron rlhf --use_ray",
+        "python -m swift.ray.megatron.pipeline",
+        "a script of a user",
+        "a Ray worker",
+    ],
+)
+def test_megatron_is_refused_by_name(errors, entry):
+    assert errors[entry].startswith("RuntimeError: megatron rlhf, Ray or not, has trainers that Durian does not reach")
+
+
+@pytest.mark.parametrize("entry", ["megatron rlhf of DPO", "megatron sft", "megatron export", "swift rlhf"])
+def test_runs_without_megatrons_grpo_go_on(errors, entry):
+    assert errors[entry].startswith("ValueError: Please set --model")  # what ms-swift checks next
 
 
 # --- the page -------------------------------------------------------------------------------------------

@@ -1,7 +1,5 @@
 """ms-swift: ``--external_plugins "$(python -m durian_adv.adapters.swift)"`` puts Durian's advantages into its GRPO."""
 
-from __future__ import annotations
-
 import importlib.metadata
 
 from durian_adv.adapters._fit import misfits

@@ -1,7 +1,5 @@
 """ms-swift: the arguments of GRPO, with the options of Durian from variables of the environment."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Mapping
@@ -16,7 +14,6 @@ from durian_adv.adapters.swift import require_fit
 from durian_adv.data.scoring import towers
 
 _OWN = ("features", "rollout_log")  # options of this adapter beside those of the estimator: text
-_EPS = 1e-4  # ms-swift's own, so that weights [1, 0, 0] are its GRPO; the paper's runs add 1e-6
 _EXPECTED = (
     ("advantage_estimator", "grpo", "as durian_estimator chooses the estimator"),
     ("scale_rewards", "group", "as Durian scales rewards by durian_weights; loss_type 'real' sets 'none'"),
@@ -29,7 +26,7 @@ class DurianGRPOConfig(GRPOConfig):
     def __post_init__(self) -> None:
         require_fit(GRPOTrainer)
         super().__post_init__()
-        given = {"eps": _EPS, **options_of(os.environ)}
+        given = {"eps": 1e-4, **options_of(os.environ)}  # ms-swift's own, for weights [1, 0, 0]; the paper adds 1e-6
         self.durian_features = given.pop("features", "patches")
         checks.choice("durian_features", self.durian_features, towers.FEATURES)
         self.durian_options, self.durian_rollout_log = of_run(given, "durian_")

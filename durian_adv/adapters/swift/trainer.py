@@ -1,7 +1,5 @@
 """ms-swift: ``DurianGRPOTrainer``, its GRPO trainer with Durian's advantages, which the plugin puts into its place."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 from typing import Any
@@ -49,9 +47,8 @@ class DurianGRPOTrainer(GRPOTrainer):
 
     def _add_prompt_id_to_inputs(self, samples: list[Any]) -> list[Any]:
         """Make ids of all that a prompt consists of; ms-swift's know only its messages, and only within a batch."""
-        for sample in super()._add_prompt_id_to_inputs(samples):
-            parts = (sample.messages, sample.images, sample.videos, sample.audios, sample.tools, sample.objects)
-            sample.prompt_id = content_id(*parts)
+        for x in super()._add_prompt_id_to_inputs(samples):
+            x.prompt_id = content_id(x.messages, x.images, x.videos, x.audios, x.tools, x.objects)
         return samples
 
     def _prepare_batch_inputs(self, samples: list[Any]) -> Any:
