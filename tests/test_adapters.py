@@ -177,6 +177,7 @@ def test_a_log_folder_that_can_be_written_is_told_so_and_nothing_is_left_behind(
     assert log_folder("a.log", folder) == Check("ok", "rollout log", f"a.log: {folder} can be written")
     assert everything_in(tmp_path) == before
     assert open_log("a.log", folder).folder == Path(folder)
+    assert set(everything_in(tmp_path)) <= {*before, "new", "new/and", "new/and/deeper"}
 
 
 def test_the_log_of_an_earlier_run_is_told_of_and_stays(tmp_path):
@@ -195,7 +196,9 @@ def test_a_log_folder_that_cannot_be_made_is_refused_with_its_option_by_the_chec
     (tmp_path / "file").write_text("")
     (tmp_path / "gone").symlink_to("nowhere")
     before, folder = everything_in(tmp_path), str(tmp_path / name)
-    with pytest.raises(ArgumentError, match=r"^a\.log: expected a folder that can be made, got '/") as raised:
+    with pytest.raises(
+        ArgumentError, match=r"^a\.log: expected a folder that can be made and written, got '/"
+    ) as raised:
         open_log("a.log", folder)
     assert log_folder("a.log", folder) == Check("problem", "rollout log", str(raised.value))
     assert everything_in(tmp_path) == before
@@ -222,7 +225,7 @@ def test_a_run_that_begins_to_write_during_the_check_keeps_its_folder(tmp_path, 
     assert everything_in(tmp_path) == ["log", "log/step_00000001.parquet"]
 
 
-def test_a_folder_that_is_there_and_cannot_be_written_is_a_problem():
-    check = log_folder("a.log", "/proc")
-    assert check.state == "problem"
-    assert check.finding.startswith("a.log: /proc cannot be written: ")
+def test_a_folder_that_is_there_and_cannot_be_written_is_refused_too():
+    with pytest.raises(ArgumentError, match=r"^a\.log: expected a folder that can be made and written, got '/proc': "):
+        open_log("a.log", "/proc")
+    assert log_folder("a.log", "/proc").state == "problem"

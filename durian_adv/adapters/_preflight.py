@@ -60,33 +60,32 @@ def prompts_check(prompts: float, estimator: AdvantageEstimator, images: bool) -
 
 
 def open_log(option: str, folder: str) -> RolloutLog:
-    """Return the rollout log in a folder that ``option`` names, by which an error calls it.
+    """Return the rollout log in a folder that ``option`` names, once a log within it could be written, and removed.
 
     Raises:
-        ArgumentError: the folder cannot be made.
+        ArgumentError: the folder cannot be made or written, by its option.
         ModuleNotFoundError: pyarrow is not installed.
     """
     try:
-        return RolloutLog(folder)
+        log = RolloutLog(folder)
+        with tempfile.TemporaryDirectory(prefix=".trial_", dir=folder) as trial:
+            estimator = AdvantageEstimator(estimator="grpo")
+            estimator([0.0, 1.0], [0, 0])
+            RolloutLog(trial).write(0, estimator.record)
     except (OSError, ValueError) as error:  # a ValueError: no path, with a byte 0
-        raise ArgumentError(option, "a folder that can be made", f"{folder!r}: {error}") from None
+        raise ArgumentError(option, "a folder that can be made and written", f"{folder!r}: {error}") from None
+    return log
 
 
 def log_folder(option: str, folder: str) -> Check:
-    """Tell whether a run can write its rollouts into a folder, by writing some there; what was made is removed."""
+    """Tell whether a run can write its rollouts into a folder, which is left as it was, or not made."""
     path = Path(folder)
     missing = [part for part in (path, *path.parents) if not os.path.exists(part)]  # False, too, where none can be
     try:
         open_log(option, folder)
         earlier = sum(part.match("step_*.parquet") for part in path.iterdir())
-        with tempfile.TemporaryDirectory(prefix=".preflight_", dir=path) as trial:
-            estimator = AdvantageEstimator(estimator="grpo")
-            estimator([0.0, 1.0], [0, 0])
-            RolloutLog(trial).write(0, estimator.record)
-    except (ArgumentError, ImportError) as error:
+    except (ArgumentError, ImportError, OSError) as error:
         return Check("problem", "rollout log", str(error))
-    except OSError as error:
-        return Check("problem", "rollout log", f"{option}: {folder} cannot be written: {error}")
     finally:
         for part in missing:
             with suppress(OSError, ValueError):  # never made, or a run has begun to write there
