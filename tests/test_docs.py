@@ -86,7 +86,7 @@ def test_a_row_of_the_versions_says_what_was_run_and_by_which_command():
     for name, rows in rows_of_trainers().items():
         for version, _, what, command in rows:
             assert what in ("trained", "step", "refused"), (name, version)
-            assert command.startswith("`make ") or command.startswith("by hand: "), (name, version)
+            assert command.startswith(("`make ", "by hand: ")), (name, version)
             assert set(re.findall(r"make ([\w-]+)", command)) <= targets, (name, version)
 
 
