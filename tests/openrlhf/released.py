@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import functools
 import runpy
-import sys
 from types import SimpleNamespace
 
 import torch
@@ -18,23 +18,29 @@ KEYS = ("advantages", "returns")
 
 
 class Parsed(BaseException):
-    """Carries the arguments out of OpenRLHF's main program."""
+    """Carries the parser out of OpenRLHF's main program."""
 
 
 @functools.cache
-def _arguments(words):
-    before, hierarchize = sys.argv, config.hierarchize
+def parser():
+    """OpenRLHF's own."""
+    parse = argparse.ArgumentParser.parse_args
 
-    def stop(args):
-        raise Parsed(hierarchize(args))
+    def stop(self):
+        raise Parsed(self)
 
-    sys.argv, config.hierarchize = ["train_ppo_ray", *words], stop
+    argparse.ArgumentParser.parse_args = stop
     try:
         runpy.run_module("openrlhf.cli.train_ppo_ray", run_name="__main__")
     except Parsed as parsed:
         return parsed.args[0]
     finally:
-        sys.argv, config.hierarchize = before, hierarchize
+        argparse.ArgumentParser.parse_args = parse
+
+
+@functools.cache
+def _arguments(words):
+    return config.hierarchize(parser().parse_args(words))
 
 
 def arguments(samples=4, prompts=6, **options):

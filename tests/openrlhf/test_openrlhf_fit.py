@@ -13,7 +13,6 @@ from openrlhf.trainer import ppo_trainer
 from openrlhf.trainer.ppo_utils import experience_maker
 from openrlhf.trainer.ppo_utils.experience import Experience
 from openrlhf.trainer.ray import launcher
-from packaging.version import Version
 
 from durian_adv._src.options import OPTIONS
 from durian_adv.adapters.openrlhf import hook as openrlhf
@@ -234,8 +233,7 @@ def test_every_other_estimator_is_refused(options, estimator):
         released.maker(DurianExperienceMaker, args)
 
 
-def test_this_openrlhf_is_one_of_those_tested_and_the_requirements_say_which():
-    assert Version(settings.OLDEST_TESTED) <= Version(INSTALLED) <= Version(settings.NEWEST_TESTED)
+def test_what_is_installed_for_the_tests_ends_with_the_newest_tested_and_begins_with_the_oldest():
     pinned = (ROOT / "requirements/openrlhf-nodeps.txt").read_text()
     assert re.search(rf"^openrlhf=={re.escape(settings.NEWEST_TESTED)}$", pinned, re.MULTILINE)
     older = re.search("^OPENRLHF_OLDER := (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1].split()

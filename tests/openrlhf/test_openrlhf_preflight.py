@@ -4,8 +4,8 @@ import importlib.metadata
 import importlib.util
 import json
 import logging
-from importlib.util import find_spec
-from pathlib import Path
+import re
+import sys
 
 import pytest
 import released
@@ -14,8 +14,18 @@ from durian_adv.adapters.openrlhf import preflight, settings
 from durian_adv.adapters.openrlhf.maker import DurianExperienceMaker
 from durian_adv.adapters.openrlhf.preflight import _parser, checks
 from durian_adv.cli import main
+from durian_adv.data.logs import writer
 
 GOOD = ["--algo.advantage.estimator", "group_norm", "--rollout.batch_size=512", "--rollout.n_samples_per_prompt", "8"]
+
+# what the preflight reads of a run's options
+READ = (
+    "algo.advantage.estimator",
+    "rollout.batch_size",
+    "rollout.n_samples_per_prompt",
+    "data.max_images_per_prompt",
+    "actor.freeze_visual_encoder",
+)
 
 
 def found(*arguments, options="{}", hook=settings.HOOK, **more):
@@ -96,6 +106,87 @@ def test_a_table_without_any_entropy_is_a_problem(tmp_path):
     assert check.finding.endswith("table.json has no entropy of any of its 1 images")
 
 
+FILES = {
+    "good.json": b'{"0.png": 1.5, "1.png": null}',
+    "list.json": b"[1.5]",
+    "text.json": b'{"0.png": "1.5"}',
+    "latin.json": b'{"\xe9.png": 1.5}',
+    "options.json": b'{"eps": 0.5, "rollout_log": "FOLDER/log"}',
+    "bad.json": b'{"eps": -1}',
+}
+TEXTS_OF_OPTIONS = {
+    **dict.fromkeys(["", "{}", "FOLDER/options.json", '{"eps": 0.5, "window": 32}'], True),
+    **dict.fromkeys(["{", "[]", "FOLDER/none.json", "FOLDER/list.json", "FOLDER/latin.json", "FOLDER/bad.json"], False),
+    **dict.fromkeys(['{"eps": -1}', '{"weigths": [1, 0, 0]}', '{"features": "pixels"}', "FOLDER"], False),
+    **{
+        json.dumps({"entropy_table": table}): False
+        for table in (3, "", *(f"FOLDER/{x}.json" for x in ("list", "text")))
+    },
+    **{json.dumps({"entropy_table": table}): False for table in ("FOLDER/none.json", "FOLDER/latin.json", "x\0", "/")},
+    '{"entropy_table": "FOLDER/good.json"}': True,
+    '{"entropy_table": "FOLDER/none.json", "weights": [1, 0, 0]}': False,
+    '{"entropy_table": "FOLDER/good.json", "weights": [1, 0, 0]}': True,
+    **{json.dumps({"rollout_log": folder}): True for folder in (None, "FOLDER", "FOLDER/new", "FOLDER/new/log")},
+    **{
+        json.dumps({"rollout_log": folder}): False
+        for folder in (3, "", "/proc", "/proc/none/log", "FOLDER/bad.json/log")
+    },
+    **{json.dumps({"rollout_log": folder}): False for folder in ("FOLDER/bad.json", "FOLDER/gone", "x\0")},
+}
+
+
+def said(error):
+    """An error as it is told, without the random name of what could not be written."""
+    return re.sub(r"/\.trial_\w+", "", str(error))
+
+
+@pytest.mark.parametrize("images", [0, 1])
+@pytest.mark.parametrize(("text", "good"), TEXTS_OF_OPTIONS.items())
+def test_the_preflight_and_the_run_refuse_the_same_options_in_the_same_words(tmp_path, options, text, good, images):
+    for name, content in FILES.items():
+        (tmp_path / name).write_bytes(content.replace(b"FOLDER", str(tmp_path).encode()))
+    (tmp_path / "gone").symlink_to("nowhere")
+    text = text.replace("FOLDER", str(tmp_path))
+    problems = [
+        said(check.finding)
+        for check in found(f"--data.max_images_per_prompt={images}", options=text).values()
+        if check.state == "problem"
+    ]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*FILES, "gone"])
+    args = released.arguments(data__max_images_per_prompt=images)
+    options(text)
+    if good:
+        assert problems == []
+        released.maker(DurianExperienceMaker, args)
+    else:
+        with pytest.raises((TypeError, ValueError)) as raised:
+            released.maker(DurianExperienceMaker, args)
+        assert problems == [said(raised.value)]
+        assert "DURIAN_OPTIONS" in problems[0] or str(tmp_path) in problems[0]
+
+
+def test_a_log_without_pyarrow_is_refused_by_both(monkeypatch, options, tmp_path):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    writer._arrow.cache_clear()
+    text = json.dumps({"rollout_log": str(tmp_path / "log")})
+    check = found(options=text)["rollout log"]
+    options(text)
+    with pytest.raises(ModuleNotFoundError, match="rollout_log: a log of parquet files needs pyarrow") as raised:
+        released.maker(DurianExperienceMaker, released.arguments())
+    monkeypatch.undo()
+    writer._arrow.cache_clear()
+    assert (check.state, check.finding) == ("problem", str(raised.value))
+
+
+def test_no_option_of_ray_job_submit_is_taken_for_the_short_form_of_another():
+    from ray.dashboard.modules.job.cli import submit
+
+    words = [word for option in submit.params for word in (*option.opts, *option.secondary_opts) if word[:2] == "--"]
+    assert "--no-wait" in words
+    words = [word for word in words if not word.startswith("--runtime-env")]
+    assert _parser().parse_known_args(words)[1] == words
+
+
 def test_a_whole_line_of_ray_job_submit_is_read(tmp_path, capsys):
     file = tmp_path / "runtime.yaml"
     file.write_text(f"worker_process_setup_hook: {settings.HOOK}\n")
@@ -120,16 +211,28 @@ def test_a_runtime_environment_that_is_none_is_an_error(text, message):
 
 
 def test_the_defaults_are_openrlhfs():
-    args, none = released.arguments(), _parser().parse_args([])
-    for name in ("data.max_images_per_prompt", "actor.freeze_visual_encoder"):
-        group, _, last = name.partition(".")
-        assert getattr(none, name) == getattr(getattr(args, group), last)
-    text = Path(find_spec("openrlhf.cli.train_ppo_ray").origin).read_text()
-    assert f'"--rollout.batch_size", type=int, default={getattr(none, "rollout.batch_size")},' in text
-    assert (
-        f'"--rollout.n_samples_per_prompt", type=int, default={getattr(none, "rollout.n_samples_per_prompt")},' in text
-    )
-    assert f'default="{getattr(none, "algo.advantage.estimator")}",' in text
+    ours, theirs = vars(_parser().parse_args([])), vars(released.parser().parse_args([]))
+    assert {name: ours[name] for name in READ} == {name: theirs[name] for name in READ}
+
+
+@pytest.mark.parametrize("name", READ)
+def test_an_option_may_be_as_short_as_openrlhf_takes_it(name, capsys):
+    value = {"algo.advantage.estimator": ["rloo"], "actor.freeze_visual_encoder": []}.get(name, ["3"])
+    read, refused = 0, 0
+    for end in range(len("--"), len(name) + 1):
+        word = f"--{name[:end]}"
+        try:
+            theirs = vars(released.parser().parse_args([word, *value]))
+        except SystemExit:
+            refused += 1
+            with pytest.raises(SystemExit):
+                _parser().parse_known_args([word, *value])
+            assert "durian-adv preflight openrlhf: error: ambiguous option" in capsys.readouterr().err
+        else:
+            read += 1
+            ours, rest = _parser().parse_known_args([word, *value])
+            assert (getattr(ours, name), rest) == (theirs[name], []), word
+    assert min(read, refused) > 1
 
 
 def test_an_openrlhf_that_does_not_fit_is_a_problem(monkeypatch):

@@ -27,7 +27,7 @@ def setup() -> None:
     Ray ends a worker whose hook raises, and the error reaches the driver with the first actor.
 
     Raises:
-        TypeError, ValueError, OSError: the options cannot be used.
+        TypeError, ValueError: the options cannot be used.
     """
     options_of(os.environ)
     wrapt.register_post_import_hook(_change_trainer, "openrlhf.trainer.ppo_trainer")

@@ -25,7 +25,7 @@ from torch import Tensor
 from durian_adv._src.errors import ArgumentError
 from durian_adv.adapters._entropy import require_entropy
 from durian_adv.adapters._fit import misfits
-from durian_adv.adapters._preflight import described, prompts_check
+from durian_adv.adapters._preflight import described, open_log, prompts_check
 from durian_adv.adapters.openrlhf import settings
 from durian_adv.data.logs.writer import RolloutLog, content_id
 from durian_adv.estimator import AdvantageEstimator
@@ -61,7 +61,8 @@ class DurianExperienceMaker(RemoteExperienceMaker):
     a number, from ``Experience.info["category"]``.
 
     Raises:
-        TypeError, ValueError, OSError: the options, or the estimator that OpenRLHF was started with, do not fit.
+        TypeError, ValueError: the options, or the estimator that OpenRLHF was started with, do not fit.
+        ModuleNotFoundError: pyarrow is not installed, for a rollout log.
         RuntimeError: this version of OpenRLHF does not fit.
     """
 
@@ -75,7 +76,7 @@ class DurianExperienceMaker(RemoteExperienceMaker):
         self.durian_metrics: dict[str, float] = {}
         self.durian_step = 0  # that the batch belongs to
         folder = self._settings.rollout_log
-        self._log = None if folder is None else RolloutLog(folder)
+        self._log = None if folder is None else open_log(f"{settings.OPTIONS}.rollout_log", folder)
         if self.advantage_estimator != settings.ESTIMATOR:
             raise ArgumentError(
                 "algo.advantage.estimator",

@@ -6,8 +6,10 @@ import argparse
 import importlib.metadata
 import importlib.util
 import math
+import re
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ import torch
 import yaml
 
 from durian_adv.adapters import _ray
-from durian_adv.adapters._preflight import Check, described, prompts_check, verdict
+from durian_adv.adapters._preflight import Check, described, log_folder, prompts_check, verdict
 from durian_adv.adapters.openrlhf import settings
 from durian_adv.estimator import AdvantageEstimator
 
@@ -42,10 +44,12 @@ def checks(arguments: Sequence[str]) -> Iterator[Check]:
     chosen, problem = settings.options_of({}), None
     try:
         chosen = settings.options_of(environment.get("env_vars") or {})
-    except (TypeError, ValueError, OSError) as error:
+    except (TypeError, ValueError) as error:
         problem = str(error)
     estimator = AdvantageEstimator(**chosen.options)
     yield verdict(problem is None, "options", problem or described(estimator))
+    if chosen.rollout_log is not None:
+        yield log_folder(f"{settings.OPTIONS}.rollout_log", chosen.rollout_log)
     images = getattr(given, "data.max_images_per_prompt") > 0
     yield from _entropy(chosen, estimator, images, getattr(given, "actor.freeze_visual_encoder"))
     if estimator.needs("category"):
@@ -56,7 +60,11 @@ def checks(arguments: Sequence[str]) -> Iterator[Check]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="durian-adv preflight openrlhf", allow_abbrev=False)
+    parser = argparse.ArgumentParser(prog="durian-adv preflight openrlhf", conflict_handler="resolve")
+    # those of OpenRLHF first: it takes an abbreviation that no two of them begin with
+    with suppress(ImportError):  # reported by _openrlhf
+        for name in set(re.findall(r'add_argument\(\s*"(--[^"]+)"', _program())):
+            parser.add_argument(name, nargs="*")
     parser.add_argument("--runtime-env", type=Path)
     parser.add_argument("--runtime-env-json")
     parser.add_argument("--no-ray", action="store_true")
@@ -119,27 +127,33 @@ _OF_A_GPU = ("vllm", "flash_attn", "deepspeed")
 
 def _check_arguments() -> None:
     """Raise RuntimeError if OpenRLHF's program has flat arguments, as it had before 0.10.2."""
-    program = importlib.util.find_spec("openrlhf.cli.train_ppo_ray")
-    text = "" if program is None or program.origin is None else Path(program.origin).read_text(encoding="utf-8")
-    if '"--rollout.n_samples_per_prompt"' not in text:
+    if '"--rollout.n_samples_per_prompt"' not in _program():
         raise settings.misfit("no rollout.n_samples_per_prompt among its arguments")
+
+
+def _program() -> str:
+    """Return the source of OpenRLHF's program, "" for one without."""
+    program = importlib.util.find_spec("openrlhf.cli.train_ppo_ray")
+    return "" if program is None or program.origin is None else Path(program.origin).read_text(encoding="utf-8")
 
 
 def _entropy(chosen: settings.Settings, estimator: AdvantageEstimator, images: bool, frozen: bool) -> Iterator[Check]:
     """Tell where the visual entropy comes from, and whether it is that of the model."""
+    table = None
+    if chosen.entropy_table is not None:
+        try:
+            table = settings.read_table(chosen.entropy_table)
+        except (TypeError, ValueError) as error:  # which stops a run that does not use it, too
+            yield Check("problem", "entropy", str(error))
+            return
     if not estimator.needs("visual_entropy"):
         yield Check("ok", "entropy", "not needed, the perceptual component has weight 0")
         return
     if not images:
         yield Check("ok", "entropy", "no images (data.max_images_per_prompt is 0): the other components remain")
         return
-    if chosen.entropy_table is None:
+    if table is None:
         yield Check("ok", "entropy", "computed in the actor, unless the reward function returns visual_entropy")
-        return
-    try:
-        table = settings.read_table(chosen.entropy_table)
-    except (TypeError, ValueError, OSError) as error:
-        yield Check("problem", "entropy", str(error))
         return
     known = sum(not math.isnan(value) for value in table.values())
     if not known:

@@ -38,8 +38,8 @@ def options_of(environment: Mapping[str, str]) -> Settings:
     """Read the options from the variable ``DURIAN_OPTIONS``: a JSON object, or the path of a file with one.
 
     Raises:
-        TypeError, ValueError: an unknown option or variable, or a value that does not fit, by its full name.
-        OSError: the file cannot be read.
+        TypeError, ValueError: an unknown option or variable, a value that does not fit, or a file that cannot be read,
+            by its full name.
     """
     for name in environment:
         if str(name).startswith("DURIAN_") and name != OPTIONS:
@@ -49,7 +49,7 @@ def options_of(environment: Mapping[str, str]) -> Settings:
         raise ArgumentTypeError(OPTIONS, "text, a JSON object in quotes or a path", type(text).__name__)
     text = text.strip()
     if text and not text.startswith("{"):
-        return _settings(_read_object(text), text)
+        return _settings(_read_object(text, OPTIONS), text)
     return _settings(_as_object(text or "{}", OPTIONS), OPTIONS)
 
 
@@ -71,15 +71,18 @@ def read_table(file: str) -> dict[str, float]:
     """Read a table from image references to entropies; null means that the image has none.
 
     Raises:
-        TypeError, ValueError: not a JSON object of numbers.
-        OSError: the file cannot be read.
+        TypeError, ValueError: not a file with a JSON object of numbers.
     """
-    table = _read_object(file)
+    table = _read_object(file, f"{OPTIONS}.{TABLE}")
     return {name: float("nan") if x is None else checks.number(f"{file}[{name!r}]", x) for name, x in table.items()}
 
 
-def _read_object(file: str) -> dict[str, Any]:
-    return _as_object(Path(file).read_text(encoding="utf-8"), file)
+def _read_object(file: str, option: str) -> dict[str, Any]:
+    try:
+        text = Path(file).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:  # a ValueError: not UTF-8, or no path
+        raise ArgumentError(option, "a file that can be read", f"{file!r}: {error}") from None
+    return _as_object(text, file)
 
 
 def _as_object(text: str, where: str) -> dict[str, Any]:
