@@ -2,11 +2,34 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
+import textwrap
+
 import tiny
 import torch
 from trl import GRPOTrainer
 
 from durian_adv.adapters.trl import DurianGRPOConfig, DurianGRPOTrainer
+
+# what processors of transformers give beside what TRL knows: of videos, of sound, of tiles and crops
+INPUTS_OF_OTHERS = [
+    *("audio_features", "input_features", "feature_attention_mask", "aspect_ratio_ids", "aspect_ratio_mask"),
+    *("cross_attention_mask", "num_crops", "patch_attention_mask", "grid_hws", "crop_image_mask"),
+]
+
+
+def names_of_a_batch(method):
+    """The names that are written into ``output`` in the source of a method."""
+    names = set()
+    for node in ast.walk(ast.parse(textwrap.dedent(inspect.getsource(method)))):
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Subscript):
+            written, key = node.targets[0].value, node.targets[0].slice
+            if getattr(written, "id", None) == "output" and isinstance(key, ast.Constant):
+                names.add(key.value)
+        elif isinstance(node, ast.Assign) and getattr(node.targets[0], "id", None) == "output":
+            names |= {key.value for key in getattr(node.value, "keys", ()) if isinstance(key, ast.Constant)}
+    return names
 
 
 class BetweenTRLAndOurs(GRPOTrainer):

@@ -15,7 +15,6 @@ import recorded
 import tiny
 import torch
 import trl
-from packaging.version import Version
 from transformers import HfArgumentParser
 from trl import GRPOConfig, GRPOTrainer, TrlParser
 
@@ -167,8 +166,7 @@ def test_an_option_that_does_not_exist_is_refused_by_name():
         TrlParser(DurianGRPOConfig).parse_args_and_config([*CPU, "--durian_weigths", "1", "0", "0"])
 
 
-def test_this_trl_is_one_of_those_tested_and_the_extra_says_which():
-    assert Version(OLDEST_TESTED) <= Version(trl.__version__) <= Version(NEWEST_TESTED)
+def test_the_oldest_and_the_newest_that_are_tested_are_those_that_the_requirements_and_the_extra_name():
     root = Path(__file__).resolve().parents[2]
     assert re.search(rf"^trl=={re.escape(NEWEST_TESTED)}$", (root / "requirements/trl.txt").read_text(), re.MULTILINE)
     oldest = (root / "requirements/trl-oldest.txt").read_text()
@@ -348,11 +346,31 @@ def test_log_probabilities_of_the_sampler_may_be_none(make, monkeypatch):
     assert torch.equal(with_none.batches[0]["confidence"], plain.batches[0]["confidence"])
 
 
-@pytest.mark.parametrize("name", ["pixel_values_videos", "video_grid_thw", "second_per_grid_ts", "audio_features"])
-def test_an_input_that_the_forward_does_not_know_is_refused_by_name(make, monkeypatch, name):
+class WithWrapper(WithMore):
+    """Its forward has no names, as those of packages that patch TRL."""
+
+    def _get_per_token_logps_and_entropies(self, *args, **kwargs):
+        return super()._get_per_token_logps_and_entropies(*args, **kwargs)
+
+
+class RecordedWithWrapper(recorded.Recorded, WithWrapper):
+    pass
+
+
+@pytest.mark.parametrize("trainer", [RecordedWithMore, RecordedWithWrapper])
+@pytest.mark.parametrize("name", ["pixel_values_videos", "video_grid_thw", *recorded.INPUTS_OF_OTHERS])
+def test_an_input_that_the_forward_does_not_know_is_refused_by_name(make, monkeypatch, name, trainer):
     monkeypatch.setattr(WithMore, "more", {name: torch.zeros(16)})
     with pytest.raises(RuntimeError, match=f"_get_per_token_logps_and_entropies does not take {name}$"):
-        make("qwen25vl", max_steps=1, trainer=RecordedWithMore).train()
+        make("qwen_text", max_steps=1, trainer=trainer).train()
+
+
+def test_all_that_this_trl_puts_into_a_batch_is_taken_by_its_forward_or_known_to_be_no_input():
+    names = recorded.names_of_a_batch(GRPOTrainer._generate_and_score_completions)
+    assert {"prompt_ids", "advantages", "old_per_token_logps", "tool_mask", "pixel_values", "num_images"} <= names
+    more = forward.inputs(dict.fromkeys(names, 1))
+    assert {"pixel_values", "num_images"} <= more.keys()
+    assert list(forward.refused(GRPOTrainer._get_per_token_logps_and_entropies, more)) == []
 
 
 def test_text_packed_to_the_left_keeps_its_log_probabilities():

@@ -16,9 +16,10 @@ import tiny
 import torch
 import trl
 from test_trl_training import expected_confidence, expected_entropy, expected_logprobs
+from unsloth_zoo.rl_replacements import GRPO_VISION_KEYS, grpo_get_vision_inputs
 
 from durian_adv import durian_advantage, sequence_confidence
-from durian_adv.adapters.trl import DurianConfig, DurianGRPOConfig, DurianGRPOTrainer
+from durian_adv.adapters.trl import DurianConfig, DurianGRPOConfig, DurianGRPOTrainer, forward
 
 HERE = Path(__file__).parent
 CPU = {"use_cpu": True, "report_to": "none"}
@@ -102,6 +103,33 @@ def test_left_packed_text_trains_with_the_log_probabilities_of_its_own_tokens(ma
     torch.testing.assert_close(batch["confidence"].float(), confidence, atol=1e-4, rtol=0)
     right = by_hand(batch["per_func"].view(4, 4), None, confidence)
     torch.testing.assert_close(output["advantages"], right, atol=1e-6, rtol=0)
+
+
+def test_all_that_unsloth_puts_into_a_batch_is_kept_by_its_forward_or_known_to_be_no_input():
+    patched_class = next(base for base in trl.GRPOTrainer.__mro__ if base.__name__ == "_UnslothGRPOTrainer")
+    names = recorded.names_of_a_batch(patched_class._generate_and_score_completions)
+    assert {"advantages", "max_left_pad", "unsloth_sample_weight", "pixel_values", "num_images"} <= names
+    more = forward.inputs(dict.fromkeys(names, 1))
+    assert list(forward.refused(trl.GRPOTrainer._get_per_token_logps_and_entropies, more)) == []
+
+
+@pytest.mark.parametrize("name", [*GRPO_VISION_KEYS, *recorded.INPUTS_OF_OTHERS, "pixel_values_audio", "image_embeds"])
+def test_an_input_is_refused_by_name_unless_unsloths_own_filter_keeps_it(name):
+    method = trl.GRPOTrainer._get_per_token_logps_and_entropies
+    assert any(p.kind is p.VAR_KEYWORD for p in inspect.signature(method).parameters.values())
+    kept = grpo_get_vision_inputs({name: 1}).get(name) is not None
+    assert list(forward.refused(method, forward.inputs({name: 1}))) == ([] if kept else [name])
+
+
+def test_a_batch_with_an_input_that_unsloth_drops_is_refused_by_name(make, monkeypatch):
+    theirs = trl.GRPOTrainer._generate_and_score_completions
+    monkeypatch.setattr(
+        trl.GRPOTrainer,
+        "_generate_and_score_completions",
+        lambda self, *args, **kwargs: theirs(self, *args, **kwargs) | {"input_features": torch.zeros(16)},
+    )
+    with pytest.raises(RuntimeError, match=r"_get_per_token_logps_and_entropies does not take input_features$"):
+        make("qwen_text", max_steps=1).train()
 
 
 def test_the_wrong_order_of_imports_is_an_error_that_says_what_to_do(tmp_path):

@@ -2,27 +2,41 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator
+import inspect
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
+from trl import GRPOTrainer
 
-from durian_adv.adapters._fit import accepts
+# What TRL and its experimental trainers, and Unsloth, put into a batch that is no input of a forward beside tokens.
+_NO_INPUTS = {
+    *("prompt_ids", "prompt_mask", "completion_ids", "completion_mask", "tool_mask", "num_items_in_batch"),
+    *("advantages", "old_per_token_logps", "ref_per_token_logps", "sampling_per_token_logps"),
+    *("importance_sampling_ratio", "sampling_topk_logps", "sampling_topk_token_ids"),
+    *("max_left_pad", "unsloth_sample_weight", "unsloth_rollout_logps_as_old"),
+}
+_OF_TRL = set(inspect.signature(getattr(GRPOTrainer, "_get_per_token_logps_and_entropies", dict)).parameters)
 
-# Parts of the names under which images, videos and what belongs to them stand in a batch; each is a forward's argument.
-_OF_IMAGES = re.compile("pixel|image|video|audio|tile|spatial_shapes|token_type|per_grid")
+
+def inputs(output: dict[str, Any]) -> dict[str, Any]:
+    """Return what a forward has to take beside tokens: all of a batch that is not known to be something else."""
+    return {name: value for name, value in output.items() if value is not None and name not in _NO_INPUTS}
 
 
-def image_inputs(output: dict[str, Any]) -> dict[str, Any]:
-    """Return what a forward takes beside tokens."""
-    return {name: value for name, value in output.items() if value is not None and _OF_IMAGES.search(name)}
+def refused(forward: Callable[..., Any], names: Iterable[str]) -> Iterator[str]:
+    """Give the names of the inputs that a forward does not take, or drops, so that it would run without them.
 
-
-def refused(forward: Callable[..., Any], names: dict[str, Any]) -> Iterator[str]:
-    """Give the names of the inputs that a forward does not take, so that it would run without them."""
-    return (name for name in names if not accepts(forward, [name]))
+    ``**kwargs`` of a wrapper go to TRL's own forward, and Unsloth's forward keeps the keys that it has a list of.
+    """
+    taken = inspect.signature(forward).parameters
+    kept = set(taken)
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values()):
+        unsloth = sys.modules.get("unsloth_zoo.rl_replacements")
+        kept |= _OF_TRL.union(getattr(unsloth, "grpo_companion_vision_keys", tuple)())
+    return (name for name in names if name not in kept)
 
 
 def of_completions(logprobs: Tensor, output: dict[str, Any], pad: int) -> Tensor | None:

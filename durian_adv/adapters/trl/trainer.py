@@ -275,8 +275,8 @@ class DurianMixin(_Trainer):
         found = next((output[name] for name in _LOGPROBS if output.get(name) is not None), None)
         sampled = output.get("sampling_per_token_logps") is not None
         if found is None:
-            images = forward.image_inputs(output)
-            for name in forward.refused(self._base._get_per_token_logps_and_entropies, images):
+            more = forward.inputs(output)
+            for name in forward.refused(self._base._get_per_token_logps_and_entropies, more):
                 raise _misfit(f"_get_per_token_logps_and_entropies does not take {name}")
             found = self._get_per_token_logps_and_entropies(
                 self.model,
@@ -284,7 +284,7 @@ class DurianMixin(_Trainer):
                 torch.cat([output["prompt_mask"], output["completion_mask"]], 1),
                 mask.shape[1],
                 batch_size=min(len(mask), self._batch_size_of_a_forward()),
-                **images,
+                **more,
             )[0]
         logprobs = found if sampled else forward.of_completions(found, output, self._pad())
         if logprobs is None or logprobs.shape != mask.shape:
