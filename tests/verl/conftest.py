@@ -13,7 +13,8 @@ import torch
 
 torch.set_num_threads(1)
 
-OLDER = ("test_verl_estimator.py", "test_verl_older.py", "test_verl_training.py")  # for a verl that has v0 alone
+# for a verl that has v0 alone
+OLDER = ("test_verl_estimator.py", "test_verl_older.py", "test_verl_refused.py", "test_verl_training.py")
 collect_ignore = (
     ["test_verl_older.py"]
     if training.V1

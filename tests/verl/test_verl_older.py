@@ -2,15 +2,20 @@
 
 import importlib.util
 import json
+import pickle
+import re
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+import batches
+import numpy as np
 import pytest
 import tiny
 import training
 import verl
+from hydra import compose, initialize_config_module
 from packaging.version import Version
 from verl.trainer.ppo import core_algos, ray_trainer
 
@@ -74,9 +79,10 @@ def data(tmp_path_factory):
     return {name: tiny.save_rows(folder / f"{name}.parquet", made) for name, made in rows.items()}
 
 
-def found(data, which, **options):
+def found(data, which, program="verl.trainer.main_ppo", **options):
     words = training.overrides("model", data[which], mode="v0", **{"data.train_batch_size": 48, **options})
-    return {check.subject: check for check in checks(["--no-ray", *words])}
+    named = ["--program", program] if program else []
+    return {check.subject: check for check in checks(["--no-ray", *named, *words])}
 
 
 def test_the_preflight_reads_the_configuration_of_this_verl(data, monkeypatch):
@@ -142,16 +148,25 @@ def test_the_preflight_asks_a_worker_of_ray(data):
 # ----- main_ppo_sync of verl 0.8, whose trainer keeps its batches in a queue -----
 
 
-def test_the_preflight_names_the_program_that_is_refused(data):
-    checked = found(data, "text")
-    assert ("program" in checked) == SYNC
+def test_the_preflight_refuses_it_if_named_and_warns_of_it_if_no_program_is(data):
+    assert found(data, "text")["program"].state == "ok"
+    unnamed, named = (found(data, "text", program)["program"] for program in (None, "verl.trainer.main_ppo_sync"))
     if SYNC:
-        assert checked["program"].finding == (
-            f"verl.trainer.main_ppo; durian is refused in verl.trainer.main_ppo_sync of verl {verl.__version__}"
-        )
+        assert (unnamed.state, named.state) == ("warning", "problem")
+        assert named.finding == f"verl.trainer.main_ppo_sync is refused, as {REASON}"
+        assert unnamed.finding.endswith(f"; {named.finding}")
+    else:
+        assert (unnamed.state, named.state) == ("ok", "problem")
+        assert named.finding.endswith(f"main_ppo_sync cannot be found, with verl {verl.__version__}")
 
 
-REFUSED = f"ArgumentError: transfer_queue.enable: expected false, as with verl {verl.__version__} (main_ppo_sync)"
+REASON = (
+    f"with verl {verl.__version__} (main_ppo_sync) padding would count as prompts: use verl.trainer.main_ppo, "
+    f"or verl {adapter.NEWEST_TESTED}"
+)
+
+
+REFUSED = f"transfer_queue.enable: expected false, as {REASON}, got true"
 
 
 @pytest.mark.skipif(not SYNC, reason="this verl has no main_ppo_sync")
@@ -160,6 +175,37 @@ def test_main_ppo_sync_is_refused_before_it_starts_anything(data, tmp_path):
     words = training.overrides(tiny.save_text_model(tmp_path), data["text"], mode="v0", **options)
     run = training.train(words, module="verl.trainer.main_ppo_sync")
     assert run.status != 0
-    assert REFUSED in run.text, run.text[-5000:]
-    assert "use verl.trainer.main_ppo, or verl 0.9" in run.text
+    assert f"ArgumentError: {REFUSED}" in run.text, run.text[-5000:]
     assert not run.steps
+
+
+# as a driver without the adapter sends it, of python -m verl.trainer.main_ppo_sync: by value, as what lies in __main__
+SENT = """
+import sys
+import ray.cloudpickle
+from verl.trainer import main_ppo_sync
+assert not hasattr(main_ppo_sync.run_ppo, "durian")
+ray.cloudpickle.register_pickle_by_value(main_ppo_sync)
+with open(sys.argv[1], "wb") as file:
+    ray.cloudpickle.dump(main_ppo_sync.compute_advantage_for_multi_trajectories, file)
+"""
+
+
+@pytest.mark.skipif(not SYNC, reason="this verl has no main_ppo_sync")
+def test_main_ppo_sync_is_refused_where_the_workers_alone_have_the_adapter(tmp_path):
+    file = tmp_path / "function"
+    command = [sys.executable, "-W", "ignore", "-c", SENT, str(file)]
+    subprocess.run(command, env=training.environment(VERL_USE_EXTERNAL_MODULES=WITHOUT), check=True)
+    compute = pickle.loads(file.read_bytes())
+    with initialize_config_module("verl.trainer.config", version_base=None):
+        config = compose(
+            "ppo_trainer", ["algorithm.adv_estimator=durian", "+algorithm.durian.num_confidence_buckets=2"]
+        )
+    batch = batches.random_batch(np.random.default_rng(0))
+    keys = [f"{uid}_{row}_0" for row, uid in enumerate(batch.non_tensor_batch["uid"])]
+    assert compute(batch, keys, "durian", config=config.algorithm).durian_metrics["durian/prompts"] == 6
+    config.transfer_queue.enable = True  # as main_ppo_sync does
+    config = pickle.loads(pickle.dumps(config))
+    with pytest.raises(ValueError, match=re.escape(REFUSED)):
+        compute(batch, keys, "durian", config=config.algorithm)
+    assert compute(batch, keys, "grpo", config=config.algorithm).batch["advantages"].any()

@@ -49,7 +49,7 @@ def found(data, which, *words, **given):
 def test_a_run_of_text_has_nothing_to_complain_of(data):
     all_of_it = found(data, "text")
     assert {check.state for check in all_of_it.values()} == {"ok"}
-    assert list(all_of_it) == ["plugin", "estimator", "options", "entropy", "confidence", "prompts"]
+    assert list(all_of_it) == ["plugin", "program", "estimator", "options", "entropy", "confidence", "prompts"]
     assert all_of_it["entropy"].finding.startswith("no images: the perceptual component is left out")
     assert all_of_it["prompts"].finding == "48 prompts per batch, 4.0 per bucket in 12 buckets of confidence"
     assert all_of_it["plugin"].finding.startswith(f"verl {verl.__version__} loads durian_adv ")
@@ -343,15 +343,20 @@ def test_the_runtime_environment_of_an_older_verl_takes_no_configuration(data, m
     assert asked[0]["runtime_env"]["env_vars"]["OLD"] == "1"
 
 
-def test_a_program_that_is_refused_is_told(data, monkeypatch):
-    assert "program" not in found(data, "text")
-    find = preflight.importlib.util.find_spec
-    there = {"verl.trainer.main_ppo_sync": object()}
-    monkeypatch.setattr(preflight.importlib.util, "find_spec", lambda name: there.get(name) or find(name))
-    finding = found(data, "text")["program"].finding
-    assert finding == (
-        f"verl.trainer.main_ppo; durian is refused in verl.trainer.main_ppo_sync of verl {verl.__version__}"
-    )
+@pytest.mark.parametrize(
+    ("program", "state"),
+    [
+        ("verl.trainer.main_ppo", "ok"),
+        ("verl.experimental.fully_async_policy.fully_async_main", "ok"),
+        ("verl.trainer.main_ppo_sync", "problem"),  # of verl 0.8
+        ("no_such.program", "problem"),
+    ],
+)
+def test_a_program_is_looked_for_in_this_verl(data, program, state):
+    check = found(data, "text", "--program", program)["program"]
+    assert check.state == state
+    refused = f"--program: {program} cannot be found, with verl {verl.__version__}"
+    assert check.finding == (program if state == "ok" else refused)
 
 
 def test_without_a_plugin_the_remedy_is_named(data, monkeypatch):

@@ -90,7 +90,7 @@ def test_the_queue_of_v1_is_written_without_its_padding_and_a_rollout_once(queue
 
 def test_what_cannot_be_written_is_told_at_the_start(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match="file"):
+    with pytest.raises(ValueError, match=r"^algorithm\.durian\.rollout_log: expected a folder that can be made.*file"):
         begun(RayPPOTrainer, 1, rollout_log=str(tmp_path / "file"))
     adapter._trainer = None
     data = batches.random_batch(np.random.default_rng(0))

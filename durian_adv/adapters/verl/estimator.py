@@ -7,6 +7,7 @@ With any other estimator a changed function makes one comparison and calls verl'
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import dataclasses
 import functools
@@ -16,7 +17,6 @@ import logging
 import math
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import contextmanager
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,7 @@ from durian_adv._src.errors import ArgumentError
 from durian_adv._src.options import ROLLOUT_LOG, of_run, require_mapping
 from durian_adv.adapters._entropy import require_entropy
 from durian_adv.adapters._fit import misfits, resolved
-from durian_adv.adapters._preflight import described, prompts_check
+from durian_adv.adapters._preflight import described, open_log, prompts_check
 from durian_adv.data.logs.rows import label
 from durian_adv.data.logs.writer import PROMPT_ID, RolloutLog
 from durian_adv.estimator import AdvantageEstimator
@@ -41,6 +41,7 @@ logger = logging.getLogger(__name__)
 
 NAME = "durian"
 OPTIONS = "algorithm.durian"
+LOG = f"{OPTIONS}.{ROLLOUT_LOG.name}"
 OLDEST_TESTED, NEWEST_TESTED = "0.6.1", "0.9.1"
 TESTED = f"{OLDEST_TESTED} to {NEWEST_TESTED}"
 
@@ -100,6 +101,7 @@ def durian_estimator(
         ValueError: an option, or something that the batch should have and has not.
     """
     _refuse_misfits()
+    _refuse_queue(_whole(config))  # main_ppo_sync travels to its workers by value, past every other check of ours
     if index is None:
         raise ArgumentError("index", "the uid of each response's prompt", "None")
     estimator = estimator_of(config)
@@ -190,7 +192,7 @@ def _step() -> int:
     step = getattr(None if _trainer is None else _trainer(), "global_steps", None)
     if not isinstance(step, int):
         expected = "a trainer of verl's that was started in this process, as that one numbers the steps"
-        raise ArgumentError(f"{OPTIONS}.{ROLLOUT_LOG.name}", expected, "none: leave the option out")
+        raise ArgumentError(LOG, expected, "none: leave the option out")
     return step
 
 
@@ -250,7 +252,7 @@ def log_of(algorithm: Any) -> RolloutLog | None:
     """Return the rollout log of verl's ``algorithm``, None for none."""
     _, folder = options_of(algorithm)
     if folder is not None and folder not in _logs:
-        _logs[folder] = RolloutLog(folder)
+        _logs[folder] = open_log(LOG, folder)
     return None if folder is None else _logs[folder]
 
 
@@ -266,20 +268,35 @@ def check_config(config: Any) -> AdvantageEstimator:
         raise ArgumentError("algorithm.norm_adv_by_std_in_grpo", "true, as Durian divides by a std itself", "false")
     if (count := config.actor_rollout_ref.rollout.n) < 2:
         raise ArgumentError("actor_rollout_ref.rollout.n", "at least 2 responses per prompt", count)
-    queue = config.get("transfer_queue")
-    if trainer_of(config) == "v0" and queue is not None and queue.get("enable", False):
-        version = importlib.metadata.version("verl")
-        raise ArgumentError(
-            "transfer_queue.enable",
-            f"false, as with verl {version} (main_ppo_sync) padding would count as prompts: use verl.trainer.main_ppo, "
-            f"or verl {NEWEST_TESTED}",
-            "true",
-        )
+    _refuse_queue(config)
     options, folder = options_of(config.algorithm)
     if folder is not None and trainer_of(config) == "fully_async":
         expected = "none with the fully asynchronous trainer, which does not number its steps where it computes them"
-        raise ArgumentError(f"{OPTIONS}.{ROLLOUT_LOG.name}", expected, folder)
+        raise ArgumentError(LOG, expected, folder)
     return AdvantageEstimator(**options)
+
+
+def _refuse_queue(config: Any) -> None:
+    queue = config.get("transfer_queue")
+    if trainer_of(config) == "v0" and queue is not None and queue.get("enable", False):
+        raise ArgumentError("transfer_queue.enable", f"false, as {refusal_of_sync()}", "true")
+
+
+def refusal_of_sync() -> str:
+    """Say why verl's main_ppo_sync is refused, and what to use."""
+    version = importlib.metadata.version("verl")
+    remedy = f"use verl.trainer.main_ppo, or verl {NEWEST_TESTED}"
+    return f"with verl {version} (main_ppo_sync) padding would count as prompts: {remedy}"
+
+
+def _whole(algorithm: Any) -> Any:
+    """Return the configuration that verl's ``algorithm`` is a part of, an empty one where it stands alone."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import ConfigKeyError
+
+    with contextlib.suppress(ConfigKeyError):  # it stands alone
+        return OmegaConf.select(algorithm, "..") if OmegaConf.is_config(algorithm) else {}
+    return {}
 
 
 def trainer_of(config: Any) -> str:
@@ -453,7 +470,7 @@ def _refusing(original: Callable[..., Any]) -> Callable[..., Any]:
     return run_ppo
 
 
-@contextmanager
+@contextlib.contextmanager
 def _given(rows: Rows) -> Iterator[Rows]:
     token = _rows.set(rows)
     try:
@@ -524,6 +541,17 @@ def _refuse_misfits() -> None:
             f"verl {importlib.metadata.version('verl')} does not fit durian_adv, which was tested with {TESTED}: "
             f"{'; '.join(_misfits)}. Install one of these"
         )
+
+
+def import_changed() -> Iterator[str]:
+    """Import all that is changed of this verl, so that every misfit is known; yield what cannot be imported here."""
+    for module in _CHANGES:
+        try:
+            importlib.import_module(module)
+        except Exception as error:  # of a trainer of verl's that a run may not use
+            absent = isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}.")
+            if not absent:  # which is no misfit
+                yield f"{module}: {error!r}"
 
 
 def install() -> None:

@@ -23,26 +23,28 @@ from omegaconf import OmegaConf
 
 import durian_adv
 from durian_adv.adapters import _ray
-from durian_adv.adapters._preflight import Check, described, prompts_check, verdict
+from durian_adv.adapters._preflight import Check, described, log_folder, prompts_check, verdict
 from durian_adv.adapters.verl import estimator as adapter
 from durian_adv.estimator import AdvantageEstimator
 
 MODULE = "durian_adv.adapters.verl"  # as users name it where verl does not load its plugins
+_SYNC = "verl.trainer.main_ppo_sync"  # of verl 0.8, which sets the options by which it is refused itself
 
 
 def checks(arguments: Sequence[str]) -> Iterator[Check]:
     """Yield what is found about a run with these options."""
     parser = argparse.ArgumentParser(prog="durian-adv preflight verl", allow_abbrev=False)
     parser.add_argument("--no-ray", action="store_true", help="do not start or ask Ray about its workers")
+    parser.add_argument("--program", help="module that is run, such as verl.trainer.main_ppo")
     parser.add_argument("--config-path", type=Path, help="a folder with a configuration of your own")
     parser.add_argument("--config-name", default="ppo_trainer")
     given, overrides = parser.parse_known_args(arguments)
 
     config = _config(given.config_path, given.config_name, overrides)
     yield _plugin(config)
-    if importlib.util.find_spec("verl.trainer.main_ppo_sync") is not None:
-        text = f"verl.trainer.main_ppo; durian is refused in verl.trainer.main_ppo_sync of verl {verl.__version__}"
-        yield Check("ok", "program", text)
+    yield from _program(given.program)
+    for reason in adapter.import_changed():
+        yield Check("warning", "internals", f"not checked, as it cannot be imported here: {reason}")
     name = config.algorithm.adv_estimator
     text = f"algorithm.adv_estimator is {name}, for Durian it must be {adapter.NAME}"
     yield verdict(name == adapter.NAME, "estimator", text)
@@ -53,6 +55,9 @@ def checks(arguments: Sequence[str]) -> Iterator[Check]:
         estimator = AdvantageEstimator()
     else:
         yield Check("ok", "options", described(estimator))
+        _, folder = adapter.options_of(config.algorithm)
+        if folder is not None:
+            yield log_folder(adapter.LOG, folder)
     yield from _of_scores(config, estimator)
     if not given.no_ray:
         yield from _workers(config)
@@ -115,6 +120,26 @@ def _plugin(config: Any) -> Check:
 def _external_reaches(trainer: str) -> bool:
     """Tell whether a trainer loads the modules of external_lib in the process that computes advantages."""
     return trainer in ("v0", "v1") and importlib.util.find_spec("verl.trainer.ppo.v1") is not None  # since verl 0.9
+
+
+def _program(given: str | None) -> Iterator[Check]:
+    """Tell whether Durian works in the program, which the configuration does not name."""
+    name, refused = given or "verl.trainer.main_ppo", f"{_SYNC} is refused, as {adapter.refusal_of_sync()}"
+    if not _exists(name):
+        yield Check("problem", "program", f"--program: {name} cannot be found, with verl {verl.__version__}")
+    elif name == _SYNC:
+        yield Check("problem", "program", refused)
+    elif given is None and _exists(_SYNC):
+        yield Check("warning", "program", f"taken to be {name}, as --program does not name it; {refused}")
+    else:
+        yield Check("ok", "program", name)
+
+
+def _exists(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # nor is its package there
+        return False
 
 
 @dataclasses.dataclass
@@ -257,7 +282,7 @@ def _loaded(external_libs: list[str]) -> tuple[bool, str]:
     import sys
 
     import verl
-    from verl.trainer.ppo import core_algos, ray_trainer  # noqa: F401  # what the estimator changes on import
+    from verl.trainer.ppo import core_algos, ray_trainer  # noqa: F401  # before external_libs, as a trainer does
 
     if importlib.util.find_spec("verl.trainer.ppo.v1") is not None:
         importlib.import_module("verl.trainer.ppo.v1")
@@ -269,6 +294,7 @@ def _loaded(external_libs: list[str]) -> tuple[bool, str]:
     loaded = sys.modules.get("durian_adv.adapters.verl.estimator")
     if loaded is None:
         return False, "durian_adv did not load"
+    absent = [f"; not checked, as it cannot be imported there: {reason}" for reason in loaded.import_changed()]
     if loaded._misfits:
         return False, "; ".join(loaded._misfits)
-    return True, f"verl {verl.__version__} loads durian_adv {sys.modules['durian_adv'].__version__}"
+    return True, f"verl {verl.__version__} loads durian_adv {sys.modules['durian_adv'].__version__}{''.join(absent)}"
