@@ -66,5 +66,7 @@ def test_the_trainer_tells_the_maker_its_step(monkeypatch):
 def test_a_folder_that_cannot_be_made_is_an_error_at_the_start(options, tmp_path):
     (tmp_path / "file").write_text("")
     options(json.dumps({"rollout_log": str(tmp_path / "file")}))
-    with pytest.raises(OSError, match="file"):
+    with pytest.raises(
+        ValueError, match=r"^DURIAN_OPTIONS\.rollout_log: expected a folder that can be made and written, "
+    ):
         released.maker(DurianExperienceMaker, released.arguments())
