@@ -129,6 +129,7 @@ def test_images_without_any_entropy_are_refused(options, seen, tmp_path):
     options(with_options(entropy_table=all_null(tmp_path)))
     with pytest.raises(ValueError, match=r"^visual_entropy: expected a number for prompts with images"):
         found(released.rollouts(**seen))
+    options(with_options(entropy_table=all_null(tmp_path), weights=[0.3, 0.3, 0.4]))
     for no_image in (None, [], [None]):
         found(released.rollouts(images=no_image, **none))
         found(released.rollouts(images=no_image))
@@ -147,6 +148,9 @@ def test_entropies_that_differ_within_a_prompt_are_refused(options, order):
 
 def test_without_images_and_without_weight_there_is_no_perceptual_component(options):
     options(with_options())
+    with pytest.raises(ValueError, match=r"^visual_entropy: expected for weights \(0\.3, 0\.7, 0\.0\)"):
+        found(released.rollouts())  # it would be the only component beside GRPO's
+    options(with_options(weights=[0.3, 0.3, 0.4]))
     made_by = released.maker(DurianExperienceMaker, released.arguments())
     made_by.compute_advantages_and_returns(released.experiences(made_by, released.rollouts()))
     assert not any("entropy" in name for name in made_by.durian_metrics)

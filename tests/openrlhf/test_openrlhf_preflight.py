@@ -64,6 +64,14 @@ def test_a_run_that_has_all_is_told_so(tmp_path):
             "warning",
             "16 prompts with confidence for 12 buckets: with fewer than 2 prompts per",
         ),
+        ([], {}, "entropy", "ok", "no images (data.max_images_per_prompt is 0): the other components remain"),
+        (
+            [],
+            {"options": '{"weights": [0.3, 0.7, 0]}'},
+            "entropy",
+            "warning",
+            "no images (data.max_images_per_prompt is 0): a run stops unless its reward function returns some",
+        ),
         (["--data.max_images_per_prompt", "1"], {}, "entropy", "ok", "computed in the actor, unless the reward"),
         (
             ["--data.max_images_per_prompt", "1"],

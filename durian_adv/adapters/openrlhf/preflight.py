@@ -150,7 +150,10 @@ def _entropy(chosen: settings.Settings, estimator: AdvantageEstimator, images: b
         yield Check("ok", "entropy", "not needed, the perceptual component has weight 0")
         return
     if not images:
-        yield Check("ok", "entropy", "no images (data.max_images_per_prompt is 0): the other components remain")
+        others = estimator.needs("confidence") or estimator.needs("category")
+        remains = "the other components remain" if others else "a run stops unless its reward function returns some"
+        text = f"no images (data.max_images_per_prompt is 0): {remains}"
+        yield verdict(others, "entropy", text, otherwise="warning")
         return
     if table is None:
         yield Check("ok", "entropy", "computed in the actor, unless the reward function returns visual_entropy")
