@@ -11,7 +11,7 @@ import torch
 from durian_adv import ArgumentError
 from durian_adv._src.options import OPTIONS
 from durian_adv.adapters._entropy import require_entropy
-from durian_adv.adapters._preflight import Check, described, log_folder, open_log, prompts_check, verdict
+from durian_adv.adapters._preflight import Check, described, log_folder, no_images, open_log, prompts_check, verdict
 from durian_adv.adapters._trainer import STATE_FILE, evaluator, load_window, save_window
 from durian_adv.data.logs import writer
 from durian_adv.estimator import AdvantageEstimator
@@ -166,6 +166,28 @@ def test_a_missing_window_is_a_warning_and_a_damaged_one_an_error(tmp_path):
 
 def everything_in(folder):
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+@pytest.mark.parametrize(
+    ("weights", "expected"),
+    [
+        ((0.3, 0.3, 0.4), "ok"),
+        ((0.3, 0.3, 0.0, 0.4), "ok"),
+        ((0.3, 0.7, 0.0), "problem"),
+    ],
+)
+def test_training_data_without_images_are_a_problem_where_nothing_else_has_a_score(weights, expected):
+    estimator = AdvantageEstimator(weights=weights)
+    check = no_images("entropy", estimator, "no column images")
+    assert check.state == expected
+    left = "the perceptual component is left out, the other weights are scaled up"
+    assert (
+        check.finding
+        == f"no column images: {left if expected == 'ok' else 'no component has a score, which a run refuses'}"
+    )
+    if expected == "problem":  # as the estimator does
+        with pytest.raises(ArgumentError, match="got none that is known"):
+            estimator([1.0, 0.0] * 2, [1, 1, 2, 2], visual_entropy=[None] * 4)
 
 
 @pytest.mark.parametrize("name", ["new", "new/and/deeper", "there", "."])

@@ -32,6 +32,13 @@ def described(estimator: AdvantageEstimator) -> str:
     return ", ".join(f"{name}={value}" for name, value in estimator.options.items())
 
 
+def no_images(subject: str, estimator: AdvantageEstimator, where: str) -> Check:
+    """Tell what training data without images mean for an estimator that counts their entropies."""
+    others = estimator.needs("confidence") or estimator.needs("category")
+    left = "the perceptual component is left out, the other weights are scaled up"
+    return verdict(others, subject, f"{where}: {left if others else 'no component has a score, which a run refuses'}")
+
+
 def prompts_check(prompts: float, estimator: AdvantageEstimator, images: bool) -> Check:
     """Tell how many prompts share a std, from the number of prompts per batch, and whether these are enough.
 

@@ -96,6 +96,11 @@ def test_the_papers_configuration_passes(words):
     ("more", "level", "message"),
     [
         ("algorithm.adv_estimator=grpo", "problem", "algorithm.adv_estimator: expected durian, got grpo"),
+        (
+            "durian.rollout_log=/proc/nothing/log",
+            "problem",
+            "rollout log: durian.rollout_log: expected a folder that can be made and written, got '/proc/nothing/log'",
+        ),
         ("durian.weigths=[1,0,0]", "problem", "durian.weigths: expected one of estimator, weights"),
         ("worker.rollout.n=1", "problem", "worker.rollout.n: expected at least 2 rollouts per prompt, got 1"),
         (
@@ -127,6 +132,8 @@ def test_a_dataset_without_the_column_is_told(words, tmp_path):
     assert "no column pictures or videos in the training data: the perceptual component is left out" in text_of(
         text, "ok"
     )
+    alone = preflight([*words, without, "data.image_key=pictures", "durian.weights=[0.3,0.7,0]"])
+    assert "no component has a score, which a run refuses" in text_of(alone, "problem")
 
 
 def test_videos_count_as_images_do(words, tmp_path):

@@ -7,7 +7,7 @@ import pytest
 import tiny
 import torch
 
-from durian_adv import durian_advantage, durian_components, eigen_entropy, sequence_confidence
+from durian_adv import ArgumentError, durian_advantage, durian_components, eigen_entropy, sequence_confidence
 from durian_adv.diagnostics import durian_metrics
 
 TWO_BUCKETS = {"num_confidence_buckets": 2, "entropy_quantiles": (0.5,), "eps": 1e-4}
@@ -117,6 +117,11 @@ def test_weights_1_0_0_are_ms_swifts_own_grpo_where_there_is_signal_and_zero_whe
     assert sum(parity(batch) for batch in run.batches) == 6
     for batch in run.batches:
         assert batch["scores"]["visual_entropy"].isnan().all()  # a score without weight is not computed
+
+
+def test_a_folder_that_the_rollout_log_cannot_use_is_refused_before_the_first_batch(train):
+    with pytest.raises(ArgumentError, match=r"^durian_rollout_log: expected a folder that can be made and writ"):
+        train(durian={**tiny.BUCKETS, "durian_rollout_log": "/proc/nothing/log"}, max_steps=1)
 
 
 def test_a_column_wins_over_the_tower_and_a_prompt_without_an_image_has_no_entropy(train):

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from durian_adv._src.errors import ArgumentError
-from durian_adv.adapters._preflight import Check, prompts_check, verdict
+from durian_adv.adapters._preflight import Check, log_folder, no_images, prompts_check, verdict
 from durian_adv.adapters.easyr1 import trainer
 from durian_adv.adapters.easyr1.batch import CATEGORY, COLUMN, check_columns
 from durian_adv.estimator import AdvantageEstimator
@@ -40,10 +40,13 @@ def checks(arguments: Sequence[str]) -> Iterator[Check]:
         yield Check("problem", "algorithm.adv_estimator", f"expected {trainer.NAME}, got {estimator}")
         return
     try:
-        estimator = AdvantageEstimator(**trainer.options_of(config)[0])
+        options, folder = trainer.options_of(config)
+        estimator = AdvantageEstimator(**options)
     except ArgumentError as error:
         yield Check("problem", error.name, error.reason)
         return
+    if folder is not None:
+        yield log_folder(trainer.LOG, folder)
     yield from _of_rollouts(config)
     yield from _of_data(config, estimator)
 
@@ -101,13 +104,15 @@ def _of_columns(
     if estimator.needs("category"):
         yield Check("ok", CATEGORY, "the training data have this column")
     if estimator.needs("visual_entropy"):
-        yield from _of_entropy(config, data, columns, images)
+        yield from _of_entropy(config, estimator, data, columns, images)
 
 
-def _of_entropy(config: Any, data: Any, columns: list[str], images: list[str]) -> Iterator[Check]:
+def _of_entropy(
+    config: Any, estimator: AdvantageEstimator, data: Any, columns: list[str], images: list[str]
+) -> Iterator[Check]:
     if COLUMN not in columns:
         keys = f"{config.data.image_key} or {config.data.video_key}"
-        yield Check("ok", COLUMN, f"no column {keys} in the training data: the perceptual component is left out")
+        yield no_images(COLUMN, estimator, f"no column {keys} in the training data")
         return
     for row in data.select_columns([COLUMN]):
         value = row[COLUMN]

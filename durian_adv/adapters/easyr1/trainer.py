@@ -17,7 +17,7 @@ import verl
 
 from durian_adv._src.options import of_run, require_mapping
 from durian_adv.adapters._fit import misfits
-from durian_adv.adapters._preflight import described, prompts_check
+from durian_adv.adapters._preflight import described, open_log, prompts_check
 from durian_adv.adapters.easyr1.batch import check_columns, put_advantages
 from durian_adv.data.logs.writer import RolloutLog
 from durian_adv.estimator import AdvantageEstimator
@@ -25,6 +25,7 @@ from durian_adv.estimator import AdvantageEstimator
 logger = logging.getLogger(__name__)
 
 NAME = "durian"
+LOG = f"{NAME}.rollout_log"
 OLDEST_TESTED, NEWEST_TESTED = "0.3.2", "0.3.3.dev0"
 REVISION = "b44b311b669bf1fd1aa2fc36f2251482ba33cb16"  # of the newest, which has no release
 
@@ -109,7 +110,7 @@ class DurianRayPPOTrainer(RayPPOTrainer):
         check_fit()
         options, folder = options_of(config)
         self._durian = AdvantageEstimator(**options)
-        self._log = None if folder is None else RolloutLog(folder)
+        self._log = None if folder is None else open_log(LOG, folder)
         # EasyR1 admits its own names alone; what it asks of GRPO holds here too
         with _set(config.algorithm, adv_estimator="grpo"):
             super().__init__(*args, **kwargs)

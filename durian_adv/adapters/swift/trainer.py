@@ -12,11 +12,11 @@ from torch import Tensor
 
 from durian_adv._src.errors import ArgumentError
 from durian_adv.adapters._entropy import require_entropy
-from durian_adv.adapters._preflight import described, prompts_check
+from durian_adv.adapters._preflight import described, open_log, prompts_check
 from durian_adv.adapters._trainer import evaluator, load_window, save_window
 from durian_adv.adapters.swift import require_fit
 from durian_adv.data.logs.rows import label
-from durian_adv.data.logs.writer import RolloutLog, content_id
+from durian_adv.data.logs.writer import content_id
 from durian_adv.data.scoring import towers
 from durian_adv.estimator import AdvantageEstimator
 
@@ -39,7 +39,7 @@ class DurianGRPOTrainer(GRPOTrainer):
         self._vision: Any = towers.find_vision(self.accelerator.unwrap_model(self.model))
         self._wanted: Any = iter(())
         folder = self.args.durian_rollout_log if self.accelerator.is_main_process else None
-        self._log = None if folder is None else RolloutLog(folder)
+        self._log = None if folder is None else open_log("durian_rollout_log", folder)
         prompts = self.args.generation_batch_size / self.num_generations
         check = prompts_check(prompts, self._estimator, self.is_multimodal)
         log = get_logger().info if check.state == "ok" else get_logger().warning

@@ -18,12 +18,12 @@ from trl import GRPOTrainer
 from durian_adv._src import exact, rows
 from durian_adv._src.errors import ArgumentError, ArgumentTypeError
 from durian_adv.adapters._fit import misfits
-from durian_adv.adapters._preflight import prompts_check
+from durian_adv.adapters._preflight import open_log, prompts_check
 from durian_adv.adapters._trainer import evaluator, load_window, save_window
 from durian_adv.adapters.trl import forward
 from durian_adv.adapters.trl.config import DurianConfig, check_base
 from durian_adv.data.logs.rows import label
-from durian_adv.data.logs.writer import PROMPT_ID, RolloutLog, content_id
+from durian_adv.data.logs.writer import PROMPT_ID, content_id
 from durian_adv.data.scoring import towers
 from durian_adv.estimator import AdvantageEstimator, Record
 
@@ -105,7 +105,8 @@ class DurianMixin(_Trainer):
         folder = self.args.durian_rollout_log
         self._is_logged = folder is not None or self.log_completions
         # every rank has the whole batch: one writes
-        self._log = RolloutLog(folder) if folder is not None and self.accelerator.is_main_process else None
+        writes = folder is not None and self.accelerator.is_main_process
+        self._log = open_log("durian_rollout_log", folder) if writes else None
 
     def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Tensor:
         self._rewards_per_func = super()._calculate_rewards(*args, **kwargs)

@@ -23,7 +23,7 @@ from omegaconf import OmegaConf
 
 import durian_adv
 from durian_adv.adapters import _ray
-from durian_adv.adapters._preflight import Check, described, log_folder, prompts_check, verdict
+from durian_adv.adapters._preflight import Check, described, log_folder, no_images, prompts_check, verdict
 from durian_adv.adapters.verl import estimator as adapter
 from durian_adv.estimator import AdvantageEstimator
 
@@ -198,9 +198,7 @@ def _entropy(config: Any, estimator: AdvantageEstimator, data: Data) -> Check:
     if not estimator.needs("visual_entropy"):
         return Check("ok", "entropy", "not needed, the perceptual component has weight 0")
     if not data.images:
-        return Check(
-            "ok", "entropy", "no images: the perceptual component is left out, the other weights are scaled up"
-        )
+        return no_images("entropy", estimator, "no images")
     trainer = adapter.trainer_of(config)
     carriers = [name for name, known in data.known.items() if known > 0]
     reaching = [name for name in carriers if name not in _LOST[trainer]]
