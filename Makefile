@@ -17,7 +17,7 @@ TOPICS := advantage confidence entropy
 
 # JOBS checks at a time, the longest first; what a check prints comes in one piece if this make can do that
 JOBS ?= 2
-CHECKS := lint types unit compiled test-verl test-trl test-swift fusion test-openrlhf test-entropy test-unsloth docs package
+CHECKS := unit lint types compiled test-verl test-trl test-swift fusion test-openrlhf test-entropy test-unsloth docs package
 test:  ## everything CI runs: about 20 minutes on two idle cores, 7 GB of disk
 	@$(MAKE) --no-print-directory --jobs=$(JOBS) $(if $(filter output-sync,$(.FEATURES)),--output-sync) $(CHECKS)
 	@echo "all checks passed"
