@@ -4,8 +4,6 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # one thread: the suite's arrays are small, and results must not depend on the machine's cores
 export OMP_NUM_THREADS ?= 1
-# bytecode is made where it is used: of what the environments hold, tests import a fraction
-export PIP_COMPILE ?= 0
 
 # what `make bench` measures, in an environment that has the released baselines too
 VENV_BENCH ?= .venv-bench
