@@ -17,6 +17,7 @@ TOPICS := advantage confidence entropy
 JOBS ?= 2
 CHECKS := unit lint types compiled test-verl test-trl test-swift fusion test-openrlhf test-entropy test-unsloth docs package
 test:  ## everything CI runs: about 20 minutes on two idle cores, 7 GB of disk
+	@$(MAKE) --no-print-directory $(VENV)/.installed-dev  # else the longest check would wait for all environments
 	@$(MAKE) --no-print-directory --jobs=$(JOBS) $(if $(filter output-sync,$(.FEATURES)),--output-sync) $(CHECKS)
 	@echo "all checks passed"
 
