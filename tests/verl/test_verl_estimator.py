@@ -197,7 +197,9 @@ def test_it_says_what_a_trainer_did_not_pass():
         ValueError, match=r"old_log_probs: expected a field of the batch, for algorithm.durian.weights\[2\]"
     ):
         batches.advantage(data)
-    assert batches.advantage(data, weights=[1, 1, 0]).batch["advantages"].any()
+    with pytest.raises(ValueError, match=r"^visual_entropy: .* got none that is known"):  # without images
+        batches.advantage(data, weights=[1, 1, 0])
+    assert batches.advantage(data, weights=[1, 0, 0]).batch["advantages"].any()
     del data.non_tensor_batch["uid"]
     with pytest.raises(ValueError, match="index: expected the uid of each response's prompt, got None"):
         batches.advantage(data, weights=[1, 1, 0])
