@@ -18,7 +18,6 @@ import trl
 from transformers import HfArgumentParser
 from trl import GRPOConfig, GRPOTrainer, TrlParser
 
-from durian_adv import ArgumentError
 from durian_adv._src.options import OPTIONS
 from durian_adv.adapters.trl import DurianConfig, DurianGRPOConfig, DurianGRPOTrainer, DurianMixin, forward
 from durian_adv.adapters.trl.trainer import NEWEST_TESTED, OLDEST_TESTED
@@ -219,11 +218,6 @@ def test_a_forward_that_would_not_see_the_images_is_refused_by_name(make, monkey
     monkeypatch.setattr(GRPOTrainer, "_get_per_token_logps_and_entropies", other)
     with pytest.raises(RuntimeError, match="_get_per_token_logps_and_entropies does not take pixel_values"):
         make("qwen25vl").train()
-
-
-def test_a_folder_that_the_rollout_log_cannot_use_is_refused_before_the_first_batch(make):
-    with pytest.raises(ArgumentError, match=r"^durian_rollout_log: expected a folder that can be made and writ"):
-        make("qwen_text", durian_rollout_log="/proc/nothing/log")
 
 
 def test_log_probabilities_of_another_width_are_refused(make, monkeypatch):

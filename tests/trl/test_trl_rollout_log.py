@@ -10,6 +10,7 @@ import tiny
 import torch
 from rollout_logs import concluded, rows_of
 
+from durian_adv import ArgumentError
 from durian_adv.data.logs.steps import read_log
 
 QUIET = {"num_completions_to_print": 1}
@@ -140,7 +141,7 @@ def test_a_resumed_run_goes_on_and_what_it_does_again_is_kept_apart(make, tmp_pa
 
 def test_a_fault_of_the_disk_ends_the_training_with_the_path(make, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match="file"):
+    with pytest.raises(ArgumentError, match=r"^durian_rollout_log: expected a folder that can be made and .*/file"):
         make("qwen_text", durian_rollout_log=str(tmp_path / "file"))
     trainer = make("qwen_text", durian_rollout_log=str(tmp_path / "log"))
     (tmp_path / "log").rmdir()
