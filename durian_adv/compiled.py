@@ -43,9 +43,8 @@ _COMPILER_ERRORS: tuple[type[Exception], ...] = (exc.TorchDynamoException, *_LIM
 
 # Each call checks what a graph depends on. That the library's own functions and constants are still what they were is
 # half of that work, a tenth of the time at 512 prompts, and needs no check; versions of torch without the filter do it.
-_OPTIONS: dict[str, Any] = {}
-if hasattr(torch.compiler, "skip_guard_on_globals_unsafe"):
-    _OPTIONS["guard_filter_fn"] = torch.compiler.skip_guard_on_globals_unsafe
+_FILTER = getattr(torch.compiler, "skip_guard_on_globals_unsafe", None)
+_OPTIONS: dict[str, Any] = {} if _FILTER is None else {"guard_filter_fn": _FILTER}
 # arguments whose values decide about shapes
 _RAGGED = ("prompt_index", "process_group", "rollout_index")
 
