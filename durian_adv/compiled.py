@@ -41,8 +41,8 @@ _LIMIT_ERRORS: tuple[type[Exception], ...] = tuple(
 )
 _COMPILER_ERRORS: tuple[type[Exception], ...] = (exc.TorchDynamoException, *_LIMIT_ERRORS)
 
-# Each call checks what a graph depends on. That the library's own functions and constants are still what they were is
-# half of that work, a tenth of the time at 512 prompts, and needs no check; versions of torch without the filter do it.
+# Each call checks what its graph depends on. Most of that is whether the library's own functions and constants are
+# still what they were, which takes time and needs no check; versions of torch without the filter check it.
 _FILTER = getattr(torch.compiler, "skip_guard_on_globals_unsafe", None)
 _OPTIONS: dict[str, Any] = {} if _FILTER is None else {"guard_filter_fn": _FILTER}
 # arguments whose values decide about shapes
