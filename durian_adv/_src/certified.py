@@ -23,6 +23,7 @@ from durian_adv._src.entropy import (
     one_at_a_time,
     prepared,
 )
+from durian_adv._src.operators import operator
 
 _SMALL_SIDE = 320  # up to here eigenvalues cost hardly more than an interval
 # A Krylov block has a 32nd of the Gram matrix's columns, four have an eighth: more prove more, and cost as much again.
@@ -69,7 +70,7 @@ def certified_entropy_intervals(
     (True, True)
     """
     features, mask, sizes = check_features(features, mask, lengths)
-    low, high = entropy_intervals(features, mask, sizes)
+    low, high = _intervals(features, mask, sizes)
     return low, high
 
 
@@ -112,7 +113,7 @@ def certified_entropy_buckets(
     if sizes is None:
         checks.ndim("features", features, 3, "(B, P, D), or (sum(lengths), D) with lengths")
     count, positions = (levels, []) if isinstance(levels, int) else (0, list(levels))
-    buckets: Tensor = entropy_buckets(features, mask, sizes, count, positions)
+    buckets: Tensor = _buckets(features, mask, sizes, count, positions)
     return buckets
 
 
@@ -144,31 +145,29 @@ def _entropy_buckets(
     return proved_buckets(low.cpu(), high.cpu(), levels, entropies, at_once).to(features.device)
 
 
-# As custom operators they are one node to torch.compile, which could not trace how many images need eigenvalues.
-entropy_intervals = torch.library.custom_op(
-    "durian_adv::entropy_intervals",
-    _entropy_intervals,
-    mutates_args=(),
-    schema="(Tensor features, Tensor? mask, Tensor? lengths) -> (Tensor, Tensor)",
-)
-entropy_buckets = torch.library.custom_op(
-    "durian_adv::entropy_buckets",
-    _entropy_buckets,
-    mutates_args=(),
-    schema="(Tensor features, Tensor? mask, Tensor? lengths, SymInt count, float[] positions) -> Tensor",
-)
-
-
-@entropy_intervals.register_fake
-def _(features: Tensor, mask: Tensor | None, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
+def _intervals_fake(features: Tensor, mask: Tensor | None, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
     shape = features.shape[:-2] if lengths is None else lengths.shape
     low, high = (features.new_empty(shape, dtype=exact.result_dtype(features.dtype)) for _ in range(2))
     return low, high
 
 
-@entropy_buckets.register_fake
-def _(features: Tensor, mask: Tensor | None, lengths: Tensor | None, count: int, positions: Sequence[float]) -> Tensor:
+def _buckets_fake(
+    features: Tensor, mask: Tensor | None, lengths: Tensor | None, count: int, positions: Sequence[float]
+) -> Tensor:
     return features.new_empty((features if lengths is None else lengths).shape[:1], dtype=torch.int64)
+
+
+# torch.compile could not trace how many images need eigenvalues.
+_intervals = operator(
+    "entropy_intervals(Tensor features, Tensor? mask, Tensor? lengths) -> (Tensor, Tensor)",
+    _entropy_intervals,
+    _intervals_fake,
+)
+_buckets = operator(
+    "entropy_buckets(Tensor features, Tensor? mask, Tensor? lengths, SymInt count, float[] positions) -> Tensor",
+    _entropy_buckets,
+    _buckets_fake,
+)
 
 
 def _bounds(sizes: list[int], images: Callable[[list[int]], Tensor], like: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from durian_adv._src import checks, exact
 from durian_adv._src.errors import ArgumentError, ArgumentTypeError
 from durian_adv._src.layout import segment_extreme
+from durian_adv._src.operators import operator
 
 _REDUCTIONS = ("sum", "mean")
 # tokens summed at a time: a few MB, which stay in a processor's cache; elsewhere few launches, and memory is bounded
@@ -189,7 +190,7 @@ def _loadable(mask: Tensor) -> Tensor:
     """Bring a mask into a dtype that inductor's code for processors loads many values of at once: 8 times as fast."""
     if mask.device.type == "cpu" and not mask.dtype.is_floating_point and mask.itemsize < 4:
         if mask.dtype == torch.bool:
-            mask = torch.ops.durian_adv.as_bytes(mask)
+            mask = _bytes_of(mask)
         return mask.to(torch.int32)
     return mask
 
@@ -198,7 +199,5 @@ def _as_bytes(mask: Tensor) -> Tensor:
     return mask.view(torch.uint8).clone(memory_format=torch.contiguous_format)
 
 
-# An operator, as inductor would cast value by value what it can look into.
-torch.library.define("durian_adv::as_bytes", "(Tensor mask) -> Tensor")
-torch.library.impl("durian_adv::as_bytes", "cpu", _as_bytes)
-torch.library.register_fake("durian_adv::as_bytes", _as_bytes)
+# Inductor would cast value by value what it can look into.
+_bytes_of = operator("as_bytes(Tensor mask) -> Tensor", _as_bytes, _as_bytes)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from durian_adv._src import checks, exact
 from durian_adv._src.errors import ArgumentError, ArgumentTypeError
+from durian_adv._src.operators import operator
 
 _SMALL_SIDE = 64  # up to here everything runs in float64
 _SMALL_SOLVE = 384  # up to here eigenvalues do, for at most 0.6 Gram products more
@@ -70,9 +71,7 @@ def eigen_entropy(
         raise ArgumentTypeError("normalize", "a bool", type(normalize).__name__)
     features, mask, sizes = check_features(features, mask, lengths)
     entropies: Tensor
-    entropies = (
-        padded_entropy(features, mask, normalize) if sizes is None else packed_entropy(features, sizes, normalize)
-    )
+    entropies = _padded(features, mask, normalize) if sizes is None else _packed(features, sizes, normalize)
     return entropies
 
 
@@ -208,30 +207,22 @@ def _groups(sizes: list[int], like: Tensor) -> list[list[int]]:
     return groups
 
 
-# As custom operators they are one node to torch.compile, which could not trace a loop over a changing number of images,
-# data-dependent sizes and an eigensolver that checks its result on the host.
-padded_entropy = torch.library.custom_op(
-    "durian_adv::padded_entropy",
-    _padded_entropy,
-    mutates_args=(),
-    schema="(Tensor features, Tensor? mask, bool normalize) -> Tensor",
-)
-packed_entropy = torch.library.custom_op(
-    "durian_adv::packed_entropy",
-    _packed_entropy,
-    mutates_args=(),
-    schema="(Tensor features, Tensor lengths, bool normalize) -> Tensor",
-)
-
-
-@padded_entropy.register_fake
-def _(features: Tensor, mask: Tensor | None, normalize: bool) -> Tensor:
+def _padded_fake(features: Tensor, mask: Tensor | None, normalize: bool) -> Tensor:
     return features.new_empty(features.shape[:-2], dtype=exact.result_dtype(features.dtype))
 
 
-@packed_entropy.register_fake
-def _(features: Tensor, lengths: Tensor, normalize: bool) -> Tensor:
+def _packed_fake(features: Tensor, lengths: Tensor, normalize: bool) -> Tensor:
     return features.new_empty(lengths.shape, dtype=exact.result_dtype(features.dtype))
+
+
+# torch.compile could not trace a loop over a changing number of images, data-dependent sizes and an eigensolver that
+# checks its result on the host.
+_padded = operator(
+    "padded_entropy(Tensor features, Tensor? mask, bool normalize) -> Tensor", _padded_entropy, _padded_fake
+)
+_packed = operator(
+    "packed_entropy(Tensor features, Tensor lengths, bool normalize) -> Tensor", _packed_entropy, _packed_fake
+)
 
 
 def full_precision(device: torch.device) -> AbstractContextManager[None]:

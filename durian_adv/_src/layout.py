@@ -15,6 +15,7 @@ from torch import Tensor
 
 from durian_adv._src import exact
 from durian_adv._src.errors import ArgumentError
+from durian_adv._src.operators import operator
 
 _LOWEST = torch.iinfo(torch.int64).min
 
@@ -57,7 +58,7 @@ def pack(value: Tensor, layout: Layout | None, fill: float | bool, dtype: torch.
     if value.shape[1] == 0:
         return value.new_full((1, len(value)), fill, dtype=dtype)
     if torch.compiler.is_compiling() and value.device.type == "cpu":
-        opaque: Tensor = torch.ops.durian_adv.transposed(value, dtype)
+        opaque: Tensor = _rollouts_first(value, dtype)
         return opaque
     return _transposed(value, dtype)
 
@@ -243,6 +244,4 @@ def _transposed(value: Tensor, dtype: torch.dtype) -> Tensor:
 
 # Inductor would read the transposed tensor in place, in steps of G, and for a processor make a loop of scalars of every
 # sum over rollouts. As an operator that it cannot look into, the copy is made, and the sums run along the prompts.
-torch.library.define("durian_adv::transposed", "(Tensor value, ScalarType dtype) -> Tensor")
-torch.library.impl("durian_adv::transposed", "cpu", _transposed)
-torch.library.register_fake("durian_adv::transposed", _transposed)
+_rollouts_first = operator("transposed(Tensor value, ScalarType dtype) -> Tensor", _transposed, _transposed)
