@@ -1,13 +1,14 @@
 """The examples for prime-rl and torchtitan in docs/other-trainers.md, which score one group at a time.
 
-With ``PRIME_RL`` or ``TORCHTITAN``, the path of a checkout, and what it needs installed: their own classes. Without
-one: the fields and calls of revisions 559b447 and b5bcd76.
+With ``PRIME_RL`` or ``TORCHTITAN``, the path of a checkout, and what it needs installed, or with torchtitan installed:
+their own classes. Without them: the fields and calls of revisions 559b447 and b5bcd76.
 """
 
 import asyncio
-import importlib
+import importlib.util
 import itertools
 import sys
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
@@ -199,13 +200,14 @@ class Configurable:
 
 @pytest.fixture(scope="module")
 def torchtitan():
-    path = checkout("TORCHTITAN")
-    if path is None:
+    checkout("TORCHTITAN")
+    found = importlib.util.find_spec("torchtitan")
+    if found is None:
         return None
-    pytest.importorskip("torchtitan.config")
-    for name in ("torchtitan.experiments.rl", "torchtitan.experiments.rl.rollout"):
-        package = sys.modules.setdefault(name, ModuleType(name))  # their own imports need vLLM, and this file does not
-        package.__path__ = [str(path.joinpath(*name.split(".")))]
+    (root,) = found.submodule_search_locations
+    for name in ("experiments.rl", "experiments.rl.rollout"):
+        package = sys.modules.setdefault(f"torchtitan.{name}", ModuleType(f"torchtitan.{name}"))
+        package.__path__ = [str(Path(root, *name.split(".")))]  # their own imports need vLLM, and this file does not
     return importlib.import_module("torchtitan.experiments.rl.rollout.types")
 
 
@@ -252,10 +254,26 @@ def test_torchtitan_scores_groups_by_the_window(titan, torchtitan):
     )
 
 
+def test_torchtitans_validation_groups_leave_the_window_as_it_was(titan, torchtitan):
+    """Its controller scores them with the same object: one rollout each, and negative ids."""
+    if torchtitan is not None:
+        controller = Path(torchtitan.__file__).parents[1] / "controller.py"
+        assert "group_id=-(i + 1)" in controller.read_text()
+    groups = data()
+    estimator = titan["DurianAdvantage"].Config(window=48).build()
+    got = []
+    for number, group in enumerate(groups):
+        assert estimator(rollout_group(torchtitan, -1 - number, [(1.0, [[-40.0 - number]])])) == [0.0]
+        got.append(estimator(rollout_group(torchtitan, number, group)))
+    torch.testing.assert_close(
+        torch.tensor(got, dtype=torch.float64), expected(groups, size=48), rtol=1e-12, atol=1e-12
+    )
+
+
 def test_torchtitans_own_estimator_is_ours_without_std(titan, torchtitan):
     """Both are built by their configurations and called with a group."""
     if torchtitan is None:
-        pytest.skip("TORCHTITAN, the path of a checkout, is not given")
+        pytest.skip("torchtitan is not installed, and TORCHTITAN, the path of a checkout, is not given")
     own = importlib.import_module("torchtitan.experiments.rl.rollout.advantage").AdvantageEstimator.Config().build()
     titan["AdvantageEstimator"] = lambda window: AdvantageEstimator(estimator="dr_grpo")
     ours = titan["DurianAdvantage"].Config().build()

@@ -93,22 +93,30 @@ def test_a_masked_sample_gets_0_and_changes_nothing_else(names):
     assert not got[~keep].any()
 
 
-def test_one_question_on_two_images_is_two_prompts(names):
-    """Their tokens are the same, and so are NeMo-RL's ids; the rows of the data set are not."""
-    given = batch()
+def of_images(given, entropies=True):
+    """The same batch, its prompts one question on an image each: their tokens, NeMo-RL's ids, are the same."""
     index = prompt_numbers(given)
     given["prompt_ids"] = given["prompt_ids"][:1].expand(len(index), -1)
-    given["repeated_batch"] = {"idx": index.tolist()}
-    got = estimator(names).compute_advantage(**given)
-    assert torch.equal(got, estimator(names).compute_advantage(**batch()))
+    given["repeated_batch"] = {
+        "message_log": [[{"role": "user", "pixel_values": object()}, {"role": "assistant"}] for _ in index],
+        "extra_env_info": [{"visual_entropy": float(i) / 3 if entropies else None} for i in index],
+        # of a synchronous rollout the row of the data set, and of an asynchronous one the place in the batch
+        "idx": list(range(len(index))),
+    }
+    return given
 
 
-def test_entropies_that_differ_within_a_prompt_are_refused(names):
+def test_one_question_on_two_images_is_two_prompts(names):
     given = batch()
-    rows = len(given["rewards"])
-    given["repeated_batch"] = {"extra_env_info": [{"visual_entropy": float(i)} for i in range(rows)]}
-    with pytest.raises(ValueError, match="visual_entropy: expected one value for all rows of a prompt"):
-        estimator(names).compute_advantage(**given)
+    given["repeated_batch"] = {"extra_env_info": [{"visual_entropy": float(i) / 3} for i in prompt_numbers(given)]}
+    expected = estimator(names).compute_advantage(**given)
+    assert torch.equal(estimator(names).compute_advantage(**of_images(batch())), expected)
+
+
+def test_images_without_their_entropy_are_refused(names):
+    """Two of them under one question would be one prompt."""
+    with pytest.raises(ValueError, match=r"^extra_env_info: expected a visual_entropy"):
+        estimator(names).compute_advantage(**of_images(batch(), entropies=False))
 
 
 @pytest.mark.parametrize("missing", [None, torch.zeros(PROMPTS * ROLLOUTS, TOKENS)])
@@ -145,6 +153,27 @@ def in_its_own_dict(given):
     index = prompt_numbers(given)
     more = {"total_reward": given["rewards"], "idx": index.tolist(), "extra_env_info": [None] * len(index)}
     return {**given, "repeated_batch": BatchedDataDict(more)}
+
+
+@pytest.mark.parametrize("images", [False, True])
+def test_batches_of_an_asynchronous_rollout_keep_their_prompts(own, names, images):
+    """NeMo-RL's own function makes them, which numbers its samples and calls that ``idx``."""
+    from nemo_rl.distributed.batched_data_dict import BatchedDataDict
+    from nemo_rl.experience.rollouts import run_async_multi_turn_rollout
+
+    given = of_images(batch()) if images else batch()
+    index = prompt_numbers(batch()).tolist()
+    sent = {
+        "message_log": [[{"role": "user", "content": "?", "token_ids": row}] for row in given["prompt_ids"]],
+        "extra_env_info": given["repeated_batch"].get("extra_env_info", [None] * len(index)),
+        "task_name": ["math"] * len(index),
+        "idx": index,
+    }
+    done, _ = run_async_multi_turn_rollout(None, BatchedDataDict(sent), None, {}, max_seq_len=64, max_rollout_turns=0)
+    assert done["idx"] == list(range(len(index)))
+    expected = estimator(names).compute_advantage(**given)
+    assert torch.equal(estimator(names).compute_advantage(**{**given, "repeated_batch": done}), expected)
+    assert bool(expected.any())
 
 
 def test_the_grpo_component_is_nemo_rls_without_leave_one_out(own, names):

@@ -154,7 +154,7 @@ def test_errors_of_the_library_are_not_swallowed(monkeypatch):
 
     monkeypatch.setattr("durian_adv._src.rows.sequence_confidence", broken)
     made = trainer(config())
-    made._step_metrics = {}
+    made._step_metrics, made.global_step = {}, 1  # as a step of fit() sets them
     with pytest.raises(ArithmeticError, match="broken"):
         made._compute_advantage(batches.batch(batches.binary(16, 4)), "durian")
 
