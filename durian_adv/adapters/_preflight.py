@@ -13,6 +13,8 @@ from durian_adv.data.logs.writer import RolloutLog
 from durian_adv.diagnostics import too_few_prompts
 from durian_adv.estimator import AdvantageEstimator
 
+UNUSED = "%s is given and has no effect, as %s is %s"  # what a trainer logs of options of another estimator
+
 
 class Check(NamedTuple):
     """One finding. A problem is what stops a run, or makes it another one than asked for."""

@@ -132,6 +132,15 @@ def test_the_constructor_asks_of_durian_what_it_asks_of_grpo():
         trainer(other)
 
 
+@pytest.mark.parametrize("options", [{}, {"num_confidence_buckets": 2}])
+def test_options_of_durian_have_no_effect_with_another_estimator_and_that_is_said(caplog, options):
+    given = config(durian=options)
+    given.algorithm.adv_estimator = "grpo"
+    assert trainer(given)._durian is None
+    said = [record.getMessage() for record in caplog.records if record.name == easyr1.__name__]
+    assert said == (["durian is given and has no effect, as algorithm.adv_estimator is grpo"] if options else [])
+
+
 def test_a_constructor_that_fails_leaves_the_configuration_as_it_was():
     given = config(n=1)
     with pytest.raises(ValueError, match="n > 1"):

@@ -146,12 +146,23 @@ def test_images_without_their_entropy_are_an_error_and_text_alone_is_none():
     assert torch.equal(without, spread(batches.expected(data, weights=(0.1, 0, 0.7)).advantages, data))
 
 
-@pytest.mark.parametrize("inputs", [{"image_embeds": 1}, {"pixel_values_videos": 1}, {"input_features": 1}])
-def test_any_input_beside_text_needs_an_entropy(inputs):
+@pytest.mark.parametrize("inputs", [{"image_embeds": 1}, {"pixel_values_videos": 1}, {"of_a_processor_to_come": 1}])
+def test_any_input_beside_text_and_sound_needs_an_entropy(inputs):
     data = batches.random_batch(np.random.default_rng(5), nan=0)
     data.non_tensor_batch["visual_entropy"] = np.full(len(data), np.nan)
-    data.non_tensor_batch["multi_modal_inputs"] = np.array([{"token_type_ids": 1}] * len(data), dtype=object)
-    assert batches.advantage(data).batch["advantages"].any()  # text
+    of_text = {"token_type_ids": 1, "mm_token_type_ids": 1}
+    # of the processors of Qwen2.5-Omni and Qwen2-Audio, of Gemma 3n, of Phi-4
+    of_sound = (
+        "input_features",
+        "feature_attention_mask",
+        "input_features_mask",
+        "audio_seqlens",
+        "input_audio_embeds",
+    )
+    unseen = [of_text, dict.fromkeys(of_sound, 1)] * len(data)
+    data.non_tensor_batch["multi_modal_inputs"] = np.array(unseen[: len(data)], dtype=object)
+    without = batches.expected(data, weights=(0.1, 0.2, 0.7)).advantages
+    assert torch.equal(batches.advantage(data).batch["advantages"], spread(without, data))
     data.non_tensor_batch["multi_modal_inputs"][0] = inputs
     with pytest.raises(ValueError, match="visual_entropy: expected a number for prompts with images"):
         batches.advantage(data)

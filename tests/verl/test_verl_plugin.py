@@ -310,6 +310,18 @@ def test_few_prompts_for_the_buckets_are_warned_of_when_a_trainer_starts(caplog,
         assert f"{prompts} prompts with confidence for 12 buckets: with fewer than 2 prompts per" in record.message
 
 
+@pytest.mark.parametrize("options", [{}, {"num_confidence_buckets": 2}])
+def test_options_of_durian_have_no_effect_with_another_estimator_and_that_is_said(caplog, options):
+    made = bare(ray_trainer.RayPPOTrainer)
+    made.config = OmegaConf.create({"algorithm": {"adv_estimator": "grpo", "durian": options}})
+    with pytest.raises((AttributeError, TypeError)):  # there is no data
+        made._create_dataloader(None, None, None, None)
+    said = [record.getMessage() for record in caplog.records if record.name == adapter.__name__]
+    assert said == (
+        ["algorithm.durian is given and has no effect, as algorithm.adv_estimator is grpo"] if options else []
+    )
+
+
 def test_a_trainer_begins_without_a_past():
     adapter.estimator_of(batches.with_options(window=5))
     assert len(adapter._estimators) == 1
@@ -329,11 +341,14 @@ QUEUED = {
 }
 
 
-def test_the_queue_of_a_verl_without_v1_is_refused_before_anything_starts(monkeypatch):
-    """verl 0.8 has it in main_ppo_sync, whose trainer counts padding as prompts."""
+def test_the_queue_is_refused_before_anything_starts_by_a_verl_that_has_main_ppo_sync(monkeypatch):
+    """That of verl 0.8, whose trainer counts padding as prompts; no other v0 puts its batches into the queue."""
     started = []
     run = adapter._refusing(lambda config, task_runner_class: started.append(config))
     config = OmegaConf.create(QUEUED)
+    run(config, None)
+    assert started.pop() is config
+    monkeypatch.setattr(adapter, "SYNC", "verl.trainer.main_ppo")  # a module that there is
     what = rf"^transfer_queue.enable: expected false, as with verl {verl.__version__} \(main_ppo_sync\) .* use verl.tr"
     with pytest.raises(ValueError, match=what):
         run(config, None)

@@ -23,6 +23,11 @@ PIXELS = [b"1", b"2", b"3", b"4"]
 ENTROPY = [1.0, 2.0, None, 4.0]
 
 
+def of_parts(row, *parts):
+    """A row whose message is a list of parts, as verl's dataset passes it on."""
+    return {**row, "prompt": [{"role": "user", "content": [*parts, {"type": "text", "text": "1+1"}]}]}
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     """Data sets that differ in where their entropy is."""
@@ -35,6 +40,11 @@ def data(tmp_path_factory):
         "both": tiny.rows(4, PIXELS, [1.0, 2.0, 3.0, 4.0], column=True),
         "videos": [{**row, "videos": row.pop("images")} for row in tiny.rows(4, PIXELS)],
         "whole": tiny.rows(4, PIXELS, [1.0, 2.0, 3.0, 4.0]),
+        "empty": [{**row, "images": [], "videos": None} for row in tiny.rows(4)],
+        "sound": [{**row, "audios": [b"1"]} for row in tiny.rows(4)],
+        "in messages": [of_parts(row, {"type": "image", "image": "a.png"}) for row in tiny.rows(4)],
+        "text in messages": [of_parts(row, {"type": "text", "text": "?"}) for row in tiny.rows(4)],
+        "sound in messages": [of_parts(row, {"type": "audio", "audio": "a.wav"}) for row in tiny.rows(4)],
     }
     return {name: tiny.save_rows(folder / f"{name}.parquet", made) for name, made in rows.items()}
 
@@ -53,6 +63,17 @@ def test_a_run_of_text_has_nothing_to_complain_of(data):
     assert all_of_it["entropy"].finding.startswith("no images: the perceptual component is left out")
     assert all_of_it["prompts"].finding == "48 prompts per batch, 4.0 per bucket in 12 buckets of confidence"
     assert all_of_it["plugin"].finding.startswith(f"verl {verl.__version__} loads durian_adv ")
+
+
+@pytest.mark.parametrize("which", ["empty", "sound", "text in messages", "sound in messages"])
+def test_a_column_of_images_may_be_empty_and_sound_is_nothing_to_see(data, which):
+    assert found(data, which)["entropy"].finding.startswith("no images: ")
+    assert "vision tower" not in found(data, which)
+
+
+def test_images_may_be_in_the_messages(data):
+    (problem,) = [check for check in found(data, "in messages", **NO_REWARD).values() if check.state == "problem"]
+    assert problem.finding.startswith("the dataset has images and no entropy of them")
 
 
 OWN_REWARD = {"reward__custom_reward_function__path": "mine.py"}

@@ -1,6 +1,7 @@
 """What stops a run when it starts is a problem of the preflight, on every verl: options, and internals that differ."""
 
 import importlib.metadata
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ from verl.trainer.ppo.ray_trainer import RayPPOTrainer
 
 from durian_adv.adapters.verl import preflight
 
+SYNC = importlib.util.find_spec("verl.trainer.main_ppo_sync") is not None  # whose mark the option is
 PROGRAM = ("--program", "verl.trainer.main_ppo")
 
 
@@ -58,7 +60,7 @@ def stopped(words, mode):
         ("+algorithm.durian", "3", True),
         ("algorithm.norm_adv_by_std_in_grpo", "False", True),
         ("actor_rollout_ref.rollout.n", "1", True),
-        ("++transfer_queue.enable", "True", "v0"),
+        ("++transfer_queue.enable", "True", "v0" if SYNC else False),
     ],
 )
 def test_the_preflight_and_the_run_refuse_the_same_options_in_the_same_words(

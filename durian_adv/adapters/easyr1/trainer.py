@@ -17,7 +17,7 @@ import verl
 
 from durian_adv._src.options import of_run, require_mapping
 from durian_adv.adapters._fit import misfits
-from durian_adv.adapters._preflight import described, open_log, prompts_check
+from durian_adv.adapters._preflight import UNUSED, described, open_log, prompts_check
 from durian_adv.adapters.easyr1.batch import check_columns, put_advantages
 from durian_adv.data.logs.writer import RolloutLog
 from durian_adv.estimator import AdvantageEstimator
@@ -105,6 +105,8 @@ class DurianRayPPOTrainer(RayPPOTrainer):
         self._durian: AdvantageEstimator | None = None
         self._log: RolloutLog | None = None
         if config.algorithm.adv_estimator != NAME:
+            if config.durian:
+                logger.warning(UNUSED, NAME, "algorithm.adv_estimator", config.algorithm.adv_estimator)
             super().__init__(*args, **kwargs)
             return
         check_fit()

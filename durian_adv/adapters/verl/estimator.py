@@ -12,9 +12,11 @@ import contextvars
 import dataclasses
 import functools
 import importlib.metadata
+import importlib.util
 import itertools
 import logging
 import math
+import re
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import ModuleType
@@ -29,7 +31,7 @@ from durian_adv._src.errors import ArgumentError
 from durian_adv._src.options import ROLLOUT_LOG, of_run, require_mapping
 from durian_adv.adapters._entropy import require_entropy
 from durian_adv.adapters._fit import misfits, resolved
-from durian_adv.adapters._preflight import described, open_log, prompts_check
+from durian_adv.adapters._preflight import UNUSED, described, open_log, prompts_check
 from durian_adv.data.logs.rows import label
 from durian_adv.data.logs.writer import PROMPT_ID, RolloutLog
 from durian_adv.estimator import AdvantageEstimator
@@ -42,6 +44,7 @@ logger = logging.getLogger(__name__)
 NAME = "durian"
 OPTIONS = "algorithm.durian"
 LOG = f"{OPTIONS}.{ROLLOUT_LOG.name}"
+SYNC = "verl.trainer.main_ppo_sync"  # of verl 0.8, which sets the option by which it is refused itself
 OLDEST_TESTED, NEWEST_TESTED = "0.6.1", "0.9.1"
 TESTED = f"{OLDEST_TESTED} to {NEWEST_TESTED}"
 
@@ -215,11 +218,14 @@ def find_entropy(column: Column) -> Tensor | None:
     return None
 
 
+# a processor's inputs without anything to see: types of tokens, and those of sound; what is not known counts as images
+_UNSEEN = re.compile("token_type_ids$|audio|^input_features|^feature_attention_mask$")
+
+
 def has_images(column: Column) -> bool:
-    """Tell whether a row has images, videos or other inputs that are not text."""
+    """Tell whether a row has images or videos."""
     inputs = column("multi_modal_inputs")
-    # some processors have types of tokens for text, too
-    return inputs is not None and any(not key.endswith("token_type_ids") for row in inputs if row for key in row)
+    return inputs is not None and any(not _UNSEEN.search(key) for row in inputs if row for key in row)
 
 
 def options_of(algorithm: Any) -> tuple[dict[str, Any], str | None]:
@@ -278,8 +284,16 @@ def check_config(config: Any) -> AdvantageEstimator:
 
 def _refuse_queue(config: Any) -> None:
     queue = config.get("transfer_queue")
-    if trainer_of(config) == "v0" and queue is not None and queue.get("enable", False):
+    if trainer_of(config) == "v0" and queue is not None and queue.get("enable", False) and exists(SYNC):
         raise ArgumentError("transfer_queue.enable", f"false, as {refusal_of_sync()}", "true")
+
+
+def exists(module: str) -> bool:
+    """Tell whether a module can be found."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # nor is its package there
+        return False
 
 
 def refusal_of_sync() -> str:
@@ -444,6 +458,8 @@ def _checked(original: Callable[..., Any]) -> Callable[..., Any]:
                 check = prompts_check(prompts, estimator, images=False)
                 level = logging.INFO if check.state == "ok" else logging.WARNING
                 logger.log(level, "Durian: %s; %s", described(estimator), check.finding)
+        elif self.config.algorithm.get(NAME):
+            logger.warning(UNUSED, OPTIONS, "algorithm.adv_estimator", self.config.algorithm.adv_estimator)
         return original(self, *args, **kwargs)
 
     return init_dataloader

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import importlib.util
 import inspect
 import math
 import os
@@ -28,7 +27,6 @@ from durian_adv.adapters.verl import estimator as adapter
 from durian_adv.estimator import AdvantageEstimator
 
 MODULE = "durian_adv.adapters.verl"  # as users name it where verl does not load its plugins
-_SYNC = "verl.trainer.main_ppo_sync"  # of verl 0.8, which sets the options by which it is refused itself
 
 
 def checks(arguments: Sequence[str]) -> Iterator[Check]:
@@ -119,27 +117,20 @@ def _plugin(config: Any) -> Check:
 
 def _external_reaches(trainer: str) -> bool:
     """Tell whether a trainer loads the modules of external_lib in the process that computes advantages."""
-    return trainer in ("v0", "v1") and importlib.util.find_spec("verl.trainer.ppo.v1") is not None  # since verl 0.9
+    return trainer in ("v0", "v1") and adapter.exists("verl.trainer.ppo.v1")  # since verl 0.9
 
 
 def _program(given: str | None) -> Iterator[Check]:
     """Tell whether Durian works in the program, which the configuration does not name."""
-    name, refused = given or "verl.trainer.main_ppo", f"{_SYNC} is refused, as {adapter.refusal_of_sync()}"
-    if not _exists(name):
+    name, refused = given or "verl.trainer.main_ppo", f"{adapter.SYNC} is refused, as {adapter.refusal_of_sync()}"
+    if not adapter.exists(name):
         yield Check("problem", "program", f"--program: {name} cannot be found, with verl {verl.__version__}")
-    elif name == _SYNC:
+    elif name == adapter.SYNC:
         yield Check("problem", "program", refused)
-    elif given is None and _exists(_SYNC):
+    elif given is None and adapter.exists(adapter.SYNC):
         yield Check("warning", "program", f"taken to be {name}, as --program does not name it; {refused}")
     else:
         yield Check("ok", "program", name)
-
-
-def _exists(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:  # nor is its package there
-        return False
 
 
 @dataclasses.dataclass
@@ -172,7 +163,8 @@ def _look_into(file: str, config: Any, data: Data) -> None:
     schema = parquet.schema_arrow
     data.prompts += parquet.metadata.num_rows
     keys = config.data.get("image_key", "images"), config.data.get("video_key", "videos")
-    data.images |= any(key in schema.names for key in keys)
+    data.images |= any(_has_values(parquet, key) for key in keys)
+    data.images |= bool(_kinds_of_content(parquet, config.data.get("prompt_key", "prompt")) - _UNSEEN)
     data.kinds |= any(name in schema.names for name in adapter.CATEGORY)
     extra = schema.field("extra_info").type if "extra_info" in schema.names else None
     carriers = ["visual_entropy"] if "visual_entropy" in schema.names else []
@@ -182,6 +174,36 @@ def _look_into(file: str, config: Any, data: Data) -> None:
         values = parquet.read(columns=[carrier]).flatten().column(carrier).to_pylist()
         known = sum(isinstance(value, int | float) and not math.isnan(value) for value in values)
         data.known[carrier] = data.known.get(carrier, 0) + known
+
+
+_UNSEEN = {None, "text", "audio", "audio_url", "input_audio"}  # parts of a message without anything to see
+
+
+def _has_values(parquet: Any, column: str) -> bool:
+    """Tell whether a row has something in a column, such as a list that is not empty; without reading it."""
+    for i in range(len(parquet.schema)):
+        leaf = parquet.schema.column(i)
+        if leaf.path.split(".")[0] != column or str(leaf.logical_type) == "Null":
+            continue
+        for group in range(parquet.num_row_groups):
+            values = parquet.metadata.row_group(group).column(i)
+            # an empty list counts as a null; without statistics there may be something
+            if values.statistics is None or values.statistics.null_count < values.num_values:
+                return True
+    return False
+
+
+def _kinds_of_content(parquet: Any, column: str) -> set[str | None]:
+    """Return the types of the parts of messages; none where a message is a string."""
+    paths = (parquet.schema.column(i).path for i in range(len(parquet.schema)))
+    found: set[str | None] = set()
+    for path in paths:
+        if path.split(".")[0] == column and path.endswith(".type"):
+            values = parquet.read(columns=[path]).column(column).combine_chunks()
+            while not pyarrow.types.is_string(values.type) and not pyarrow.types.is_large_string(values.type):
+                values = values.field(0) if pyarrow.types.is_struct(values.type) else values.flatten()
+            found |= {*values.unique().to_pylist()}
+    return found
 
 
 # what does not reach the advantage step
