@@ -90,9 +90,9 @@ class Recorded(DurianGRPOTrainer, BetweenTRLAndOurs):
         return output
 
 
-def options(model, **more):
+def options(model, kind=DurianGRPOConfig, **more):
     """Options of a short run: 4 prompts x 4 completions of 8 tokens per step, generated in one batch."""
-    return DurianGRPOConfig(
+    return kind(
         **{
             "output_dir": "out",
             "per_device_train_batch_size": 4,

@@ -8,6 +8,7 @@ import tiny
 import torch
 from datasets import Dataset
 from test_trl_training import expected_entropy
+from trl import GRPOTrainer
 
 from durian_adv import eigen_entropy
 from durian_adv.data.scoring import towers
@@ -219,6 +220,56 @@ def test_a_text_model_takes_a_column(make):
     _, batch, _ = run(make, "qwen_text", train_dataset=tiny.dataset(8, 0).add_column("visual_entropy", values))
     expected = [values[recorded.question(example["prompt"])] for example in batch["inputs"][::4]]
     assert batch["entropy"].tolist() == expected
+
+
+@pytest.mark.parametrize("value", [None, math.nan])
+def test_images_of_which_none_has_an_entropy_are_an_error_unless_it_has_no_weight(make, value):
+    """Without images the component is left out; with images that would be another method than was asked for."""
+    data = tiny.dataset(8).map(lambda _: {"visual_entropy": value}, features=None)
+    message = r"^visual_entropy: expected a number for prompts with images, for durian_weights\[1\] > 0, got none"
+    with pytest.raises(ValueError, match=message):
+        run(make, "qwen25vl", train_dataset=data)
+    _, batch, _ = run(make, "qwen25vl", train_dataset=data, durian_weights=[0.3, 0, 0.7])
+    assert batch["output"]["advantages"].any()
+
+
+class WithAToolsImage(GRPOTrainer):
+    """What TRL returns after a tool has given a gray image to every completion; or without any image, as it may."""
+
+    dropped = False
+
+    def _generate_and_score_completions(self, inputs):
+        output = super()._generate_and_score_completions(inputs)
+        if self.dropped:  # where the images do not fit the tokens
+            del output["pixel_values"], output["image_grid_thw"]
+            return output | {"num_images": None}
+        grids, pixels = output["image_grid_thw"], output["pixel_values"]
+        each = torch.split(pixels, grids.prod(-1).tolist())
+        output["pixel_values"] = torch.cat([part for own in each for part in (own, torch.zeros_like(own))])
+        output["image_grid_thw"] = grids.repeat_interleave(2, 0)
+        return output | {"num_images": [2] * len(inputs)}
+
+
+class RecordedWithAToolsImage(recorded.Recorded, WithAToolsImage):
+    pass
+
+
+@pytest.mark.parametrize(("dropped", "count"), [(False, 32), (True, 0)])
+def test_images_that_are_not_the_prompts_are_refused(make, monkeypatch, dropped, count):
+    """The difficulty of a prompt must not depend on what a tool returned to one completion."""
+    monkeypatch.setattr(WithAToolsImage, "dropped", dropped)
+    given = {"trainer": RecordedWithAToolsImage, "num_iterations": 2}  # with log-probabilities of the old policy
+    message = rf"^visual_entropy: expected a column of the dataset .* got {count} images in a batch .* have 16"
+    with pytest.raises(ValueError, match=message):
+        run(make, "qwen25vl", **given)
+
+
+def test_a_column_goes_without_images_that_trl_left_out(make, monkeypatch):
+    monkeypatch.setattr(WithAToolsImage, "dropped", True)
+    data = tiny.dataset(8).add_column("visual_entropy", [float(k) for k in range(8)])
+    given = {"trainer": RecordedWithAToolsImage, "num_iterations": 2}
+    _, batch, _ = run(make, "qwen25vl", train_dataset=data, **given)
+    assert batch["entropy"].tolist() == [recorded.question(e["prompt"]) for e in batch["inputs"][::4]]
 
 
 def test_only_the_perceptual_component_on_data_without_images_is_an_error(make):

@@ -407,6 +407,54 @@ def test_a_trl_whose_state_is_kept_elsewhere_is_refused_at_construction(make, mo
         make("qwen_text")
 
 
+class Replacing(GRPOTrainer):
+    """Puts rows of an earlier batch into the place of a group without signal, as trainers with a replay buffer do."""
+
+    def _generate_and_score_completions(self, inputs):
+        output = super()._generate_and_score_completions(inputs)
+        output["advantages"] = torch.cat([output["advantages"][4:8], output["advantages"][4:]])
+        return output
+
+
+class RecordedReplacing(recorded.Recorded, Replacing):
+    pass
+
+
+def test_a_trainer_that_replaces_rows_is_stopped_at_the_first_batch(make):
+    """The advantages of the batch that was scored would go to the rows that have come in its place."""
+    with pytest.raises(RuntimeError, match="gives rows other advantages than those of the batch that was scored"):
+        make("qwen_text", trainer=RecordedReplacing).train()
+
+
+def test_trls_own_trainer_with_a_replay_buffer_is_stopped_when_it_replaces_rows(make, tmp_path):
+    own = pytest.importorskip("trl.experimental.grpo_with_replay_buffer")  # newer TRL has it no more
+
+    class Config(DurianConfig, own.GRPOWithReplayBufferConfig):
+        pass
+
+    class Trainer(DurianMixin, own.GRPOWithReplayBufferTrainer):
+        pass
+
+    model, tokenizer = tiny.build("qwen_text")
+    seen = []
+
+    def reward(completions, **_):  # signal in the first batch alone
+        seen.append(len(completions))
+        return [float(len(seen) == 1 and i % 2) for i in range(len(completions))]
+
+    options = {"output_dir": str(tmp_path), "durian_weights": [1, 0, 0], "replay_buffer_size": 8}
+    trainer = Trainer(
+        model=model,
+        reward_funcs=reward,
+        args=recorded.options(model, Config, **options),
+        train_dataset=tiny.dataset(8, 0),
+        processing_class=tokenizer,
+    )
+    with pytest.raises(RuntimeError, match="GRPOWithReplayBufferTrainer gives rows other advantages"):
+        trainer.train()
+    assert len(seen) == 2
+
+
 def test_a_trl_that_scores_in_another_way_is_stopped_at_the_first_batch(make):
     class Elsewhere(recorded.Recorded):
         def _calculate_rewards(self, *args, **kwargs):

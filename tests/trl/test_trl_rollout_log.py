@@ -8,6 +8,8 @@ import pytest
 import recorded
 import tiny
 import torch
+import trl
+from datasets import Dataset
 from rollout_logs import concluded, rows_of
 
 from durian_adv import ArgumentError
@@ -73,6 +75,34 @@ def test_images_of_one_question_are_prompts_of_their_own_and_an_id_of_the_datase
     (rows,) = rows_of(tmp_path / "named").values()
     assert [row["prompt"] for row in rows] == [str(e["prompt_id"]) for e in trainer.batches[0]["inputs"]]
     assert {row["prompt"] for row in rows} < {str(n) for n in range(100, 108)}
+
+
+class Asks:
+    """An environment that asks one question of the four completions of a prompt."""
+
+    asked = 0
+
+    def reset(self, **_):
+        Asks.asked += 1
+        return f"What is in {(Asks.asked - 1) // 4}?"
+
+
+@pytest.mark.skipif(not tiny.TRANSFORMERS_5, reason="TRL has environments from transformers 5.2 on")
+def test_prompts_that_an_environment_asks_have_ids_of_their_own(make, tmp_path):
+    def family():
+        model, tokenizer = tiny.build("qwen_text")
+        tokenizer.chat_template = Path(trl.__file__).with_name("chat_templates").joinpath("qwen3.jinja").read_text()
+        return model, tokenizer
+
+    empty = Dataset.from_dict({"prompt": [[{"role": "user", "content": ""}]] * 8})
+    for name, data in (("text", empty), ("named", empty.add_column("prompt_id", list(range(8))))):
+        given = {"train_dataset": data, "durian_rollout_log": str(tmp_path / name)}
+        trainer = make(family, arguments={"environment_factory": Asks}, **given)
+        trainer.train()
+        rows = [row for rows in rows_of(tmp_path / name).values() for row in rows]
+        assert len({row["text"] for row in rows}) == len({row["prompt"] for row in rows}) == 8
+        assert len({(row["text"], row["prompt"]) for row in rows}) == 8
+    assert {row["prompt"] for row in rows} == {str(i) for i in range(8)}
 
 
 def test_completions_that_do_not_count_are_told_and_batches_of_one_step_are_apart(make, tmp_path):

@@ -17,6 +17,7 @@ from trl import GRPOTrainer
 
 from durian_adv._src import exact, rows
 from durian_adv._src.errors import ArgumentError, ArgumentTypeError
+from durian_adv.adapters._entropy import require_entropy
 from durian_adv.adapters._fit import misfits
 from durian_adv.adapters._preflight import open_log, prompts_check
 from durian_adv.adapters._trainer import evaluator, load_window, save_window
@@ -122,6 +123,11 @@ class DurianMixin(_Trainer):
         if group == 1:  # in evaluation: nothing to compare a completion with, and TRL's own advantages are 0
             self._extend_table(dict.fromkeys(_TABLE), len(rewards))
             return output
+        start, table = self.accelerator.process_index * len(inputs), self._logs["advantages"]
+        own = torch.tensor(list(table)[-len(rewards) :][start : start + len(inputs)]).to(output["advantages"])
+        # a table that is shorter than the batch, of an evaluation, does not tell
+        if len(own) == len(inputs) and not torch.equal(own.nan_to_num(), output["advantages"].nan_to_num()):
+            raise _misfit(f"{self._base.__name__} gives rows other advantages than those of the batch that was scored")
         with torch.no_grad():
             scores, counted = self._scores(inputs, output, group, caught)
         prompts = torch.arange(len(rewards), device=rewards.device) // group
@@ -130,9 +136,7 @@ class DurianMixin(_Trainer):
         if mode == "train":
             self._warn_of_few_prompts(len(rewards) // group)
 
-        start = self.accelerator.process_index * len(inputs)
         output["advantages"] = advantages[start : start + len(inputs)]
-        table = self._logs["advantages"]
         for _ in range(min(len(advantages), len(table))):
             table.pop()  # TRL's own
         table.extend(advantages.tolist())
@@ -150,10 +154,13 @@ class DurianMixin(_Trainer):
             # of every prompt one completion on some rank, as in _watch_images
             ids = gather_object([None if i % group else _prompt_id(example) for i, example in enumerate(inputs)])
             firsts = [next(known for known in ids[i : i + group] if known is not None) for i in range(0, count, group)]
+            texts = [str(label(prompt)) for prompt in list(self._logs["prompt"])[-count:]]
+            if getattr(self, "environments", None) and not any(PROMPT_ID in example for example in inputs):
+                # an environment goes on with the dataset's prompt, which may be empty
+                firsts = [content_id(first, texts[i * group]) for i, first in enumerate(firsts)]
             prompts = [firsts[i // group] for i in range(count)]
             category = gather_object([example.get("category") for example in inputs])
             if self._log is not None:
-                texts = [str(label(prompt)) for prompt in list(self._logs["prompt"])[-count:]]
                 step = self.state.global_step + 1
                 self._log.write(step, record, prompts=prompts, texts=texts, category=category)
             columns = {
@@ -224,11 +231,18 @@ class DurianMixin(_Trainer):
         device = output["advantages"].device
         local = torch.tensor(found, dtype=exact.working_dtype(device), device=device)
         by_prompt: Tensor = self.accelerator.gather(local).view(-1, group)
-        if self._vision is None and bool(by_prompt.isnan().all()):
-            return None
+        if bool(by_prompt.isnan().all()):
+            if self._estimator.needs("visual_entropy") and self._anywhere(any(map(_num_images, inputs)), device):
+                require_entropy(None, "durian_weights[1]")
+            if self._vision is None:
+                return None
         # of a prompt that lies on several ranks, each may know the entropy, to rounding
         known = (~by_prompt.isnan()).int().argmax(1, keepdim=True)
         return by_prompt.gather(1, known).expand_as(by_prompt).flatten()
+
+    def _anywhere(self, here: bool, device: torch.device) -> bool:
+        """Tell whether something is so on any rank."""
+        return bool(self.accelerator.gather(torch.tensor([here], device=device)).any())
 
     def _watch_images(self, inputs: list[dict[str, Any]], group: int) -> AbstractContextManager[list[float]]:
         """Catch the entropies of one completion per prompt during the forwards that TRL runs.
@@ -258,9 +272,15 @@ class DurianMixin(_Trainer):
                     f"{type(self.model).__name__}, in which no tower was found",
                 )
             return nothing
-        missed = images != list(map(_num_images, inputs)) or len(caught) != sum(images)
+        if images != (of_prompts := list(map(_num_images, inputs))):
+            raise ArgumentError(
+                "visual_entropy",
+                "a column of the dataset where a batch's images are not those of its prompts (tools return images, or "
+                "TRL leaves them out)",
+                f"{sum(images)} images in a batch whose prompts have {sum(of_prompts)}",
+            )
         # a sharded tower needs every rank in every call
-        if not bool(self.accelerator.gather(torch.tensor([missed], device=output["advantages"].device)).any()):
+        if not self._anywhere(len(caught) != sum(images), output["advantages"].device):
             return towers.mean_by_sample(caught, images)
         if any(images):
             one_a_prompt = list(range(0, len(inputs), group))
