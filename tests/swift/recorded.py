@@ -36,6 +36,15 @@ class Asks(MultiTurnScheduler):
         return {"infer_request": infer_request}
 
 
+class Shows(MultiTurnScheduler):
+    """Asks once more, with an image of its own, as one that has tools."""
+
+    def step(self, infer_request, response_choice, current_turn):
+        infer_request.messages.append({"role": "user", "content": "<image>Sure?"})
+        infer_request.images = [*infer_request.images, *infer_request.images]
+        return {"infer_request": infer_request, "rollout_infos": {"images": infer_request.images}}
+
+
 orms.update(letters=Letters, written=Written, by_request=ByRequest)
-multi_turns["asks"] = Asks
+multi_turns.update(asks=Asks, shows=Shows)
 TrainerFactory.TRAINER_MAPPING["grpo"] = f"{recording.__name__}.Recorded"

@@ -64,6 +64,16 @@ def test_a_conversation_of_several_turns_is_one_completion(train, tmp_path):
         assert batch["advantages"].any()
 
 
+def test_images_that_a_scheduler_returns_are_refused_and_a_column_goes_without_them(train):
+    """They are one completion's, and would change the difficulty of its prompt."""
+    given = {"multi_turn_scheduler": "shows", "max_turns": 2}
+    with pytest.raises(ValueError, match=r"^visual_entropy: expected a column of the dataset, as a scheduler returns"):
+        train(**given)
+    run = train(tiny.rows(visual_entropy=[float(k) for k in range(8)]), **given)
+    assert {len(sample.images) for batch in run.batches for sample in batch["samples"]} == {1, 2}
+    assert all(batch["advantages"].any() for batch in run.batches)
+
+
 def test_rows_of_one_rollout_count_once_and_share_its_advantage(train, splitting):
     run = train(
         tiny.rows(script=[[0, 0.25, 1, 1]] * 8), reward_funcs=["by_request"], durian={"durian_weights": [1, 0, 0]}

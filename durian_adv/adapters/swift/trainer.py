@@ -24,10 +24,9 @@ from durian_adv.estimator import AdvantageEstimator
 class DurianGRPOTrainer(GRPOTrainer):
     """ms-swift's GRPO trainer with Durian's advantages; ``args`` is a ``DurianGRPOConfig``.
 
-    A prompt's visual entropy is that of the dataset's column ``visual_entropy``; else it is taken from the vision tower
-    while the old policy's log-probabilities are computed, the mean over the images of a completion. Confidences come
-    from these log-probabilities, over the tokens that are trained. A completion without a reward, or without such a
-    token, as of a truncated one under ``overlong_filter``, gets 0 and influences nothing.
+    A prompt's visual entropy is that of the column ``visual_entropy``; else the mean over its images, which are seen in
+    the vision tower while the old policy's log-probabilities are computed. Confidences come from these, over the tokens
+    that are trained. A completion without a reward or without such a token gets 0 and influences nothing.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -76,8 +75,7 @@ class DurianGRPOTrainer(GRPOTrainer):
 
     def _compute_advantages(self, samples: list[Any], rewards_per_func: Tensor, batch_encoded_inputs: Any) -> Tensor:
         own: Tensor = super()._compute_advantages(samples, rewards_per_func, batch_encoded_inputs)  # and its metrics
-        mode = "train" if self.model.training else "eval"
-        group = self.num_generations if mode == "train" else self.num_generations_eval
+        mode, group = ("train", self.num_generations) if self.model.training else ("eval", self.num_generations_eval)
         if group == 1:  # nothing to compare a completion with, and ms-swift's own advantages are 0
             return own
         batches = [encoded["grpo_batch"] for encoded in batch_encoded_inputs]
@@ -107,6 +105,8 @@ class DurianGRPOTrainer(GRPOTrainer):
         """Return what is known of every row of the whole batch, and what the estimator takes of it."""
         entropies = [sample.extra.get("visual_entropy") for sample in samples]
         if self._uses_tower(samples):
+            if any("images" in x.rollout_infos for x in samples):  # those of tools are not the prompt's
+                raise ArgumentError("visual_entropy", "a column of the dataset, as a scheduler returns images", "none")
             entropies = towers.mean_by_sample(self._caught, [len(sample.images or ()) for sample in samples])
         trained = [b.completion_mask.bool() & ~(b.truncated_mask[:, None] & self.overlong_filter) for b in batches]
         local = {
