@@ -85,11 +85,11 @@ def measure(micro_batch: int, watch: records.Watch, progress: Callable[[], objec
 
 def table(measurements: list[Measurement]) -> str:
     """Return what the documentation shows."""
-    lines = ["| micro batch | | CPU time, median (middle 60%) | OpenRLHF's over it |", "|---|---|---|---|"]
+    lines = ["| micro batch | | CPU time, median (middle 60%) | times OpenRLHF's |", "|---|---|---|---|"]
     for m in measurements:
         middle = f" ({amount(m.p20, m.unit)} to {amount(m.p80, m.unit)})" if m.rounds > 1 else ""
         size = m.case.rpartition(" ")[2]
-        lines.append(f"| {size} | {m.candidate} | {amount(m.p50, m.unit)}{middle} | {1 / m.ratio:.3g} |")
+        lines.append(f"| {size} | {m.candidate} | {amount(m.p50, m.unit)}{middle} | {m.ratio:.3g} |")
     return "\n".join(lines)
 
 
