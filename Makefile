@@ -4,6 +4,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # one thread: the suite's arrays are small, and results must not depend on the machine's cores
 export OMP_NUM_THREADS ?= 1
+# pip compiles nothing, which takes longer than installing: a module is compiled when it is first imported, and kept
+export PYTHONDONTWRITEBYTECODE :=
 
 # what `make bench` measures, in an environment that has the released baselines too
 VENV_BENCH ?= .venv-bench
@@ -16,7 +18,7 @@ TOPICS := advantage confidence entropy
 # JOBS checks at a time, the longest first; what a check prints comes in one piece if this make can do that
 JOBS ?= 2
 CHECKS := unit lint types compiled test-verl test-trl test-swift fusion test-openrlhf test-entropy test-unsloth docs package
-test:  ## everything CI runs: about 20 minutes on two idle cores, 7 GB of disk
+test:  ## everything CI runs: about 35 minutes on two idle cores, 7 GB of disk
 	@$(MAKE) --no-print-directory $(VENV)/.installed-dev  # else the longest check would wait for all environments
 	@$(MAKE) --no-print-directory --jobs=$(JOBS) $(if $(filter output-sync,$(.FEATURES)),--output-sync) $(CHECKS)
 	@echo "all checks passed"
@@ -107,11 +109,11 @@ test-verl-older: $(VERL_OLDER:%=$(VENV)-verl-older/older/%/.installed) $(VENV)-v
 	PYTHONPATH=$(abspath $(VENV)-verl)/older/0.9.0 $(VENV)-verl/bin/pytest tests/verl
 
 $(VENV)-verl-older/older/%/.installed: | $(VENV)-verl-older/.installed
-	$(VENV)-verl-older/bin/pip install --quiet --no-deps --target $(@D) verl==$*
+	$(VENV)-verl-older/bin/pip install --quiet --no-compile --no-deps --target $(@D) verl==$*
 	touch $@
 
 $(VENV)-verl/older/%/.installed: | $(VENV)-verl/.installed
-	$(VENV)-verl/bin/pip install --quiet --no-deps --target $(@D) verl==$*
+	$(VENV)-verl/bin/pip install --quiet --no-compile --no-deps --target $(@D) verl==$*
 	touch $@
 
 test-openrlhf: $(VENV)-openrlhf/.installed  ## the OpenRLHF adapter on the newest OpenRLHF tested
@@ -125,7 +127,7 @@ test-openrlhf-older: $(patsubst %,$(VENV)-openrlhf/older/%/.installed,$(OPENRLHF
 	done
 
 $(VENV)-openrlhf/older/%/.installed: | $(VENV)-openrlhf/.installed
-	$(VENV)-openrlhf/bin/pip install --quiet --no-deps --target $(@D) openrlhf==$*
+	$(VENV)-openrlhf/bin/pip install --quiet --no-compile --no-deps --target $(@D) openrlhf==$*
 	touch $@
 
 # EasyR1 is on no package index: EASYR1 is the path of a checkout (docs/easyr1.md). Without it its tests run on verl 0.2, the
@@ -135,7 +137,7 @@ test-easyr1: $(VENV)-easyr1/.parent  ## the EasyR1 adapter
 	PYTHONPATH=$(EASYR1) $(VENV)-easyr1/bin/pytest tests/easyr1
 
 $(VENV)-easyr1/.parent: $(VENV)-easyr1/.installed
-	$(@D)/bin/pip install --quiet --no-deps verl==0.2
+	$(@D)/bin/pip install --quiet --no-compile --no-deps verl==0.2
 	touch $@
 
 # SkyRL is 0.4.0 on Python 3.12 (PYTHON=python3.12 VENV=.venv-3.12), 0.3.0 before. SLIME, MILES, NEMO_RL, RLLM, PRIME_RL and
@@ -194,36 +196,36 @@ endef
 
 $(BASE)/.installed: requirements/base.txt requirements/constraints.txt
 	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
-	$(@D)/bin/pip install --quiet --requirement $<
+	$(@D)/bin/pip install --quiet --no-compile --requirement $<
 	touch $@
 
 $(VENV)/.installed-dev $(VENV)/.installed-demo: $(VENV)/.installed-%: $(BASE)/.installed pyproject.toml
 	$(environment)
-	$(BIN)/pip install --quiet --constraint requirements/constraints.txt --editable ".[$*]"
+	$(BIN)/pip install --quiet --no-compile --constraint requirements/constraints.txt --editable ".[$*]"
 	touch $@
 
 $(VENV)-evidence/.installed: $(BASE)/.installed pyproject.toml
 	$(environment)
-	$(@D)/bin/pip install --quiet --constraint requirements/constraints.txt --editable ".[evidence]"
+	$(@D)/bin/pip install --quiet --no-compile --constraint requirements/constraints.txt --editable ".[evidence]"
 	touch $@
 
 $(VENV_BENCH)/.installed: $(BASE)/.installed pyproject.toml $(wildcard requirements/bench*.txt)
 	$(environment)
-	$(@D)/bin/pip install --quiet --requirement requirements/bench.txt
-	$(@D)/bin/pip install --quiet --no-deps --requirement requirements/bench-trainers.txt
+	$(@D)/bin/pip install --quiet --no-compile --requirement requirements/bench.txt
+	$(@D)/bin/pip install --quiet --no-compile --no-deps --requirement requirements/bench-trainers.txt
 	touch $@
 
 # nothing is capped here, so nothing comes from the common environment
 $(VENV)-newest/.installed: pyproject.toml
 	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
-	$(@D)/bin/pip install --quiet --upgrade --upgrade-strategy eager --editable ".[dev]"
+	$(@D)/bin/pip install --quiet --no-compile --upgrade --upgrade-strategy eager --editable ".[dev]"
 	touch $@
 
 # what cannot be installed with all that it requires comes from a file of its own
 $(VENV)-%/.installed: requirements/%.txt $(BASE)/.installed pyproject.toml $(wildcard requirements/*-nodeps.txt)
 	$(environment)
-	$(@D)/bin/pip install --quiet --requirement $<
-	test ! -e requirements/$*-nodeps.txt || $(@D)/bin/pip install --quiet --no-deps --requirement requirements/$*-nodeps.txt
+	$(@D)/bin/pip install --quiet --no-compile --requirement $<
+	test ! -e requirements/$*-nodeps.txt || $(@D)/bin/pip install --quiet --no-compile --no-deps --requirement requirements/$*-nodeps.txt
 	touch $@
 
 clean:
