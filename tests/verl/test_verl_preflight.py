@@ -25,7 +25,11 @@ ENTROPY = [1.0, 2.0, None, 4.0]
 
 def of_parts(row, *parts):
     """A row whose message is a list of parts, as verl's dataset passes it on."""
-    return {**row, "prompt": [{"role": "user", "content": [*parts, {"type": "text", "text": "1+1"}]}]}
+    calls = [{"type": "function", "function": {"name": "add"}}]
+    return {
+        **row,
+        "prompt": [{"role": "user", "content": [*parts, {"type": "text", "text": "1+1"}], "tool_calls": calls}],
+    }
 
 
 @pytest.fixture(scope="module")

@@ -164,7 +164,7 @@ def _look_into(file: str, config: Any, data: Data) -> None:
     data.prompts += parquet.metadata.num_rows
     keys = config.data.get("image_key", "images"), config.data.get("video_key", "videos")
     data.images |= any(_has_values(parquet, key) for key in keys)
-    data.images |= bool(_kinds_of_content(parquet, config.data.get("prompt_key", "prompt")) - _UNSEEN)
+    data.images |= not _SEEN.isdisjoint(_kinds_of_content(parquet, config.data.get("prompt_key", "prompt")))
     data.kinds |= any(name in schema.names for name in adapter.CATEGORY)
     extra = schema.field("extra_info").type if "extra_info" in schema.names else None
     carriers = ["visual_entropy"] if "visual_entropy" in schema.names else []
@@ -176,7 +176,7 @@ def _look_into(file: str, config: Any, data: Data) -> None:
         data.known[carrier] = data.known.get(carrier, 0) + known
 
 
-_UNSEEN = {None, "text", "audio", "audio_url", "input_audio"}  # parts of a message without anything to see
+_SEEN = {"image", "image_url", "video", "video_url"}  # parts of a message
 
 
 def _has_values(parquet: Any, column: str) -> bool:
@@ -198,9 +198,9 @@ def _kinds_of_content(parquet: Any, column: str) -> set[str | None]:
     paths = (parquet.schema.column(i).path for i in range(len(parquet.schema)))
     found: set[str | None] = set()
     for path in paths:
-        if path.split(".")[0] == column and path.endswith(".type"):
+        if path.split(".")[0] == column and ".content." in path and path.endswith(".type"):
             values = parquet.read(columns=[path]).column(column).combine_chunks()
-            while not pyarrow.types.is_string(values.type) and not pyarrow.types.is_large_string(values.type):
+            while pyarrow.types.is_nested(values.type):
                 values = values.field(0) if pyarrow.types.is_struct(values.type) else values.flatten()
             found |= {*values.unique().to_pylist()}
     return found
