@@ -93,13 +93,13 @@ def test_a_masked_sample_gets_0_and_changes_nothing_else(names):
     assert not got[~keep].any()
 
 
-def of_images(given, entropies=True):
+def of_images(given, *value):
     """The same batch, its prompts one question on an image each: their tokens, NeMo-RL's ids, are the same."""
     index = prompt_numbers(given)
     given["prompt_ids"] = given["prompt_ids"][:1].expand(len(index), -1)
     given["repeated_batch"] = {
         "message_log": [[{"role": "user", "pixel_values": object()}, {"role": "assistant"}] for _ in index],
-        "extra_env_info": [{"visual_entropy": float(i) / 3 if entropies else None} for i in index],
+        "extra_env_info": [{"visual_entropy": value[0] if value else float(i) / 3} for i in index],
         # of a synchronous rollout the row of the data set, and of an asynchronous one the place in the batch
         "idx": list(range(len(index))),
     }
@@ -113,10 +113,23 @@ def test_one_question_on_two_images_is_two_prompts(names):
     assert torch.equal(estimator(names).compute_advantage(**of_images(batch())), expected)
 
 
-def test_images_without_their_entropy_are_refused(names):
+def test_an_entropy_that_is_nan_is_none(names):
+    """Each rollout of a prompt has a NaN of its own, which equals no other."""
+    given = batch()
+    infos = [{"visual_entropy": float("nan") if i % 2 else float(i)} for i in prompt_numbers(given).tolist()]
+    given["repeated_batch"] = {"extra_env_info": infos}
+    got = estimator(names).compute_advantage(**given)
+    given["repeated_batch"] = {"extra_env_info": [info if info["visual_entropy"] >= 0 else None for info in infos]}
+    assert torch.equal(got, estimator(names).compute_advantage(**given))
+    assert bool(got.any())
+    assert not torch.equal(got, estimator(names).compute_advantage(**batch()))
+
+
+@pytest.mark.parametrize("value", [None, float("nan")])
+def test_images_without_their_entropy_are_refused(names, value):
     """Two of them under one question would be one prompt."""
     with pytest.raises(ValueError, match=r"^extra_env_info: expected a visual_entropy"):
-        estimator(names).compute_advantage(**of_images(batch(), entropies=False))
+        estimator(names).compute_advantage(**of_images(batch(), value))
 
 
 @pytest.mark.parametrize("missing", [None, torch.zeros(PROMPTS * ROLLOUTS, TOKENS)])

@@ -10,9 +10,25 @@ import recorded
 import tiny
 import torch
 import torch.distributed as dist
+from trl import GRPOTrainer
 
 WORDS = ["a", "bc 1", "d?", "efg", "1 2 3", "hijkl", "?", "mn", "o1", "pqrst", "u v w", "x"]
 TEXTS = {k: [WORDS[(3 * k + j * (1 + k % 3)) % 12] + "z" * (k * j % 5) for j in range(4)] for k in range(12)}
+
+
+class OnOneRank(GRPOTrainer):
+    """What a trainer on rank 0 alone returns: other images than those of the prompts, or other rows."""
+
+    def _generate_and_score_completions(self, inputs):
+        output = super()._generate_and_score_completions(inputs)
+        if self.accelerator.process_index == 0:
+            other = {"num_images": None} if self.spoiled == "images" else {"advantages": output["advantages"] + 1}
+            return output | other
+        return output
+
+
+class Spoiled(recorded.Recorded, OnOneRank):
+    pass
 
 
 def scores(batch):
@@ -87,8 +103,27 @@ def main(out):
     calls = []
     uneven._vision.connector.register_forward_hook(lambda *_: calls.append(torch.is_grad_enabled()))
     uneven.train()
+    refused = {}
+    for kind in ("images", "rows"):
+        spoiled = scripted(f"{out}/{kind}", world, max_steps=1, trainer=Spoiled)
+        spoiled.spoiled = kind
+        try:
+            spoiled.train()
+        except (RuntimeError, ValueError) as error:  # on both ranks, which go on together
+            refused[kind] = str(error)
+    large = recorded.make(  # an evaluation of 16, and a table of TRL's of 8 rows
+        "qwen_text",
+        output_dir=f"{out}/large",
+        per_device_train_batch_size=2,
+        gradient_accumulation_steps=2,
+        per_device_eval_batch_size=8,
+        num_generations_eval=4,
+        arguments={"eval_dataset": tiny.dataset(4, 0)},
+    )
+    large.evaluate()
     runs = {"uneven": uneven, "first": first, "resumed": resumed, "generated": generated}
     saved = {name: [scores(batch) for batch in trainer.batches] for name, trainer in runs.items()}
+    saved["refused"], saved["large"] = refused, large.batches[0]["output"]["advantages"]
     saved["calls"] = calls.count(False)
     saved["logs"] = [sorted(log) for log in generated.state.log_history]
     saved["weights"] = first.model.state_dict()

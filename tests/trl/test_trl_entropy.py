@@ -259,7 +259,7 @@ def test_images_that_are_not_the_prompts_are_refused(make, monkeypatch, dropped,
     """The difficulty of a prompt must not depend on what a tool returned to one completion."""
     monkeypatch.setattr(WithAToolsImage, "dropped", dropped)
     given = {"trainer": RecordedWithAToolsImage, "num_iterations": 2}  # with log-probabilities of the old policy
-    message = rf"^visual_entropy: expected a column of the dataset .* got {count} images in a batch .* have 16"
+    message = rf"^visual_entropy: expected a column of the dataset .* got {count} images of prompts with 16 on rank 0"
     with pytest.raises(ValueError, match=message):
         run(make, "qwen25vl", **given)
 

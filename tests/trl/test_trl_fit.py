@@ -422,7 +422,7 @@ class RecordedReplacing(recorded.Recorded, Replacing):
 
 def test_a_trainer_that_replaces_rows_is_stopped_at_the_first_batch(make):
     """The advantages of the batch that was scored would go to the rows that have come in its place."""
-    with pytest.raises(RuntimeError, match="gives rows other advantages than those of the batch that was scored"):
+    with pytest.raises(RuntimeError, match="gives rows other advantages than those of the batch it scored"):
         make("qwen_text", trainer=RecordedReplacing).train()
 
 

@@ -68,6 +68,16 @@ def test_a_prompt_lies_on_both_ranks(saved):
         assert one["numbers"][-1] == other["numbers"][0]
 
 
+def test_what_is_refused_on_one_rank_is_refused_on_all_and_none_waits(saved):
+    for rank in saved:
+        assert rank["refused"]["images"].startswith("visual_entropy: expected a column of the dataset where a batch's")
+        assert "gives rows other advantages than those of the batch it scored" in rank["refused"]["rows"]
+
+
+def test_an_evaluation_may_be_larger_than_trls_table(saved):
+    assert [len(rank["large"]) for rank in saved] == [8, 8]
+
+
 def test_two_ranks_compute_what_one_does(saved, tmp_path):
     alone = ranks.scripted(str(tmp_path), 1)
     alone.train()

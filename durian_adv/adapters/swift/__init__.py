@@ -1,6 +1,6 @@
 """ms-swift: ``--external_plugins "$(python -m durian_adv.adapters.swift)"`` puts Durian's advantages into its GRPO."""
 
-import importlib.metadata
+from importlib.metadata import version
 
 from durian_adv.adapters._fit import misfits
 
@@ -27,5 +27,4 @@ def require_fit(trainer: object) -> None:
 
 def misfit(what: str) -> RuntimeError:
     """Return the error for a version of ms-swift that differs from the one that was tested."""
-    found = importlib.metadata.version("ms-swift")
-    return RuntimeError(f"ms-swift {found} does not fit Durian's plugin, which was tested with {TESTED}: {what}")
+    return RuntimeError(f"ms-swift {version('ms-swift')} does not fit Durian's plugin, tested with {TESTED}: {what}")

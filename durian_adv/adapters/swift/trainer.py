@@ -105,8 +105,6 @@ class DurianGRPOTrainer(GRPOTrainer):
         """Return what is known of every row of the whole batch, and what the estimator takes of it."""
         entropies = [sample.extra.get("visual_entropy") for sample in samples]
         if self._uses_tower(samples):
-            if any("images" in x.rollout_infos for x in samples):  # those of tools are not the prompt's
-                raise ArgumentError("visual_entropy", "a column of the dataset, as a scheduler returns images", "none")
             entropies = towers.mean_by_sample(self._caught, [len(sample.images or ()) for sample in samples])
         trained = [b.completion_mask.bool() & ~(b.truncated_mask[:, None] & self.overlong_filter) for b in batches]
         local = {
@@ -114,6 +112,7 @@ class DurianGRPOTrainer(GRPOTrainer):
             "rollouts": [sample.request_id for sample in samples],
             "texts": [str(label([m for m in x.messages if m["role"] != "assistant"])) for x in samples],
             "images": [bool(sample.images or sample.videos) for sample in samples],
+            "of_tools": [bool(x.rollout_infos.get("images") or x.rollout_infos.get("videos")) for x in samples],
             "category": [sample.extra.get("category") for sample in samples],
             "entropies": [math.nan if value is None else float(value) for value in entropies],
             "logprobs": [row.cpu() for batch in batches for row in batch.old_per_token_logps],
@@ -121,6 +120,8 @@ class DurianGRPOTrainer(GRPOTrainer):
         }
         ranks = gather_object([local])  # ms-swift gathers the text of every row as well
         rows = {name: [value for rank in ranks for value in rank[name]] for name in local}
+        if self._uses_tower(samples) and any(rows["of_tools"]):  # which are not the prompt's
+            raise ArgumentError("visual_entropy", "a column of the dataset, as a scheduler returns images", "none")
         known = {p: x for p, x in zip(rows["prompts"], rows["entropies"], strict=True) if not math.isnan(x)}
         entropy = torch.tensor([known.get(prompt, math.nan) for prompt in rows["prompts"]], dtype=torch.float64)
         if any(rows["images"]) and self._estimator.needs("visual_entropy"):

@@ -117,19 +117,21 @@ class DurianMixin(_Trainer):
         mode = "train" if self.model.training else "eval"
         group = self.num_generations if mode == "train" else self.num_generations_eval
         self._rewards_per_func = None
-        with self._watch_images(inputs, group) as caught:
+        images = list(map(_num_images, inputs))  # before TRL puts those of columns into messages
+        with self._watch_images(inputs, group, images) as caught:
             output: dict[str, Any] = super()._generate_and_score_completions(inputs)
         rewards = self._rewards(len(inputs), group)
         if group == 1:  # in evaluation: nothing to compare a completion with, and TRL's own advantages are 0
             self._extend_table(dict.fromkeys(_TABLE), len(rewards))
             return output
         start, table = self.accelerator.process_index * len(inputs), self._logs["advantages"]
-        own = torch.tensor(list(table)[-len(rewards) :][start : start + len(inputs)]).to(output["advantages"])
-        # a table that is shorter than the batch, of an evaluation, does not tell
-        if len(own) == len(inputs) and not torch.equal(own.nan_to_num(), output["advantages"].nan_to_num()):
-            raise _misfit(f"{self._base.__name__} gives rows other advantages than those of the batch that was scored")
+        if len(table) >= len(rewards):  # the table is shorter than a large batch of an evaluation
+            own = output["advantages"]
+            logged = own.new_tensor(list(table)[-len(rewards) :][start : start + len(inputs)])
+            if self._anywhere(not torch.equal(logged.nan_to_num(), own.nan_to_num()), own.device):
+                raise _misfit(f"{self._base.__name__} gives rows other advantages than those of the batch it scored")
         with torch.no_grad():
-            scores, counted = self._scores(inputs, output, group, caught)
+            scores, counted = self._scores(inputs, output, group, caught, images)
         prompts = torch.arange(len(rewards), device=rewards.device) // group
         estimator = self._estimator if mode == "train" else evaluator(self._estimator, len(rewards) // group)
         advantages = estimator(rewards, prompts, **scores).to(output["advantages"])
@@ -194,7 +196,7 @@ class DurianMixin(_Trainer):
         return torch.where(per_func.isnan().all(1), torch.nan, rewards)
 
     def _scores(
-        self, inputs: list[dict[str, Any]], output: dict[str, Any], group: int, caught: list[float]
+        self, inputs: list[dict[str, Any]], output: dict[str, Any], group: int, caught: list[float], images: list[int]
     ) -> tuple[dict[str, Any], dict[str, float]]:
         """Return what the estimator takes of the whole batch beside rewards, and metrics; ranks gather no tokens."""
         mask = output["completion_mask"]
@@ -205,7 +207,7 @@ class DurianMixin(_Trainer):
         scores = {"mask": self.accelerator.gather(rows.has_tokens(mask, len(mask), mask.device))[:, None]}
         # a log has scores without a weight, too, where they cost nothing
         if self._estimator.needs("visual_entropy") or (self._is_logged and _has_column(inputs)):
-            scores["visual_entropy"] = self._gathered_entropies(inputs, output, group, caught)
+            scores["visual_entropy"] = self._gathered_entropies(inputs, output, group, caught, images)
         at_hand = any(output.get(name) is not None for name in _LOGPROBS)
         if self._estimator.needs("confidence") or (self._is_logged and at_hand):
             found = rows.confidences(
@@ -224,15 +226,15 @@ class DurianMixin(_Trainer):
         return scores, counted
 
     def _gathered_entropies(
-        self, inputs: list[dict[str, Any]], output: dict[str, Any], group: int, caught: list[float]
+        self, inputs: list[dict[str, Any]], output: dict[str, Any], group: int, caught: list[float], images: list[int]
     ) -> Tensor | None:
         """Return the entropy of every completion of the whole batch; None where none can be known."""
-        found = self._entropies(inputs, output, group, caught)
+        found = self._entropies(inputs, output, group, caught, images)
         device = output["advantages"].device
         local = torch.tensor(found, dtype=exact.working_dtype(device), device=device)
         by_prompt: Tensor = self.accelerator.gather(local).view(-1, group)
         if bool(by_prompt.isnan().all()):
-            if self._estimator.needs("visual_entropy") and self._anywhere(any(map(_num_images, inputs)), device):
+            if self._estimator.needs("visual_entropy") and self._anywhere(any(images), device):
                 require_entropy(None, "durian_weights[1]")
             if self._vision is None:
                 return None
@@ -244,7 +246,9 @@ class DurianMixin(_Trainer):
         """Tell whether something is so on any rank."""
         return bool(self.accelerator.gather(torch.tensor([here], device=device)).any())
 
-    def _watch_images(self, inputs: list[dict[str, Any]], group: int) -> AbstractContextManager[list[float]]:
+    def _watch_images(
+        self, inputs: list[dict[str, Any]], group: int, images: list[int]
+    ) -> AbstractContextManager[list[float]]:
         """Catch the entropies of one completion per prompt during the forwards that TRL runs.
 
         Completions of a prompt lie one after the other. So every G-th of a rank, from its first on, is one of each
@@ -252,11 +256,11 @@ class DurianMixin(_Trainer):
         """
         if self._vision is None or not self._estimator.needs("visual_entropy") or _has_column(inputs):
             return nullcontext([])
-        wanted = [i % group == 0 for i, count in enumerate(map(_num_images, inputs)) for _ in range(count)]
+        wanted = [i % group == 0 for i, count in enumerate(images) for _ in range(count)]
         return towers.caught_entropies(self._vision, self.args.durian_features, wanted)
 
     def _entropies(
-        self, inputs: list[dict[str, Any]], output: dict[str, Any], group: int, caught: list[float]
+        self, inputs: list[dict[str, Any]], output: dict[str, Any], group: int, caught: list[float], own: list[int]
     ) -> list[float]:
         """Return the entropy of this rank's completions, NaN where not known or not needed."""
         if _has_column(inputs):
@@ -272,15 +276,17 @@ class DurianMixin(_Trainer):
                     f"{type(self.model).__name__}, in which no tower was found",
                 )
             return nothing
-        if images != (of_prompts := list(map(_num_images, inputs))):
+        # what is so on one rank is so for all: a sharded tower needs every rank in every call, and an error everywhere
+        here = torch.tensor([images != own, len(caught) != sum(images)], device=output["advantages"].device)
+        differ, missed = self.accelerator.gather(here).view(-1, 2).any(0).tolist()
+        if differ:
             raise ArgumentError(
                 "visual_entropy",
                 "a column of the dataset where a batch's images are not those of its prompts (tools return images, or "
                 "TRL leaves them out)",
-                f"{sum(images)} images in a batch whose prompts have {sum(of_prompts)}",
+                f"{sum(images)} images of prompts with {sum(own)} on rank {self.accelerator.process_index}",
             )
-        # a sharded tower needs every rank in every call
-        if not self._anywhere(len(caught) != sum(images), output["advantages"].device):
+        if not missed:
             return towers.mean_by_sample(caught, images)
         if any(images):
             one_a_prompt = list(range(0, len(inputs), group))
@@ -369,11 +375,13 @@ def _prompt_id(example: dict[str, Any]) -> str:
 
 
 def _num_images(example: dict[str, Any]) -> int:
-    """Count the images of an example where TRL looks for them: in its columns, else in the messages of its prompt."""
-    for column in ("images", "image"):
-        if column in example:
-            images = example[column]
-            return 0 if images is None else len(images) if column == "images" else 1
+    """Count the images of an example where TRL looks for them: in its columns, and in the messages of its prompt."""
     messages = [message for message in example.get("prompt") or () if isinstance(message, dict)]
-    parts = [part for message in messages for part in message.get("content") or ()]  # of a string: its characters
-    return sum(isinstance(part, dict) and part.get("type") == "image" for part in parts)
+    every = [part for message in messages for part in message.get("content") or ()]  # of a string: its characters
+    parts = [part for part in every if isinstance(part, dict) and part.get("type") == "image"]
+    for column in ("images", "image"):
+        if column in example:  # whose images take the places of parts that have none
+            images = example[column]
+            in_column = 0 if images is None else len(images) if column == "images" else 1
+            return in_column + sum(part.get("image") is not None for part in parts)
+    return len(parts)
