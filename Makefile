@@ -4,7 +4,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # one thread: the suite's arrays are small, and results must not depend on the machine's cores
 export OMP_NUM_THREADS ?= 1
-# pip compiles nothing, which takes longer than installing: a module is compiled when it is first imported, and kept
+# compiling takes longer than installing: a module is compiled when it is first imported, and kept. But for trainers, whose
+# workers on Ray would all begin with that
 export PYTHONDONTWRITEBYTECODE :=
 
 # what `make bench` measures, in an environment that has the released baselines too
@@ -109,11 +110,11 @@ test-verl-older: $(VERL_OLDER:%=$(VENV)-verl-older/older/%/.installed) $(VENV)-v
 	PYTHONPATH=$(abspath $(VENV)-verl)/older/0.9.0 $(VENV)-verl/bin/pytest tests/verl
 
 $(VENV)-verl-older/older/%/.installed: | $(VENV)-verl-older/.installed
-	$(VENV)-verl-older/bin/pip install --quiet --no-compile --no-deps --target $(@D) verl==$*
+	$(VENV)-verl-older/bin/pip install --quiet --no-deps --target $(@D) verl==$*
 	touch $@
 
 $(VENV)-verl/older/%/.installed: | $(VENV)-verl/.installed
-	$(VENV)-verl/bin/pip install --quiet --no-compile --no-deps --target $(@D) verl==$*
+	$(VENV)-verl/bin/pip install --quiet --no-deps --target $(@D) verl==$*
 	touch $@
 
 test-openrlhf: $(VENV)-openrlhf/.installed  ## the OpenRLHF adapter on the newest OpenRLHF tested
@@ -127,7 +128,7 @@ test-openrlhf-older: $(patsubst %,$(VENV)-openrlhf/older/%/.installed,$(OPENRLHF
 	done
 
 $(VENV)-openrlhf/older/%/.installed: | $(VENV)-openrlhf/.installed
-	$(VENV)-openrlhf/bin/pip install --quiet --no-compile --no-deps --target $(@D) openrlhf==$*
+	$(VENV)-openrlhf/bin/pip install --quiet --no-deps --target $(@D) openrlhf==$*
 	touch $@
 
 # EasyR1 is on no package index: EASYR1 is the path of a checkout (docs/easyr1.md). Without it its tests run on verl 0.2, the
@@ -137,7 +138,7 @@ test-easyr1: $(VENV)-easyr1/.parent  ## the EasyR1 adapter
 	PYTHONPATH=$(EASYR1) $(VENV)-easyr1/bin/pytest tests/easyr1
 
 $(VENV)-easyr1/.parent: $(VENV)-easyr1/.installed
-	$(@D)/bin/pip install --quiet --no-compile --no-deps verl==0.2
+	$(@D)/bin/pip install --quiet --no-deps verl==0.2
 	touch $@
 
 # SkyRL is 0.4.0 on Python 3.12 (PYTHON=python3.12 VENV=.venv-3.12), 0.3.0 before. SLIME, MILES, NEMO_RL, RLLM, PRIME_RL and
@@ -224,8 +225,8 @@ $(VENV)-newest/.installed: pyproject.toml
 # what cannot be installed with all that it requires comes from a file of its own
 $(VENV)-%/.installed: requirements/%.txt $(BASE)/.installed pyproject.toml $(wildcard requirements/*-nodeps.txt)
 	$(environment)
-	$(@D)/bin/pip install --quiet --no-compile --requirement $<
-	test ! -e requirements/$*-nodeps.txt || $(@D)/bin/pip install --quiet --no-compile --no-deps --requirement requirements/$*-nodeps.txt
+	$(@D)/bin/pip install --quiet --requirement $<
+	test ! -e requirements/$*-nodeps.txt || $(@D)/bin/pip install --quiet --no-deps --requirement requirements/$*-nodeps.txt
 	touch $@
 
 clean:
