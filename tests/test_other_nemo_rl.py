@@ -113,6 +113,14 @@ def test_one_question_on_two_images_is_two_prompts(names):
     assert torch.equal(estimator(names).compute_advantage(**of_images(batch())), expected)
 
 
+def test_an_entropy_for_every_rollout_is_refused(names):
+    given = batch()
+    infos = [{"visual_entropy": float(i)} for i in range(len(given["rewards"]))]
+    given["repeated_batch"] = {"extra_env_info": infos}
+    with pytest.raises(ValueError, match=r"^prompts: expected ids that the rollouts of a prompt share"):
+        estimator(names).compute_advantage(**given)
+
+
 def test_an_entropy_that_is_nan_is_none(names):
     """Each rollout of a prompt has a NaN of its own, which equals no other."""
     given = batch()

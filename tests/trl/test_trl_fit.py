@@ -408,7 +408,7 @@ def test_a_trl_whose_state_is_kept_elsewhere_is_refused_at_construction(make, mo
 
 
 class Replacing(GRPOTrainer):
-    """Puts rows of an earlier batch into the place of a group without signal, as trainers with a replay buffer do."""
+    """Puts the advantages of another group into the place of one's own, as a trainer with a replay buffer does."""
 
     def _generate_and_score_completions(self, inputs):
         output = super()._generate_and_score_completions(inputs)
